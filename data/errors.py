@@ -1,0 +1,19 @@
+"""Errors that a user can act on: each names the thing, the value got, what was expected and what to do."""
+
+
+class InputError(ValueError):
+    """Bad input of any kind. Entry points print its message as one line and exit with status 2."""
+
+
+class DataError(InputError):
+    """A data set that cannot be used as it is."""
+
+
+class LeakageError(InputError):
+    """Patients (or cases) that stand on both sides of a split. Never a warning."""
+
+
+def shortlist(things: list[str], limit: int = 5) -> str:
+    """`a, b, c and 7 more`: the offenders of an error, bounded."""
+    shown = ", ".join(things[:limit])
+    return shown if len(things) <= limit else f"{shown} and {len(things) - limit} more"

@@ -1,0 +1,100 @@
+"""A synthetic BreakHis: real layout and file names, invented tissue, and a known truth to test against.
+
+Each case has one *evidence* a magnification, z = knowledge · (±1 by class) + noise ~ N(0, 1), shown in its images as the
+density of nuclei. A single magnification can therefore rank cases with AUC Φ(√2 · knowledge) at best, all of them
+together with Φ(√(2 Σ knowledge²)): whoever fuses well gets what was planted (`best_auc`). Stain, brightness and
+texture differ by case and know nothing.
+"""
+
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from data.augment import STAINS
+from data.errors import DataError
+from data.grammar import BENIGN, MAGNIFICATIONS, SUBTYPES, file_name
+from data.sources import SYNTHETIC_MARKER
+from data.store import atomic_folder, cache_root
+
+KNOWLEDGE = {40: 0.9, 100: 0.9, 200: 0.9, 400: 0.9}
+NUCLEUS_RADIUS = {40: 0.012, 100: 0.018, 200: 0.028, 400: 0.045}  # of the image's side
+NUCLEI = {40: 120.0, 100: 70.0, 200: 36.0, 400: 16.0}  # expected number at evidence 0
+
+
+def best_auc(knowledge: Mapping[int, float]) -> float:
+    """AUC over cases of the ideal observer of these magnifications."""
+    return 0.5 * (1 + math.erf(math.sqrt(sum(k * k for k in knowledge.values()))))
+
+
+def generate(
+    root: Path, *, cases: int, images: int, size: int, seed: int, knowledge: Mapping[int, float] = KNOWLEDGE, malignant: float = 0.6
+) -> Path:
+    """Write a synthetic BreakHis below `root`: `images` PNGs of size px a magnification and slide folder.
+
+    Every fifth case has two slide folders. The truth (evidence of each case) is in SYNTHETIC.json, which also marks the
+    data set as synthetic for every later output. Raises DataError for knowledge of an unknown magnification.
+    """
+    unknown = sorted(set(knowledge) - set(MAGNIFICATIONS))
+    if unknown or cases < 4:
+        raise DataError(f"synthetic data: {cases} cases with knowledge of {sorted(knowledge)}; expected at least 4 cases and 40, 100, 200, 400")
+    rng = np.random.default_rng(seed)
+    labels = np.arange(cases) < round(malignant * cases)
+    truth: dict[str, dict] = {}
+    for number, label in enumerate(rng.permutation(labels).tolist()):
+        case = str(10001 + number)
+        evidence = {m: k * (1 if label else -1) + rng.normal() for m, k in knowledge.items()}
+        truth[case] = {"label": int(label), "evidence": evidence}
+        look = _Look(rng)
+        subtypes = [code for code in SUBTYPES if (code in BENIGN) != label]
+        subtype = subtypes[int(rng.integers(len(subtypes)))]
+        for block in ("AB", "CD") if number % 5 == 4 else ("",):
+            patient = f"SOB_{'M' if label else 'B'}_{subtype}_14-{case}{block}"
+            for magnification, z in evidence.items():
+                folder = (
+                    root / "BreaKHis_v1/histology_slides/breast" / ("malignant" if label else "benign") / "SOB"
+                    / SUBTYPES[subtype] / patient / f"{magnification}X"
+                )
+                folder.mkdir(parents=True)
+                for sequence in range(1, images + 1):
+                    pixels = look.draw(z, magnification, size, rng)
+                    Image.fromarray(pixels).save(folder / file_name(patient, magnification, sequence), compress_level=1)
+    marker = {"synthetic": True, "seed": seed, "knowledge": dict(knowledge), "best_auc": best_auc(knowledge), "cases": truth}
+    (root / SYNTHETIC_MARKER).write_text(json.dumps(marker, indent=1))
+    return root
+
+
+class _Look:
+    """What one case looks like whatever its class: stain vectors and amounts, background texture."""
+
+    def __init__(self, rng: np.random.Generator):
+        stains = np.array(STAINS[:2]) * rng.uniform(0.85, 1.15, (2, 3))
+        self.stains = stains / np.linalg.norm(stains, axis=1, keepdims=True)  # (2, 3)
+        self.amounts = rng.uniform(0.75, 1.25, 2)
+        self.coarseness = int(rng.integers(3, 9))
+
+    def draw(self, evidence: float, magnification: int, size: int, rng: np.random.Generator) -> np.ndarray:
+        """(size, size, 3) uint8: eosin background with hematoxylin nuclei, their number growing with the evidence."""
+        count = 1 + rng.poisson(NUCLEI[magnification] * math.exp(0.45 * evidence))
+        radius = NUCLEUS_RADIUS[magnification] * rng.uniform(0.8, 1.2, count)
+        centre = rng.random((2, count))
+        axis = (np.arange(size) + 0.5) / size
+        bumps = np.exp(-0.5 * ((axis[:, None] - centre[:, None]) / radius) ** 2)  # (2, size, count)
+        hematoxylin = np.minimum(bumps[0] @ bumps[1].T, 1.2)  # (size, size)
+        coarse = rng.uniform(0.3, 0.7, (self.coarseness, self.coarseness)).astype(np.float32)
+        eosin = np.asarray(Image.fromarray(coarse).resize((size, size), Image.Resampling.BICUBIC))
+        density = np.stack([hematoxylin * self.amounts[0], eosin * self.amounts[1]], -1) @ self.stains  # (size, size, 3)
+        noisy = 255 * np.exp(-density) + rng.normal(0, 4, (size, size, 3))
+        return np.clip(noisy, 0, 255).astype(np.uint8)
+
+
+def default_synthetic() -> Path:
+    """The embedded default data set, generated once into the cache: 40 cases, 4 magnifications, 48 px."""
+    target = cache_root() / "synthetic" / "cases40-images6-48px-seed0-v1"
+    if not target.exists():
+        with atomic_folder(target) as building:
+            generate(building, cases=40, images=6, size=48, seed=0)
+    return target

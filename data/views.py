@@ -1,0 +1,82 @@
+"""Views: one image of each magnification of one patient. Drawn afresh each training epoch, fixed for evaluation."""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from data.table import PatientTable
+
+MISSING = -1  # row index of a magnification that the patient does not have
+BALANCES = ("none", "class", "patient", "class_patient")
+
+
+class Views(NamedTuple):
+    """V views over M magnifications."""
+
+    rows: np.ndarray  # (V, M) int64, row of the table, MISSING where the patient has no such image
+    patient: np.ndarray  # (V,) int64, index into `ViewIndex.patients`
+
+    @property
+    def mask(self) -> np.ndarray:
+        """(V, M) bool, True where there is an image."""
+        return self.rows != MISSING
+
+
+class ViewIndex:
+    """Which rows each patient has at each magnification, and the views made of them."""
+
+    def __init__(self, table: PatientTable, magnifications: tuple[int, ...]):
+        self.patients = table.patients()  # (P,) str
+        label_of = table.of_patients("label")
+        self.label = np.array([label_of[patient] for patient in self.patients.tolist()], dtype=np.int64)  # (P,)
+        self._rows = [
+            [np.flatnonzero((table.patient == patient) & (table.magnification == m)) for m in magnifications]
+            for patient in self.patients
+        ]
+        # adaptive: as many views as it takes to show every image once
+        self.images = np.array([max(len(rows) for rows in of_patient) for of_patient in self._rows])  # (P,)
+
+    def evaluation(self, patients: np.ndarray) -> Views:
+        """The fixed views of some patients: view j shows image j (mod how many there are) of each magnification."""
+        return self._assemble(patients, self.images[patients], rng=None)
+
+    def training(self, patients: np.ndarray, *, balance: str, per_patient: int | None, rng: np.random.Generator) -> Views:
+        """One epoch's views in random order.
+
+        `per_patient`: views of a patient before balancing, None for adaptive. `balance` redistributes their total:
+        equally over classes, over patients, or over classes and the patients in them. Within a patient images are
+        drawn without replacement until all were shown.
+        """
+        natural = self.images[patients] if per_patient is None else np.full(len(patients), per_patient)
+        counts = balanced_counts(natural, self.label[patients], balance, rng)
+        views = self._assemble(patients, counts, rng)
+        order = rng.permutation(len(views.patient))
+        return Views(views.rows[order], views.patient[order])
+
+    def _assemble(self, patients: np.ndarray, counts: np.ndarray, rng: np.random.Generator | None) -> Views:
+        columns = []
+        for patient, count in zip(patients.tolist(), counts.tolist(), strict=True):
+            columns.append(np.stack([_cycle(rows, count, rng) for rows in self._rows[patient]], axis=1))
+        return Views(np.concatenate(columns), np.repeat(patients, counts))
+
+
+def _cycle(rows: np.ndarray, count: int, rng: np.random.Generator | None) -> np.ndarray:
+    """(count,) rows: round after round of all of them, each round in a new order (in table order without a generator)."""
+    if len(rows) == 0:
+        return np.full(count, MISSING)
+    rounds = -(-count // len(rows))
+    if rng is None:
+        return np.tile(rows, rounds)[:count]
+    return np.concatenate([rng.permutation(rows) for _ in range(rounds)] or [rows])[:count]
+
+
+def balanced_counts(natural: np.ndarray, label: np.ndarray, balance: str, rng: np.random.Generator) -> np.ndarray:
+    """(P,) views per patient: their total stays, their shares follow `balance`; fractions are rounded at random."""
+    if balance == "none":
+        return natural
+    weight = natural.astype(float) if balance == "class" else np.ones(len(natural))
+    if balance != "patient":
+        for value in np.unique(label):
+            weight[label == value] /= weight[label == value].sum()
+    share = natural.sum() * weight / weight.sum()
+    return np.floor(share + rng.random(len(share))).astype(int)

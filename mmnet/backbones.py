@@ -1,0 +1,185 @@
+"""Backbones: images (B, 3, H, W) in [0, 1] -> feature maps (B, C, h, w), by torchvision name, `timm:<name>` or `tiny`."""
+
+import difflib
+import hashlib
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from mmnet.config import ConfigError, ModelConfig
+from mmnet.torchvision_ops import import_torchvision
+
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+
+class Backbone(nn.Module):
+    """Normalises as the weights expect, runs the body, and returns maps in (B, C, h, w)."""
+
+    def __init__(self, body: nn.Module, mean: tuple[float, ...], std: tuple[float, ...], prefix_tokens: int = 0, channels_last: bool = False):
+        super().__init__()
+        self.body, self.prefix_tokens, self.channels_last = body, prefix_tokens, channels_last
+        self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1), persistent=False)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """(B, 3, H, W) in [0, 1] -> (B, C, h, w)."""
+        maps = self.body((images - self.mean) / self.std)
+        if maps.dim() == 3:  # tokens of a vision transformer: (B, prefix + h·w, C)
+            side = round((maps.shape[1] - self.prefix_tokens) ** 0.5)
+            return maps[:, self.prefix_tokens :].transpose(1, 2).unflatten(2, (side, side))
+        return maps.permute(0, 3, 1, 2) if self.channels_last else maps
+
+
+def tiny() -> nn.Sequential:
+    """Three strided convolutions, 64 channels at stride 8: for tests and the synthetic default."""
+    layers: list[nn.Module] = []
+    for inputs, outputs in ((3, 16), (16, 32), (32, 64)):
+        layers += [nn.Conv2d(inputs, outputs, 3, stride=2, padding=1), nn.GroupNorm(4, outputs), nn.SiLU()]
+    return nn.Sequential(*layers)
+
+
+def build_backbone(config: ModelConfig, image_size: int, seed: int) -> Backbone:
+    """The backbone that a configuration names, with its weights; random ones are drawn from `seed`.
+
+    Raises ConfigError for an unknown name, an unreachable hub, and weights that do not fit.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        if config.backbone == "tiny":
+            if config.weights is not None:
+                raise ConfigError(f"model.weights = {config.weights!r}: the tiny backbone has no weights; pass --weights none")
+            return Backbone(tiny(), (0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
+        if config.backbone.startswith("timm:"):
+            return _timm(config, image_size)
+        return _torchvision(config)
+
+
+def _timm(config: ModelConfig, image_size: int) -> Backbone:
+    import_torchvision()  # timm imports it
+    import timm
+
+    name = config.backbone.removeprefix("timm:")
+    if not timm.is_model(name):
+        raise _unknown(config.backbone, [f"timm:{model}" for model in timm.list_models()])
+    hub = config.weights == "imagenet"
+    try:
+        options = {"pretrained": hub, "num_classes": 0, "global_pool": ""}
+        try:
+            model = timm.create_model(name, img_size=image_size, **options)
+        except TypeError:  # convolutional networks take any size and no such argument
+            model = timm.create_model(name, **options)
+    except Exception as error:
+        if hub:
+            raise _no_hub(config, error) from error
+        raise ConfigError(f"model.backbone = {config.backbone!r} cannot be built at {image_size} px: {error}") from error
+    if config.weights and not hub:
+        classifier = model.pretrained_cfg.get("classifier") or ()
+        _load(model, config, (classifier,) if isinstance(classifier, str) else tuple(classifier))
+    body = _Features(model)
+    prefix = getattr(model, "num_prefix_tokens", 0)
+    return Backbone(body, model.pretrained_cfg["mean"], model.pretrained_cfg["std"], prefix, getattr(model, "output_fmt", "NCHW") == "NHWC")
+
+
+class _Features(nn.Module):
+    """A timm model whose forward is its `forward_features`."""
+
+    def __init__(self, model: nn.Module):
+        super().__init__()
+        self.model = model
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.model.forward_features(images)
+
+
+def _torchvision(config: ModelConfig) -> Backbone:
+    models = import_torchvision().models
+    if config.backbone not in models.list_models(module=models):
+        raise _unknown(config.backbone, models.list_models(module=models))
+    hub = config.weights == "imagenet"
+    try:
+        model = models.get_model(config.backbone, weights="DEFAULT" if hub else None)
+    except Exception as error:
+        raise _no_hub(config, error) from error
+    if config.weights and not hub:
+        _load(model, config, ("fc", "classifier", "AuxLogits", "aux1", "aux2"))
+    if hasattr(model, "features"):
+        body = model.features
+    elif hasattr(model, "layer4"):  # the ResNet family: everything before pooling and classifier
+        body = nn.Sequential(*[module for name, module in model.named_children() if name not in ("avgpool", "fc")])
+    else:
+        raise ConfigError(
+            f"model.backbone = {config.backbone!r}: torchvision gives no feature maps of this one; use timm:{config.backbone} or a convolutional network"
+        )
+    return Backbone(body, IMAGENET_MEAN, IMAGENET_STD)
+
+
+def _unknown(name: str, known: list[str]) -> ConfigError:
+    near = ", ".join(difflib.get_close_matches(name, known, n=3, cutoff=0.4)) or "tiny"
+    return ConfigError(f"model.backbone = {name!r} is unknown: expected a torchvision name, timm:<name> or tiny; near: {near}")
+
+
+def _no_hub(config: ModelConfig, error: Exception) -> ConfigError:
+    reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+    return ConfigError(
+        f"model.weights = 'imagenet': the weights of {config.backbone} could not be downloaded ({reason[:200]}); "
+        "pass --weights FILE (.safetensors or .pth), or --weights none for random weights"
+    )
+
+
+def read_weights(path: str) -> dict[str, Tensor]:
+    """Tensors of a .safetensors file, or of a .pth/.pt/.bin file read without executing anything in it."""
+    file = Path(path).expanduser()
+    if not file.is_file():
+        raise ConfigError(f"model.weights = {path!r}: no such file; pass imagenet, none, or a .safetensors or .pth file")
+    try:
+        state = load_file(file) if file.suffix == ".safetensors" else torch.load(file, map_location="cpu", weights_only=True)
+    except (SafetensorError, OSError, RuntimeError, EOFError, ValueError, KeyError) as error:
+        raise _damaged(path, error) from error
+    except Exception as error:  # pickle's own errors have no common class
+        raise _damaged(path, error) from error
+    if isinstance(state, dict):
+        for wrapper in ("state_dict", "model", "model_state_dict"):
+            state = state.get(wrapper, state) if isinstance(state.get(wrapper), dict) else state
+    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
+        raise ConfigError(f"model.weights = {path!r}: expected a dictionary of tensors, got {type(state).__name__}")
+    return state
+
+
+def _damaged(path: str, error: Exception) -> ConfigError:
+    reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
+    return ConfigError(f"model.weights = {path!r}: damaged, or more than plain tensors: {reason}; download it again or save it as .safetensors")
+
+
+def _load(model: nn.Module, config: ModelConfig, classifier: tuple[str, ...]) -> None:
+    """Load a whole network's weights; only the classifier, which is not used, may be absent, extra or of another size."""
+    assert config.weights is not None
+    state = {key.removeprefix("module."): value for key, value in read_weights(config.weights).items()}
+    expected = model.state_dict()
+
+    def body(keys: set[str]) -> list[str]:
+        return sorted(key for key in keys if key.partition(".")[0] not in classifier)
+
+    missing = body(expected.keys() - state.keys())
+    extra = body(state.keys() - expected.keys())
+    misshaped = [key for key in body(expected.keys() & state.keys()) if expected[key].shape != state[key].shape]
+    if missing or extra or misshaped:
+        shown = [f"{len(keys)} {kind} (such as {keys[0]})" for kind, keys in (("missing", missing), ("unknown", extra), ("misshaped", misshaped)) if keys]
+        raise ConfigError(f"model.weights = {config.weights!r} do not fit {config.backbone}: {', '.join(shown)}; pass the weights of this backbone")
+    usable = {key: value for key, value in state.items() if key in expected and expected[key].shape == value.shape}
+    model.load_state_dict(usable, strict=False)
+
+
+def weights_digest(config: ModelConfig, seed: int) -> str:
+    """What decides a backbone's weights: the file's contents, the hub's name, or the seed of random ones."""
+    if config.weights is None:
+        return f"random-{seed}"
+    if config.weights == "imagenet":
+        return "imagenet"
+    try:
+        with Path(config.weights).expanduser().open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()[:16]
+    except OSError as error:
+        raise ConfigError(f"model.weights = {config.weights!r}: cannot read it: {error.strerror}; pass imagenet, none or a file") from error

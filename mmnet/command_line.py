@@ -1,0 +1,213 @@
+"""The arguments that every verb shares, and what they lead to: a configuration, a data set, splits.
+
+Heavy libraries are imported inside functions, so that `--help` answers at once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import torch
+    from rich.console import Console
+
+    from data.dataset import Dataset
+    from data.splits import Splits
+    from mmnet.config import Config
+
+PRESETS = Path(__file__).parent.parent / "configs"
+SYNTHETIC = "synthetic"
+
+
+def _text_or_none(text: str) -> str | None:
+    return None if text.lower() == "none" else text
+
+
+def _magnifications(text: str) -> list[int]:
+    try:
+        return [int(part.upper().removesuffix("X")) for part in text.split(",")]
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r}: expected magnifications such as 40,100,200,400") from None
+
+
+# flag -> (configuration path, type, help): the flag is a shorter way to say --set path=value
+FLAGS: dict[str, tuple[str, Callable[[str], Any] | None, str]] = {
+    "--metric": ("metric", str, "what search, best epoch and early stopping follow: log_loss, auc, balanced_accuracy, patient_auc, …"),
+    "--folds": ("data.folds", int, "number of folds"),
+    "--grouping": ("data.grouping", str, "what no split divides: case, or slide (leaks cases; to compare with the literature)"),
+    "--test-fraction": ("data.test_fraction", float, "share of cases sealed as test, 0 for none"),
+    "--splits": ("data.splits", str, "official:1 … official:5, a splits file, or the study.json of another study"),
+    "--epochs": ("optim.epochs", int, "epochs of a trial at most"),
+    "--magnifications": ("data.magnifications", _magnifications, "comma-separated, such as 40,100,200,400"),
+    "--image-size": ("data.image_size", int, "side in pixels"),
+    "--backbone": ("model.backbone", str, "a torchvision name, timm:<name>, or tiny"),
+    "--weights": ("model.weights", _text_or_none, "a .safetensors or .pth file, imagenet (downloads), or none"),
+    "--frozen": ("model.frozen", None, "run the backbone once per image and train only what comes after it"),
+    "--seed": ("seed", int, "of training and search; the partition has its own: --set data.split_seed=N"),
+}
+
+
+def _destination(flag: str) -> str:
+    return "flag_" + flag.removeprefix("--").replace("-", "_")
+
+
+def add_shared_arguments(parser: argparse.ArgumentParser) -> None:
+    """Data, configuration and where results go."""
+    parser.add_argument("--data", metavar="DIR", help="BreakHis folder, archive or CSV manifest; default: $BREAKHIS_ROOT, the usual places, else synthetic data")
+    parser.add_argument("--name", metavar="STUDY", help="name of the study; default: made of the time")
+    parser.add_argument("--output", metavar="DIR", type=Path, help="where studies stand (default: output)")
+    parser.add_argument("--config", metavar="FILE", help="base configuration: a YAML file, or the name of one in configs/")
+    parser.add_argument("--set", metavar="KEY=VALUE", action="append", default=[], help="set any configuration field, such as loss.gamma=2; repeatable")
+    parser.add_argument("--resume", action="store_true", help="go on with a study that was stopped")
+    for flag, (path, kind, text) in FLAGS.items():
+        action: dict[str, Any] = {"action": "store_const", "const": True} if kind is None else {"type": kind}
+        if kind is not None:
+            action["metavar"] = flag.removeprefix("--").upper().replace("-", "_")
+        parser.add_argument(flag, dest=_destination(flag), default=argparse.SUPPRESS, help=f"{text} [{path}]", **action)
+
+
+def overrides(arguments: argparse.Namespace) -> dict[str, Any]:
+    """{configuration path: value} of the flags given, then of --set."""
+    from mmnet.config import parse_assignment
+
+    given = vars(arguments)
+    values = {path: given[_destination(flag)] for flag, (path, _, _) in FLAGS.items() if _destination(flag) in given}
+    return values | dict(parse_assignment(text) for text in arguments.set)
+
+
+def base_config(arguments: argparse.Namespace, synthetic: bool) -> Config:
+    """Defaults, then --config (for the embedded data: its preset), then flags, then --set. Raises ConfigError."""
+    from mmnet.config import Config, load_config
+
+    name = arguments.config or (SYNTHETIC if synthetic else None)
+    config = Config() if name is None else load_config(_config_file(name))
+    return config.with_values(overrides(arguments))
+
+
+def _config_file(name: str) -> Path:
+    from mmnet.config import ConfigError
+
+    for path in (Path(name).expanduser(), PRESETS / f"{name}.yaml"):
+        if path.is_file():
+            return path
+    presets = ", ".join(sorted(path.stem for path in PRESETS.glob("*.yaml")))
+    raise ConfigError(f"--config {name}: no such file; pass a YAML file or one of {presets}")
+
+
+def resolve_data(argument: str | None) -> str:
+    """--data, else $BREAKHIS_ROOT, else the usual places, else the word for the synthetic default."""
+    from data.locate import find_breakhis
+
+    return argument or str(find_breakhis() or SYNTHETIC)
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A data set at the configured magnifications, with pixels or features as the configuration needs, and its splits."""
+
+    dataset: Dataset  # all patients, the sealed ones too: give only `development` to a search
+    splits: Splits
+
+    @property
+    def development(self) -> Dataset:
+        return self.dataset.select_patients(self.splits.development())
+
+
+def prepare(config: Config, data: str, console: Console, device: torch.device | None, splits: Splits | None = None) -> Prepared:
+    """Scan, decode (or open the cache), split, and where the backbone is frozen compute features (or open the cache).
+
+    `device` None: no features (a dry run). `splits`: those of an existing study, held against the data again.
+    """
+    from data.splits import build_splits, check_splits
+    from data.store import load_dataset
+    from data.synthetic import default_synthetic
+
+    path: str | Path = default_synthetic() if data == SYNTHETIC else data
+    with progress_bar(console, "decoding images") as progress:
+        dataset = load_dataset(path, config.data.image_size, config.data.on_bad_file, progress)
+    if splits is None:
+        settings = config.data
+        splits = build_splits(
+            dataset.table, settings.splits, folds=settings.folds, test_fraction=settings.test_fraction,
+            grouping=settings.grouping, seed=settings.split_seed,
+        )
+    else:
+        check_splits(splits, dataset.table)
+    dataset = dataset.select_magnifications(config.data.magnifications)
+    if config.model.frozen and device is not None:
+        from mmnet.features import with_features
+
+        with progress_bar(console, f"features of {config.model.backbone}") as progress:
+            dataset = with_features(dataset, config, device, progress)
+    return Prepared(dataset, splits)
+
+
+class progress_bar:  # noqa: N801 - a context manager used like a function
+    """Yields (done, total) -> None; the bar appears with the first call, so that a cache hit shows nothing."""
+
+    def __init__(self, console: Console, text: str):
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+        self._bar = Progress(TextColumn(text), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), console=console, transient=True)
+        self._task: Any = None
+
+    def __enter__(self) -> Callable[[int, int], None]:
+        return self._update
+
+    def _update(self, done: int, total: int) -> None:
+        if self._task is None:
+            self._bar.start()
+            self._task = self._bar.add_task("", total=total)
+        self._bar.update(self._task, completed=done)
+
+    def __exit__(self, *error: object) -> None:
+        if self._task is not None:
+            self._bar.stop()
+
+
+def describe(prepared: Prepared, config: Config, console: Console) -> None:
+    """Data, folds and the leak audit, for people."""
+    from data.splits import case_leaks
+
+    dataset, splits = prepared.dataset, prepared.splits
+    if dataset.synthetic:
+        console.print("[bold yellow]SYNTHETIC DATA[/]: invented tissue that this project generates; no result below says anything about patients")
+    counts = dataset.table.counts()
+    console.print(
+        f"data      {dataset.name} (fingerprint {dataset.fingerprint}): {counts['images']} images, {counts['patients']} patients "
+        f"({counts['benign']} benign, {counts['malignant']} malignant), {counts['cases']} cases, "
+        f"{','.join(f'{m}X' for m in config.data.magnifications)} at {config.data.image_size} px",
+        soft_wrap=True, highlight=False,
+    )
+    label_of = dataset.table.of_patients("label")
+    parts = [*((f"fold {n + 1}", fold) for n, fold in enumerate(splits.folds)), ("sealed test", splits.test)]
+    described = []
+    for name, part in parts:
+        here = [label_of[patient] for patient in part if patient in label_of]
+        described.append(f"{name} {len(here)} ({here.count(0)} benign)")
+    console.print(f"patients  {', '.join(described)}; grouped by {splits.grouping}, {splits.source}", soft_wrap=True, highlight=False)
+    leaks = case_leaks(splits, dataset.table) if set(label_of) >= {p for _, part in parts for p in part} else {}
+    if leaks:
+        listed = ", ".join(f"{case} ({' and '.join(held)})" for case, held in leaks.items())
+        console.print(f"[bold red]leak[/]      {len(leaks)} case(s) stand on both sides: {listed}", soft_wrap=True, highlight=False)
+    else:
+        console.print("leaks     none: no case stands in two parts", highlight=False)
+
+
+def run_verb(main: Callable[[], int]) -> None:
+    """Run a verb and exit: 0 done, 1 nothing usable came out, 2 bad input (one line on stderr), 130 interrupted."""
+    from data.errors import InputError
+
+    try:
+        sys.exit(main())
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        sys.exit(130)

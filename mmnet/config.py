@@ -1,0 +1,312 @@
+"""The configuration of one trial: every default of the project lives here and nowhere else.
+
+A field's path (`loss.gamma`) is its name everywhere: in YAML, in `--set`, in a search space, in the leaderboard.
+"""
+
+import difflib
+import types
+from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
+from pathlib import Path
+from typing import Any, Union, get_args, get_origin, get_type_hints
+
+import yaml
+
+from data.errors import InputError
+from data.table import GROUPINGS
+from data.views import BALANCES
+
+
+class ConfigError(InputError):
+    """A configuration that cannot be trained: unknown key, wrong type, value out of range."""
+
+
+def _require(condition: bool, key: str, value: object, expected: str) -> None:
+    if not condition:
+        raise ConfigError(f"configuration {key} = {value!r}: expected {expected}")
+
+
+def _one_of(key: str, value: object, choices: tuple) -> None:
+    _require(value in choices, key, value, "one of " + ", ".join(map(str, choices)))
+
+
+def _between(key: str, value: float, low: float, high: float) -> None:
+    _require(low <= value <= high, key, value, f"{low:g} to {high:g}")
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    magnifications: tuple[int, ...] = (40, 100, 200, 400)  # in the order in which attention runs through them
+    image_size: int = 224  # px, both sides
+    grouping: str = "case"  # what no split divides: case, or slide (leaks cases; for comparison only)
+    folds: int = 5
+    test_fraction: float = 0.2  # of the groups, sealed before the search; 0: no sealed test
+    splits: str | None = None  # None: generated; official:1 to official:5; or a file
+    split_seed: int = 0  # of the partition; apart from `seed`, so that a new training seed keeps the sealed test
+    on_bad_file: str = "error"  # error: name them and stop; skip: leave them out
+
+    def __post_init__(self) -> None:
+        _require(
+            len(self.magnifications) > 0 and len(set(self.magnifications)) == len(self.magnifications)
+            and min(self.magnifications) > 0 and list(self.magnifications) == sorted(self.magnifications),
+            "data.magnifications", self.magnifications, "increasing magnifications such as 40,100,200,400",
+        )
+        _between("data.image_size", self.image_size, 32, 1024)
+        _one_of("data.grouping", self.grouping, GROUPINGS)
+        _between("data.folds", self.folds, 2, 50)
+        _require(0 <= self.test_fraction < 0.9, "data.test_fraction", self.test_fraction, "0 to below 0.9")
+        _one_of("data.on_bad_file", self.on_bad_file, ("error", "skip"))
+
+
+@dataclass(frozen=True)
+class SamplingConfig:
+    balance: str = "class"  # shares of an epoch's views: none, class, patient, class_patient
+    views_per_patient: int | None = None  # views of a patient an epoch; None: as many as show each image once
+
+    def __post_init__(self) -> None:
+        _one_of("sampling.balance", self.balance, BALANCES)
+        if self.views_per_patient is not None:
+            _between("sampling.views_per_patient", self.views_per_patient, 1, 1000)
+
+
+@dataclass(frozen=True)
+class AugmentConfig:
+    """Pixels are augmented only where the backbone is trained; mixup and feature noise act on frozen features too."""
+
+    flip: bool = True  # horizontal and vertical
+    turn: bool = True  # by 90 degrees
+    crop: float = 0.8  # smallest side of a random crop, share of the image; 1: no crop
+    color: float = 0.1  # brightness, contrast, saturation factors 1 ± this
+    stain: float = 0.1  # amount of each stain 1 ± this
+    erase: float = 0.0  # probability of erasing a rectangle
+    mixup: float = 0.0  # alpha of the Beta distribution; 0: off
+    feature_noise: float = 0.0  # standard deviation of multiplicative noise on frozen features
+
+    def __post_init__(self) -> None:
+        _between("augment.crop", self.crop, 0.1, 1)
+        for name, high in (("color", 0.9), ("stain", 0.9), ("erase", 1), ("mixup", 10), ("feature_noise", 2)):
+            _between(f"augment.{name}", getattr(self, name), 0, high)
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    backbone: str = "efficientnet_b0"  # a torchvision name, timm:<name>, or tiny
+    weights: str | None = "imagenet"  # imagenet, a .safetensors or .pth file, None: random
+    frozen: bool = False  # the backbone runs once per image and is not trained
+    shared: bool = True  # one backbone for all magnifications, or one each
+    channel_attention: bool = True
+    pool_scales: tuple[int, ...] = (1, 3, 5)  # neighbourhoods (cells) of spatial attention; empty: average pooling
+    hierarchy: str = "causal"  # attention between magnifications: causal, bidirectional, none
+    importance: bool = True  # learned weight of each magnification; off: equal weights
+    cross_attention: bool = True  # fusion branch: multi-head attention of the fused view on its magnifications
+    concatenation: bool = True  # fusion branch: all magnifications side by side through an MLP
+    mixing: str = "learned"  # how fusion branches are added to the weighted mean: learned, or equal
+    width: int = 128  # of a magnification's embedding
+    heads: int = 4  # of every attention; divides width
+
+    def __post_init__(self) -> None:
+        _one_of("model.hierarchy", self.hierarchy, ("causal", "bidirectional", "none"))
+        _one_of("model.mixing", self.mixing, ("learned", "equal"))
+        _between("model.width", self.width, 4, 4096)
+        _between("model.heads", self.heads, 1, 64)
+        _require(self.width % self.heads == 0, "model.heads", self.heads, f"a divisor of model.width = {self.width}")
+        odd = all(scale > 0 and scale % 2 for scale in self.pool_scales)
+        _require(odd, "model.pool_scales", self.pool_scales, "odd neighbourhood sizes such as [1, 3, 5]")
+
+
+@dataclass(frozen=True)
+class DropoutConfig:
+    classifier: float = 0.75  # before the last layer
+    fusion: float = 0.1  # in the embedding and the fusion branches
+    attention: float = 0.1  # on attention weights between magnifications
+    path: float = 0.0  # stochastic depth: probability of skipping a residual branch
+
+    def __post_init__(self) -> None:
+        for item in fields(self):
+            _between(f"dropout.{item.name}", getattr(self, item.name), 0, 0.95)
+
+
+@dataclass(frozen=True)
+class LossConfig:
+    name: str = "focal"  # focal, or cross_entropy (focal with gamma 0 and alpha 0.5)
+    alpha: float = 0.5  # weight of the malignant class; 1 - alpha weighs the benign one
+    gamma: float = 3.0  # focusing: 0 is cross-entropy
+    label_smoothing: float = 0.0  # targets move from {0, 1} towards 0.5 by this share
+
+    def __post_init__(self) -> None:
+        _one_of("loss.name", self.name, ("focal", "cross_entropy"))
+        _require(0 < self.alpha < 1, "loss.alpha", self.alpha, "between 0 and 1")
+        _between("loss.gamma", self.gamma, 0, 10)
+        _between("loss.label_smoothing", self.label_smoothing, 0, 0.5)
+
+
+@dataclass(frozen=True)
+class OptimConfig:
+    lr: float = 1e-4  # of AdamW, for the head
+    backbone_lr: float = 1.0  # of a trained backbone, as a share of lr
+    weight_decay: float = 1e-4
+    schedule: str = "plateau"  # plateau (halved after 3 epochs without gain), cosine, constant
+    warmup: float = 0.0  # share of all steps with linearly growing lr
+    clip: float = 1.0  # norm to which gradients are clipped
+    batch_size: int | None = None  # views; None: fine-tuning 16 on CUDA, 8 on MPS, 4 on CPU; frozen 32
+    epochs: int = 27  # at most
+    patience: int | None = 7  # epochs without a better metric before a run ends; None: never
+    amp: bool = True  # bfloat16 autocast on CUDA; nothing changes on a CPU
+
+    def __post_init__(self) -> None:
+        _require(0 < self.lr <= 1, "optim.lr", self.lr, "above 0, at most 1")
+        _between("optim.backbone_lr", self.backbone_lr, 0, 10)
+        _between("optim.weight_decay", self.weight_decay, 0, 1)
+        _one_of("optim.schedule", self.schedule, ("plateau", "cosine", "constant"))
+        _between("optim.warmup", self.warmup, 0, 0.9)
+        _require(self.clip > 0, "optim.clip", self.clip, "above 0")
+        if self.batch_size is not None:
+            _between("optim.batch_size", self.batch_size, 1, 4096)
+        _between("optim.epochs", self.epochs, 1, 10_000)
+        if self.patience is not None:
+            _between("optim.patience", self.patience, 1, 10_000)
+
+
+@dataclass(frozen=True)
+class Config:
+    """Everything that decides the numbers of one trial, given the data."""
+
+    seed: int = 0  # of initialisation, sampling, augmentation and dropout
+    metric: str = "log_loss"  # what search, best epoch, plateau and early stopping follow; see mmnet.metrics
+    data: DataConfig = field(default_factory=DataConfig)
+    sampling: SamplingConfig = field(default_factory=SamplingConfig)
+    augment: AugmentConfig = field(default_factory=AugmentConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    dropout: DropoutConfig = field(default_factory=DropoutConfig)
+    loss: LossConfig = field(default_factory=LossConfig)
+    optim: OptimConfig = field(default_factory=OptimConfig)
+
+    def __post_init__(self) -> None:
+        from mmnet.metrics import METRICS  # here, so that metrics may grow without importing the configuration
+
+        _between("seed", self.seed, 0, 2**31 - 1)
+        _one_of("metric", self.metric, tuple(METRICS))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Nested plain dictionaries and lists, for YAML and JSON."""
+        return _plain(asdict(self))
+
+    def with_values(self, values: dict[str, Any]) -> "Config":
+        """A copy with some fields set by path. Raises ConfigError for unknown paths, wrong types, values out of range."""
+        nested: dict[str, Any] = {}
+        for path, value in values.items():
+            place = nested
+            *sections, name = path.split(".")
+            for section in sections:
+                place = place.setdefault(section, {})
+                if not isinstance(place, dict):
+                    raise ConfigError(f"configuration {path}: {section} is set as a whole and by its fields; expected one of the two")
+            place[name] = value
+        return _merge(self, nested, "")
+
+
+def load_config(path: Path, base: Config | None = None) -> Config:
+    """Read a YAML file over `base` (default: the defaults). Raises ConfigError naming the file and the key."""
+    try:
+        content = yaml.safe_load(path.read_text())
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ConfigError(f"configuration file {path}: cannot read it as YAML: {error}") from error
+    if not isinstance(content, dict):
+        raise ConfigError(f"configuration file {path}: expected sections such as model: and optim:, got {type(content).__name__}")
+    try:
+        return _merge(base or Config(), content, "")
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from error
+
+
+def save_config(config: Config, path: Path, comment: str = "") -> None:
+    """Write the whole configuration as YAML, with comment lines above."""
+    head = "".join(f"# {line}\n" for line in comment.splitlines())
+    path.write_text(head + yaml.safe_dump(config.to_dict(), sort_keys=False))
+
+
+def parse_assignment(text: str) -> tuple[str, Any]:
+    """`loss.gamma=2` -> ("loss.gamma", 2): the value is YAML, so lists, null and booleans work."""
+    path, equals, value = text.partition("=")
+    if not equals or not path:
+        raise ConfigError(f"--set {text}: expected key=value, such as --set loss.gamma=2")
+    try:
+        return path.strip(), yaml.safe_load(value)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"--set {text}: the value is not YAML: {error}") from error
+
+
+def field_paths(config: Any = None, prefix: str = "") -> list[str]:
+    """Every path that can be set: seed, metric, data.folds, …"""
+    config = config or Config()
+    paths = []
+    for item in fields(config):
+        value = getattr(config, item.name)
+        paths += field_paths(value, f"{prefix}{item.name}.") if is_dataclass(value) else [prefix + item.name]
+    return paths
+
+
+def get_value(config: Config, path: str) -> Any:
+    """The value at a path. Raises ConfigError when there is none."""
+    value: Any = config
+    for name in path.split("."):
+        if not (is_dataclass(value) and hasattr(value, name)):
+            raise _unknown(path)
+        value = getattr(value, name)
+    return value
+
+
+def _unknown(path: str) -> ConfigError:
+    near = difflib.get_close_matches(path, field_paths(), n=1, cutoff=0.5)
+    hint = f"did you mean {near[0]}?" if near else "see mmnet/config.py for all keys"
+    return ConfigError(f"unknown configuration key {path!r}: {hint}")
+
+
+def _merge(base: Any, values: dict, prefix: str) -> Any:
+    kinds = get_type_hints(type(base))
+    changes = {}
+    for name, value in values.items():
+        path = f"{prefix}{name}"
+        if name not in kinds:
+            raise _unknown(path)
+        current = getattr(base, name)
+        if is_dataclass(current):
+            if not isinstance(value, dict):
+                raise ConfigError(f"configuration {path} = {value!r}: expected a section with keys {', '.join(get_type_hints(type(current)))}")
+            changes[name] = _merge(current, value, f"{path}.")
+        else:
+            changes[name] = _typed(path, value, kinds[name])
+    return replace(base, **changes)
+
+
+def _typed(path: str, value: Any, kind: Any) -> Any:
+    """The value in the field's type; YAML's `1e-4` (a string) and whole-number floats are understood."""
+    if get_origin(kind) in (Union, types.UnionType):
+        if value is None:
+            return None
+        kind = next(option for option in get_args(kind) if option is not types.NoneType)
+    if get_origin(kind) is tuple:
+        if isinstance(value, (list, tuple)):
+            return tuple(_typed(path, item, get_args(kind)[0]) for item in value)
+    elif kind is bool:
+        if isinstance(value, bool):
+            return value
+    elif kind is str:
+        if isinstance(value, str):
+            return value
+    elif not isinstance(value, bool) and isinstance(value, (int, float, str)):
+        try:
+            number = float(value)
+        except ValueError:
+            number = float("nan")
+        if kind is int and number.is_integer():
+            return int(number)
+        if kind is float and number == number and abs(number) != float("inf"):
+            return number
+    name = getattr(kind, "__name__", str(kind)) if get_origin(kind) is not tuple else "list of " + get_args(kind)[0].__name__
+    raise ConfigError(f"configuration {path} = {value!r}: expected {name}")
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    return [_plain(item) for item in value] if isinstance(value, (list, tuple)) else value

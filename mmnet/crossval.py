@@ -1,0 +1,224 @@
+"""One trial: k patient-wise folds of one configuration, trained in lockstep, one report an epoch.
+
+Lockstep makes the score of epoch e a score of all folds at epoch e, so an early-stopping rung compares like with like
+and the best epoch is common to all folds. Every random number is derived from (seed, epoch, fold), so a run restored
+between epochs goes on with the same numbers as one never stopped.
+"""
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from data.dataset import Dataset
+from data.errors import DataError, LeakageError, shortlist
+from data.splits import Splits
+from data.views import ViewIndex
+from mmnet.batches import Batches
+from mmnet.config import Config
+from mmnet.device import autocast, best_device
+from mmnet.losses import focal_loss
+from mmnet.metrics import evaluate
+from mmnet.network import MMNet
+from mmnet.networks import build_network, parameter_groups
+from mmnet.predict import predict
+from mmnet.schedule import best_epoch, lr_factor, out_of_patience
+
+
+class TrainingError(RuntimeError):
+    """A configuration that cannot be trained to the end, such as a loss that is no number."""
+
+
+@dataclass(frozen=True)
+class EpochReport:
+    """What one epoch of all k folds gave. V out-of-fold views, M magnifications."""
+
+    epoch: int  # from 1
+    metrics: dict[str, float]  # of all out-of-fold views together
+    fold_metrics: list[dict[str, float]]  # of each fold's views
+    train_loss: list[float]  # mean of each fold
+    lr: float  # of the last step
+    seconds: float
+    score: float  # the configured metric at the best epoch so far
+    best_epoch: int  # from 1
+    finished: bool
+    probability: np.ndarray  # (V,) float32, of malignant
+    importance: np.ndarray  # (V, M) float32
+
+    @property
+    def fold_epochs(self) -> int:
+        """Cost so far, in epochs of one fold."""
+        return self.epoch * len(self.fold_metrics)
+
+
+@dataclass(frozen=True)
+class OutOfFold:
+    """The fixed views that judge a trial."""
+
+    rows: np.ndarray  # (V, M) rows of the table
+    patient: np.ndarray  # (V,) str
+    label: np.ndarray  # (V,)
+    fold: np.ndarray  # (V,)
+
+
+def derive_seed(*parts: int) -> int:
+    """One 32-bit seed out of several numbers, well mixed."""
+    return int(np.random.SeedSequence(parts).generate_state(1)[0])
+
+
+class CrossValidation(Iterator[EpochReport]):
+    """Iterate to train: each step is one epoch of every fold. See `run`."""
+
+    def __init__(self, config: Config, dataset: Dataset, splits: Splits, device: torch.device):
+        self.config, self.device = config, device
+        self.index = ViewIndex(dataset.table, config.data.magnifications)
+        fold_of = splits.fold_of()
+        names = self.index.patients.tolist()
+        outside = [name for name in names if name not in fold_of]
+        if outside:
+            raise LeakageError(f"patients {shortlist(outside)} stand in no fold: training must be given development patients only")
+        fold = np.array([fold_of[name] for name in names])
+        patients = np.arange(len(names))
+        self.train_patients = [patients[fold != f] for f in range(len(splits.folds))]
+        views = [self.index.evaluation(patients[fold == f]) for f in range(len(splits.folds))]
+        for f, part in enumerate(views):
+            if len(np.unique(self.index.label[part.patient])) < 2:
+                raise DataError(f"fold {f + 1} has views of one class only at magnifications {config.data.magnifications}; use other splits or magnifications")
+        member = np.concatenate([part.patient for part in views])
+        self.out_of_fold = OutOfFold(
+            np.concatenate([part.rows for part in views]), self.index.patients[member], self.index.label[member],
+            np.repeat(np.arange(len(views)), [len(part.patient) for part in views]),
+        )
+        self.batches = Batches(dataset, config, device)
+        self.networks = [
+            build_network(config, dataset, derive_seed(config.seed, f)).to(device) for f in range(len(splits.folds))
+        ]
+        self.optimizers = [
+            torch.optim.AdamW(parameter_groups(network, config.optim), weight_decay=config.optim.weight_decay, fused=device.type != "mps")
+            for network in self.networks
+        ]
+        self.batch_size = config.optim.batch_size or default_batch_size(config.model.frozen, device)
+        self.history: list[EpochReport] = []
+        self.best_weights: list[dict[str, Tensor]] | None = None
+
+    @property
+    def scores(self) -> list[float]:
+        """The configured metric after each epoch."""
+        return [report.metrics[self.config.metric] for report in self.history]
+
+    @property
+    def finished(self) -> bool:
+        optim = self.config.optim
+        return len(self.history) >= optim.epochs or out_of_patience(self.scores, self.config.metric, optim.patience)
+
+    def __next__(self) -> EpochReport:
+        """Train every fold for one epoch and judge it. Raises TrainingError when a loss is not finite."""
+        if self.finished:
+            raise StopIteration
+        started = time.perf_counter()
+        epoch, folds = len(self.history), range(len(self.networks))
+        losses = [self._train_fold(fold, epoch) for fold in folds]
+        broken = [str(fold + 1) for fold, loss in enumerate(losses) if not np.isfinite(loss)]
+        if broken:
+            raise TrainingError(f"loss is {losses[int(broken[0]) - 1]} in epoch {epoch + 1}, fold {', '.join(broken)}: lower optim.lr or optim.clip")
+        judged = [predict(self.networks[fold], self.batches, self.out_of_fold.rows[self.out_of_fold.fold == fold]) for fold in folds]
+        probability = np.concatenate([part[0] for part in judged])
+        oof = self.out_of_fold
+
+        def metrics(chosen: np.ndarray) -> dict[str, float]:
+            return evaluate(probability[chosen], oof.label[chosen], oof.patient[chosen])
+
+        pooled = metrics(np.ones(len(probability), dtype=bool))
+        scores = [*self.scores, pooled[self.config.metric]]
+        best = best_epoch(scores, self.config.metric)
+        if best == epoch:
+            self.best_weights = [_copy_of(network) for network in self.networks]
+        finished = epoch + 1 >= self.config.optim.epochs or out_of_patience(scores, self.config.metric, self.config.optim.patience)
+        report = EpochReport(
+            epoch + 1, pooled, [metrics(oof.fold == fold) for fold in folds], losses, self.optimizers[0].param_groups[0]["lr"],
+            time.perf_counter() - started, scores[best] if best is not None else float("nan"), (best or 0) + 1, finished,
+            probability, np.concatenate([part[1] for part in judged]),
+        )
+        self.history.append(report)
+        return report
+
+    def _train_fold(self, fold: int, epoch: int) -> float:
+        """One epoch of one fold -> its mean loss. The only synchronisation with the device is at the end."""
+        config, network, optimizer = self.config, self.networks[fold], self.optimizers[fold]
+        views = self.index.training(
+            self.train_patients[fold], balance=config.sampling.balance, per_patient=config.sampling.views_per_patient,
+            rng=np.random.default_rng((config.seed, epoch, fold)),
+        )
+        seed = derive_seed(config.seed, epoch, fold)
+        generator = torch.Generator(self.device).manual_seed(seed)
+        steps = -(-len(views.patient) // self.batch_size)
+        alpha, gamma = (0.5, 0.0) if config.loss.name == "cross_entropy" else (config.loss.alpha, config.loss.gamma)
+        total = torch.zeros((), device=self.device)
+        network.train()
+        with torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else []):
+            torch.manual_seed(seed)  # dropout and stochastic depth draw from the global generator
+            for step in range(steps):
+                part = slice(step * self.batch_size, (step + 1) * self.batch_size)
+                inputs, mask, target = self.batches.training(views.rows[part], self.index.label[views.patient[part]], generator)
+                factor = lr_factor(config.optim.schedule, (epoch + step / steps) / config.optim.epochs, config.optim.warmup, self.scores, config.metric)
+                for group in optimizer.param_groups:
+                    group["lr"] = config.optim.lr * group["share"] * factor
+                with autocast(self.device, config.optim.amp):
+                    logit = network(inputs, mask).logit
+                loss = focal_loss(logit.float(), target, alpha=alpha, gamma=gamma, label_smoothing=config.loss.label_smoothing)
+                optimizer.zero_grad(set_to_none=True)
+                loss.backward()
+                torch.nn.utils.clip_grad_norm_(network.parameters(), config.optim.clip)
+                optimizer.step()
+                total += loss.detach() * len(target)
+        return float(total) / len(views.patient)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that later epochs depend on, as tensors and plain values (loads with weights_only=True)."""
+        return {
+            "networks": [network.state_dict() for network in self.networks],
+            "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
+            "best_weights": self.best_weights,
+            "history": [
+                vars(report) | {"probability": torch.from_numpy(report.probability), "importance": torch.from_numpy(report.importance)}
+                for report in self.history
+            ],
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on where `state_dict` was taken, on a run of the same configuration, data and splits."""
+        for network, weights in zip(self.networks, state["networks"], strict=True):
+            network.load_state_dict(weights)
+        for optimizer, moments in zip(self.optimizers, state["optimizers"], strict=True):
+            optimizer.load_state_dict(moments)
+        self.best_weights = state["best_weights"]
+        self.history = [
+            EpochReport(**report | {"probability": report["probability"].numpy(), "importance": report["importance"].numpy()})
+            for report in state["history"]
+        ]
+
+
+def run(
+    config: Config, dataset: Dataset, splits: Splits, *, device: torch.device | None = None, state: dict[str, Any] | None = None
+) -> CrossValidation:
+    """A trial as an iterator of epoch reports; `state` is what an earlier one's `state_dict` returned.
+
+    `dataset` holds development patients only (LeakageError otherwise): pixels, or features where `model.frozen`.
+    """
+    trial = CrossValidation(config, dataset, splits, device or best_device())
+    if state is not None:
+        trial.load_state_dict(state)
+    return trial
+
+
+def default_batch_size(frozen: bool, device: torch.device) -> int:
+    """Views a step: as published for fine-tuning (16 CUDA, 8 MPS, 4 CPU), 32 for frozen features."""
+    return 32 if frozen else {"cuda": 16, "mps": 8}.get(device.type, 4)
+
+
+def _copy_of(network: MMNet) -> dict[str, Tensor]:
+    return {key: value.detach().to("cpu", copy=True) for key, value in network.state_dict().items()}

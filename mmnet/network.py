@@ -1,0 +1,99 @@
+"""MMNet: one view (an image of each magnification) -> the logit of malignant."""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from mmnet.attention_pool import MultiScaleAttentionPool
+from mmnet.backbones import Backbone
+from mmnet.channel_attention import ChannelAttention
+from mmnet.config import DropoutConfig, ModelConfig
+from mmnet.fusion import HybridCrossMagFusion
+from mmnet.hierarchical_attention import HierarchicalMagnificationAttention
+
+
+class Output(NamedTuple):
+    logit: Tensor  # (B,)
+    importance: Tensor  # (B, M), rows sum to 1, 0 where masked
+
+
+class MagnificationEmbedding(nn.Module):
+    """The feature maps of one magnification -> one token."""
+
+    def __init__(self, channels: int, config: ModelConfig, dropout: DropoutConfig):
+        super().__init__()
+        self.attention = ChannelAttention(channels) if config.channel_attention else None
+        self.pool = MultiScaleAttentionPool(channels, config.pool_scales)
+        self.embed = nn.Sequential(
+            nn.LayerNorm(channels), nn.Linear(channels, config.width), nn.GELU(), nn.Dropout(dropout.fusion)
+        )
+
+    def forward(self, maps: Tensor) -> Tensor:
+        """(B, C, H, W) -> (B, D)."""
+        flat = maps.flatten(2)  # (B, C, P)
+        gate = self.attention(flat) if self.attention else None
+        return self.embed(self.pool(flat, gate, tuple(maps.shape[2:])))
+
+
+class Head(nn.Module):
+    """Everything after the backbone: all that is trained when the backbone is frozen."""
+
+    def __init__(self, channels: int, magnifications: int, config: ModelConfig, dropout: DropoutConfig):
+        super().__init__()
+        self.embeddings = nn.ModuleList(MagnificationEmbedding(channels, config, dropout) for _ in range(magnifications))
+        self.hierarchy = (
+            HierarchicalMagnificationAttention(
+                config.width, config.heads, causal=config.hierarchy == "causal",
+                dropout=dropout.attention, path_dropout=dropout.path,
+            )
+            if config.hierarchy != "none" and magnifications > 1 else None  # one token has nothing to attend to
+        )
+        self.fusion = HybridCrossMagFusion(magnifications, config, dropout)
+        self.classifier = nn.Sequential(nn.LayerNorm(config.width), nn.Dropout(dropout.classifier), nn.Linear(config.width, 1))
+
+    def forward(self, maps: Tensor, mask: Tensor) -> Output:
+        """maps (B, M, C, H, W) finite, mask (B, M) bool with one True a row."""
+        tokens = torch.stack([embed(maps[:, m]) for m, embed in enumerate(self.embeddings)], 1)  # (B, M, D)
+        tokens = tokens.masked_fill(~mask[:, :, None], 0)
+        if self.hierarchy:
+            tokens = self.hierarchy(tokens, mask).masked_fill(~mask[:, :, None], 0)
+        fused, importance = self.fusion(tokens, mask)
+        return Output(self.classifier(fused).squeeze(1), importance)
+
+
+class MMNet(nn.Module):
+    """Backbones and head. `backbones`: one for all magnifications, one each, or none where inputs are feature maps."""
+
+    def __init__(self, backbones: list[Backbone], head: Head):
+        super().__init__()
+        self.backbones = nn.ModuleList(backbones)
+        self.head = head
+
+    def forward(self, images: Tensor, mask: Tensor) -> Output:
+        """images (B, M, 3, H, W) in [0, 1] or maps (B, M, C, h, w), mask (B, M) bool.
+
+        Only images that are there run through a backbone.
+        """
+        if len(self.backbones) == 0:
+            return self.head(images, mask)
+        flat, present = images.flatten(0, 1), mask.flatten()
+        if len(self.backbones) == 1:
+            maps = _scatter(self.backbones[0](flat[present]), present)
+        else:
+            parts = [
+                _scatter(backbone(images[:, m][mask[:, m]]), mask[:, m]) if mask[:, m].any() else None
+                for m, backbone in enumerate(self.backbones)
+            ]
+            like = next(part for part in parts if part is not None)
+            maps = torch.stack([torch.zeros_like(like) if part is None else part for part in parts], 1).flatten(0, 1)
+        return self.head(maps.unflatten(0, images.shape[:2]), mask)
+
+
+def _scatter(values: Tensor, present: Tensor) -> Tensor:
+    """(K, …) values of the K True places -> (len(present), …), zero elsewhere."""
+    if len(values) == len(present):
+        return values
+    whole = values.new_zeros(len(present), *values.shape[1:])
+    whole[present] = values
+    return whole

@@ -1,0 +1,57 @@
+"""Probabilities from trained networks, without gradients and in large batches."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+
+from data.dataset import Dataset
+from data.errors import InputError
+from data.views import ViewIndex, Views
+from mmnet.batches import Batches
+from mmnet.config import Config
+from mmnet.device import autocast
+from mmnet.network import MMNet
+from mmnet.networks import build_network
+
+VIEWS_AT_ONCE = {True: 256, False: 64}  # by frozen
+
+
+@torch.inference_mode()
+def predict(network: MMNet, batches: Batches, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Rows (V, M) of the table -> ((V,) probability of malignant, (V, M) importance), float32."""
+    network.eval()
+    size = VIEWS_AT_ONCE[batches.frozen]
+    outputs = []
+    for start in range(0, len(rows), size):
+        with autocast(batches.device, batches.config.optim.amp):
+            outputs.append(network(*batches.evaluation(rows[start : start + size])))
+    logit = torch.cat([output.logit.float() for output in outputs])
+    importance = torch.cat([output.importance.float() for output in outputs])
+    return logit.sigmoid().cpu().numpy(), importance.cpu().numpy()
+
+
+def load_networks(folder: Path, config: Config, dataset: Dataset, device: torch.device) -> list[MMNet]:
+    """The fold networks that `records.write_weights` left in a folder. Raises InputError when they are damaged or absent."""
+    try:
+        folds = json.loads((folder / "network.json").read_text())["folds"]
+        networks = []
+        for number in range(1, folds + 1):
+            network = build_network(config.with_values({"model.weights": None}), dataset, seed=0)
+            network.load_state_dict(load_file(folder / f"fold_{number}.safetensors"))
+            networks.append(network.to(device))
+        return networks
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+        raise InputError(f"models {folder}: absent, damaged or of another configuration: {str(error).splitlines()[0]}; train again with main.py") from error
+
+
+def predict_ensemble(folder: Path, config: Config, dataset: Dataset, device: torch.device) -> tuple[np.ndarray, Views, ViewIndex]:
+    """Mean probability (V,) of the fold networks over the evaluation views of every patient of a data set."""
+    index = ViewIndex(dataset.table, config.data.magnifications)
+    views = index.evaluation(np.arange(len(index.patients)))
+    batches = Batches(dataset, config, device)
+    probabilities = [predict(network, batches, views.rows)[0] for network in load_networks(folder, config, dataset, device)]
+    return np.mean(probabilities, axis=0), views, index

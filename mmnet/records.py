@@ -1,0 +1,214 @@
+"""What a trial leaves on disk, written by the trial and read by everything else.
+
+    trials/<id>/config.json      number, searched parameters, the whole configuration
+    trials/<id>/epochs.jsonl     one line an epoch: metrics, folds, losses, seconds
+    trials/<id>/predictions.npz  out-of-fold probability of every view at every epoch
+    trials/<id>/status.json      running, stopped (early), done, failed; reason; seconds; peak memory
+    trials/<id>/checkpoint.pt    while it runs: what it needs to go on
+    trials/<id>/weights/         best epoch's network of each fold, where it finished
+
+Every file appears under its name whole or not at all.
+"""
+
+import json
+import os
+import resource
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import save_file
+
+from data.errors import InputError
+from mmnet.config import Config
+from mmnet.crossval import CrossValidation, EpochReport
+
+STATUSES = ("running", "stopped", "done", "failed")
+CHECKPOINT_SHARE = 0.05  # of a trial's time may go into checkpoints
+
+
+def write_json(path: Path, content: Any) -> None:
+    """JSON with NaN as null."""
+    with whole_file(path) as building:
+        building.write_text(json.dumps(_without_nan(content), indent=1))
+
+
+def _without_nan(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _without_nan(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_without_nan(item) for item in value]
+    return None if isinstance(value, float) and not np.isfinite(value) else value
+
+
+@dataclass(frozen=True)
+class TrialRecord:
+    """A trial as read back from its folder."""
+
+    folder: Path
+    number: int
+    params: dict[str, Any]  # searched parameters by path; a conditional one that was off is absent
+    config: dict[str, Any]
+    status: str
+    reason: str
+    epochs: list[dict[str, Any]]  # lines of epochs.jsonl
+    seconds: float
+    peak_mib: float
+
+    @property
+    def name(self) -> str:
+        return self.folder.name
+
+    @property
+    def best(self) -> dict[str, Any] | None:
+        """The line of the best epoch; None when no epoch was finished."""
+        return self.epochs[self.epochs[-1]["best_epoch"] - 1] if self.epochs else None
+
+    @property
+    def score(self) -> float | None:
+        """The configured metric at the best epoch; None when there is none."""
+        return self.epochs[-1]["score"] if self.epochs else None
+
+    @property
+    def fold_epochs(self) -> int:
+        return self.epochs[-1]["fold_epochs"] if self.epochs else 0
+
+
+def read_trial(folder: Path) -> TrialRecord:
+    """Raises InputError when the record is damaged."""
+    try:
+        trial = json.loads((folder / "config.json").read_text())
+        status = json.loads((folder / "status.json").read_text())
+        lines = (folder / "epochs.jsonl").read_text().splitlines() if (folder / "epochs.jsonl").exists() else []
+        epochs = [json.loads(line) for line in lines]
+        return TrialRecord(
+            folder, trial["number"], trial["params"], trial["config"], status["status"], status["reason"], epochs,
+            sum(line["seconds"] for line in epochs), status["peak_mib"],
+        )
+    except (OSError, ValueError, KeyError) as error:
+        raise InputError(f"trial record {folder}: damaged or incomplete ({error!r}); move it away to go on without it") from error
+
+
+def read_trials(study: Path) -> list[TrialRecord]:
+    """All trials of a study, by number; a folder without config.json never started and is passed over."""
+    return [read_trial(folder) for folder in sorted((study / "trials").glob("*")) if (folder / "status.json").exists()]
+
+
+class StorageError(InputError):
+    """Results cannot be written: nothing that is already there is lost, but going on makes no sense."""
+
+
+def _disk_error(path: Path, error: Exception) -> StorageError:
+    reason = getattr(error, "strerror", None) or error
+    return StorageError(f"cannot write {path}: {reason}; free some space or make it writable, then --resume")
+
+
+@contextmanager
+def whole_file(path: Path) -> Iterator[Path]:
+    """A file to fill that gets its final name when it is whole. Raises StorageError when the disk is full."""
+    building = path.with_name(f".{os.getpid()}.{path.name}")
+    try:
+        yield building
+        building.replace(path)
+    except (OSError, RuntimeError, SafetensorError) as error:  # torch turns a full disk into a RuntimeError
+        building.unlink(missing_ok=True)
+        raise _disk_error(path, error) from error
+
+
+class TrialWriter:
+    """Writes one trial's folder while it runs, and picks up a checkpoint that an earlier process left there."""
+
+    def __init__(self, folder: Path, number: int, params: dict[str, Any], config: Config):
+        self.folder = folder
+        folder.mkdir(parents=True, exist_ok=True)
+        write_json(folder / "config.json", {"number": number, "params": params, "config": config.to_dict()})
+        self._last_save, self._save_cost = time.perf_counter(), 0.0
+        self.status("running", "")
+
+    def status(self, status: str, reason: str) -> None:
+        """Record where the trial stands, and the process's peak memory so far."""
+        write_status(self.folder, status, reason, peak_memory())
+
+    def load(self, trial: CrossValidation) -> None:
+        """Bring a fresh run to the last checkpoint, and the epochs on record back to it."""
+        path = self.folder / "checkpoint.pt"
+        if path.exists():
+            trial.load_state_dict(torch.load(path, map_location=trial.device, weights_only=True))
+        with whole_file(self.folder / "epochs.jsonl") as building:
+            building.write_text("".join(_line(report) for report in trial.history))
+
+    def report(self, trial: CrossValidation) -> None:
+        """Record the epoch just finished; save a checkpoint unless that would take over 5 % of the time."""
+        report = trial.history[-1]
+        try:
+            with (self.folder / "epochs.jsonl").open("a") as file:
+                file.write(_line(report))
+        except OSError as error:
+            raise _disk_error(self.folder / "epochs.jsonl", error) from error
+        if report.finished:
+            self.finish(trial)
+        elif time.perf_counter() - self._last_save >= self._save_cost / CHECKPOINT_SHARE:
+            started = time.perf_counter()
+            self.save(trial)
+            self._last_save = time.perf_counter()
+            self._save_cost = self._last_save - started
+
+    def save(self, trial: CrossValidation) -> None:
+        """Write checkpoint.pt."""
+        with whole_file(self.folder / "checkpoint.pt") as building:
+            torch.save(trial.state_dict(), building)
+
+    def finish(self, trial: CrossValidation) -> None:
+        """Write predictions and the best epoch's weights; nothing is left to go on from."""
+        self.write_predictions(trial)
+        write_weights(self.folder / "weights", trial)
+        (self.folder / "checkpoint.pt").unlink(missing_ok=True)
+
+    def write_predictions(self, trial: CrossValidation) -> None:
+        """predictions.npz: oof (E, V), importance at the best epoch (V, M), and patient, fold, label, rows of the views."""
+        if not trial.history:
+            return
+        oof, best = trial.out_of_fold, trial.history[-1].best_epoch
+        with whole_file(self.folder / "predictions.npz") as building, building.open("wb") as file:
+            np.savez_compressed(
+                file, oof=np.stack([report.probability for report in trial.history]), importance=trial.history[best - 1].importance,
+                patient=oof.patient, fold=oof.fold, label=oof.label, rows=oof.rows, best_epoch=best,
+            )
+
+
+def write_status(folder: Path, status: str, reason: str, peak_mib: float | None = None) -> None:
+    """status.json of a trial; `reason` says why it stopped or failed; the peak memory on record stays unless given."""
+    assert status in STATUSES
+    path = folder / "status.json"
+    if peak_mib is None and path.exists():
+        peak_mib = json.loads(path.read_text())["peak_mib"]
+    write_json(path, {"status": status, "reason": reason, "peak_mib": peak_mib or 0.0})
+
+
+def peak_memory() -> float:
+    """Peak resident memory of this process, MiB."""
+    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10), 1)
+
+
+def write_weights(folder: Path, trial: CrossValidation) -> None:
+    """fold_<n>.safetensors of the best epoch, and network.json: all that is needed to build the networks again."""
+    if trial.best_weights is None:
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    for number, weights in enumerate(trial.best_weights, start=1):
+        with whole_file(folder / f"fold_{number}.safetensors") as building:
+            save_file({key: value.contiguous() for key, value in weights.items()}, building)
+    write_json(folder / "network.json", {"config": trial.config.to_dict(), "best_epoch": trial.history[-1].best_epoch, "folds": len(trial.best_weights)})
+
+
+def _line(report: EpochReport) -> str:
+    arrays = ("probability", "importance")
+    fields = {key: value for key, value in vars(report).items() if key not in arrays}
+    return json.dumps(_without_nan(fields | {"fold_epochs": report.fold_epochs})) + "\n"

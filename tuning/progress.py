@@ -1,0 +1,106 @@
+"""What a person sees while a study runs: counts, the best so far, time left. Plain lines where there is no terminal."""
+
+import time
+from typing import Any
+
+from ray import tune
+from rich.console import Console, Group
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from mmnet.metrics import is_better
+from mmnet.records import TrialRecord
+
+PARAMS_SHOWN = 12
+
+
+class ProgressCallback(tune.Callback):
+    """Follows the study from Ray's events; draws four times a second in a terminal, one line a trial elsewhere."""
+
+    def __init__(self, console: Console, *, name: str, metric: str, trials: int, epochs: int, records: list[TrialRecord], deadline: float | None, synthetic: bool):
+        self.console, self.metric, self.trials, self.epochs = console, metric, trials, epochs
+        self.title = f"study {name}{' — SYNTHETIC DATA' if synthetic else ''}"
+        self.deadline, self.started = deadline, time.monotonic()
+        self.running: dict[str, dict[str, Any]] = {}
+        ended = [record for record in records if record.status != "running"]
+        self.counts = {status: sum(r.status == status for r in ended) for status in ("done", "stopped", "failed")}
+        self.before = len(ended)
+        self.best: tuple[float, int, dict[str, Any]] | None = None
+        for record in ended:
+            if record.score is not None and record.status != "failed":
+                self._offer(record.score, record.number, record.params)
+        self.live = Live(console=console, get_renderable=self._view, refresh_per_second=4, transient=True) if console.is_terminal else None
+
+    def __enter__(self) -> "ProgressCallback":
+        if self.live:
+            self.live.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self.live:
+            self.live.stop()
+
+    def on_trial_start(self, iteration: int, trials: list, trial, **info: Any) -> None:  # noqa: ANN001
+        if not self.running and not self.best and self.before == 0 and not self.live:
+            self.console.print(f"[{self._elapsed()}] first trial starts")
+        self.running.setdefault(trial.trial_id, {"number": trial.config["number"], "epoch": 0, "score": None})
+
+    def on_trial_result(self, iteration: int, trials: list, trial, result: dict, **info: Any) -> None:  # noqa: ANN001
+        if "score" in result:
+            self.running[trial.trial_id] = {"number": trial.config["number"], "epoch": result["epoch"], "score": result["score"]}
+            self._offer(result["score"], trial.config["number"], trial.config["params"])
+
+    def on_trial_complete(self, iteration: int, trials: list, trial, **info: Any) -> None:  # noqa: ANN001
+        result = trial.last_result or {}
+        status = "failed" if "failed" in result else "done" if result.get("finished") else "stopped"
+        self._ended(trial, status, result.get("failed", ""))
+
+    def on_trial_error(self, iteration: int, trials: list, trial, **info: Any) -> None:  # noqa: ANN001
+        self._ended(trial, "failed", "worker lost")
+
+    def _offer(self, score: float, number: int, params: dict[str, Any]) -> None:
+        if is_better(self.metric, score, self.best[0] if self.best else None):
+            self.best = (score, number, params)
+
+    def _ended(self, trial, status: str, reason: str) -> None:  # noqa: ANN001
+        self.counts[status] += 1
+        last = self.running.pop(trial.trial_id, {"epoch": 0, "score": None})
+        if not self.live:
+            score = f"{self.metric} {last['score']:.4f}" if last["score"] is not None else "no score"
+            best = f"best {self.best[0]:.4f} (trial {self.best[1]})" if self.best else ""
+            text = f"[{self._elapsed()}] trial {trial.config['number']} {status} at epoch {last['epoch']}: {score} {reason}; {best}"
+            self.console.print(Text(text))
+
+    def _elapsed(self) -> str:
+        return _clock(time.monotonic() - self.started)
+
+    def _remaining(self) -> str:
+        ended = sum(self.counts.values()) - self.before
+        left = [self.deadline - time.monotonic()] if self.deadline else []
+        if ended:
+            left.append((time.monotonic() - self.started) / ended * max(self.trials - sum(self.counts.values()), 0))
+        return _clock(max(min(left), 0)) if left else "?"
+
+    def _view(self) -> Group:
+        counts = self.counts
+        head = Text.assemble(
+            (self.title, "bold"), f"  {sum(counts.values())}/{self.trials} trials: {len(self.running)} running, {counts['stopped']} stopped early, "
+            f"{counts['done']} done, {counts['failed']} failed   {self._elapsed()} elapsed, {self._remaining()} left",
+        )
+        table = Table(box=None, padding=(0, 2, 0, 0))
+        for column in ("trial", "epoch", self.metric):
+            table.add_column(column, justify="right")
+        for row in list(self.running.values()):
+            table.add_row(str(row["number"]), f"{row['epoch']}/{self.epochs}", "" if row["score"] is None else f"{row['score']:.4f}")
+        if self.best is None:
+            return Group(head, table)
+        score, number, params = self.best
+        shown = ", ".join(f"{path}={value:.3g}" if isinstance(value, float) else f"{path}={value}" for path, value in list(params.items())[:PARAMS_SHOWN])
+        more = f" and {len(params) - PARAMS_SHOWN} more" if len(params) > PARAMS_SHOWN else ""
+        return Group(head, table, Text(f"best so far: {self.metric} {score:.4f}, trial {number}: {shown}{more}", "green"))
+
+
+def _clock(seconds: float) -> str:
+    hours, rest = divmod(int(seconds), 3600)
+    return f"{hours}:{rest // 60:02d}:{rest % 60:02d}" if hours else f"{rest // 60}:{rest % 60:02d}"

@@ -1,0 +1,50 @@
+"""Asynchronous successive halving (Ray's), with rungs that survive a restart and decisions that can be told apart."""
+
+from types import SimpleNamespace
+
+from ray.tune.experiment import Trial
+from ray.tune.schedulers import AsyncHyperBandScheduler, TrialScheduler
+
+from mmnet.metrics import METRICS
+from mmnet.records import TrialRecord
+from tuning.settings import rungs
+
+
+class RungScheduler(AsyncHyperBandScheduler):
+    """ASHA over epochs: at each rung the best 1/η of the trials seen there go on.
+
+    Ray loses the rungs on a restart; here they are filled again from the trial records. `stopped` holds the ids of the
+    trials that a rung ended, which Ray itself cannot tell from those that the end of the study cut off.
+    """
+
+    def __init__(self, metric: str, epochs: int, eta: int, records: list[TrialRecord]):
+        levels = rungs(epochs, eta)
+        super().__init__(
+            time_attr="epoch", metric="score", mode=METRICS[metric], max_t=epochs,
+            grace_period=levels[0] if levels else epochs, reduction_factor=eta,
+        )
+        self.stopped: set[str] = set()
+        self._records = {record.number: record for record in records}
+        for record in records:
+            if record.status != "running":
+                self._replay(SimpleNamespace(trial_id=record.name), record)
+
+    def _replay(self, trial, record: TrialRecord) -> None:  # noqa: ANN001 - Ray's Trial, or its id alone
+        for line in record.epochs:
+            if line["score"] is not None:
+                self._brackets[0].on_result(trial, line["epoch"], self._metric_op * line["score"])
+
+    def on_trial_add(self, tune_controller, trial: Trial) -> None:  # noqa: ANN001
+        super().on_trial_add(tune_controller, trial)
+        record = self._records.get(trial.config["number"])
+        if record is not None:  # it passed these rungs before the restart
+            self._replay(trial, record)
+
+    def on_trial_result(self, tune_controller, trial: Trial, result: dict) -> str:  # noqa: ANN001
+        if "score" not in result:
+            return TrialScheduler.CONTINUE
+        decision = super().on_trial_result(tune_controller, trial, result)
+        if decision == TrialScheduler.STOP and not result["finished"]:
+            self.stopped.add(trial.trial_id)
+            result["pruned"] = True
+        return decision

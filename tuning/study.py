@@ -1,0 +1,176 @@
+"""A study from its plan to its last record."""
+
+import json
+import shutil
+import signal
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import optuna
+import ray
+from ray import tune
+from rich.console import Console
+
+from data.dataset import Dataset
+from data.errors import InputError
+from data.splits import Splits
+from mmnet.config import Config
+from mmnet.records import StorageError, TrialRecord, read_trials, write_status
+from search_spaces.space import Space
+from tuning.cluster import connect, resources
+from tuning.progress import ProgressCallback
+from tuning.scheduler import RungScheduler
+from tuning.searcher import StudySearcher, open_study, reconcile
+from tuning.settings import StudySettings
+from tuning.tensorboard import TensorBoardCallback
+from tuning.trainable import MMNetTrainable, trial_name
+
+WORKER_RETRIES = 2  # of a trial whose process was lost; what its configuration causes is not retried
+HOPELESS = 5  # so many trials failed and none gave a score: the study stops itself
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a run of a study ended: every trial ended, or why it stopped before."""
+
+    complete: bool
+    reason: str = ""
+
+
+class StudyStopper(tune.Stopper):
+    """Ends the whole study with a reason: time, a signal, a full disk, nothing but failures."""
+
+    def __init__(self, deadline: float | None):
+        self.deadline, self.reason, self.error = deadline, "", ""
+
+    def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
+        if "abort" in result:
+            self.error = result["abort"]
+        return False
+
+    def stop_all(self) -> bool:
+        if self.deadline is not None and time.monotonic() >= self.deadline and not self.reason:
+            self.reason = "time budget used up"
+        return bool(self.reason or self.error)
+
+
+class StatusCallback(tune.Callback):
+    """Keeps status.json of trials that something outside them ended, and stops a hopeless study."""
+
+    def __init__(self, trials: Path, scheduler: RungScheduler, stopper: StudyStopper):
+        self._trials, self._scheduler, self._stopper = trials, scheduler, stopper
+        self._failed, self._succeeded = 0, False
+        self.stopped: list[Path] = []
+
+    def on_trial_result(self, iteration: int, trials: list, trial, result: dict, **info: Any) -> None:  # noqa: ANN001
+        self._succeeded |= "score" in result
+
+    def on_trial_complete(self, iteration: int, trials: list, trial, **info: Any) -> None:  # noqa: ANN001
+        folder = self._trials / trial_name(trial.config["number"])
+        result = trial.last_result or {}
+        if trial.trial_id in self._scheduler.stopped:
+            write_status(folder, "stopped", f"below the best 1/η at epoch {result['epoch']}")
+            self.stopped.append(folder)
+        elif "failed" in result:
+            self._failure(result["failed"])
+
+    def on_trial_error(self, iteration: int, trials: list, trial, **info: Any) -> None:  # noqa: ANN001
+        folder = self._trials / trial_name(trial.config["number"])
+        folder.mkdir(parents=True, exist_ok=True)
+        reason = f"worker lost {WORKER_RETRIES + 1} times"
+        write_status(folder, "failed", reason)
+        self._failure(reason)
+
+    def _failure(self, reason: str) -> None:
+        self._failed += 1
+        if self._failed >= HOPELESS and not self._succeeded:
+            self._stopper.error = f"the first {self._failed} trials all failed, the last with: {reason}"
+
+
+def run_study(settings: StudySettings, space: Space, base: Config, dataset: Dataset, splits: Splits, console: Console) -> Outcome:
+    """Search until `settings.trials` trials ended, the budget is used up, or a signal comes.
+
+    `dataset`: development patients only. What was recorded before is kept and gone on with; to start or resume is the
+    caller's decision. Raises InputError when nothing can be written, or when all first trials fail.
+    """
+    trials = (settings.folder / "trials").resolve()
+    trials.mkdir(parents=True, exist_ok=True)
+    records = read_trials(settings.folder)
+    optuna_study = open_study(str((settings.folder / "optuna.db").resolve()), settings.name, base.metric, base.seed)
+    unfinished = reconcile(optuna_study, records)
+    left = settings.trials - sum(record.status != "running" for record in records)
+    if left <= 0:
+        return Outcome(complete=True)
+    stopper = StudyStopper(None if settings.time_budget is None else time.monotonic() + settings.time_budget)
+    handlers = _stop_on_signals(stopper)
+    ray_folder = (settings.folder / ".ray").resolve()
+    try:
+        connect(settings.address)
+        per_trial, concurrency = resources(settings)
+        scheduler = RungScheduler(base.metric, base.optim.epochs, settings.eta, records)
+        status = StatusCallback(trials, scheduler, stopper)
+        progress = ProgressCallback(
+            console, name=settings.name, metric=base.metric, trials=settings.trials, epochs=base.optim.epochs,
+            records=records, deadline=stopper.deadline, synthetic=dataset.synthetic,
+        )
+        trainable = tune.with_parameters(
+            MMNetTrainable, dataset=dataset, splits=splits, base=base, trials=trials, threads=max(int(settings.cpus_per_trial), 1)
+        )
+        with progress:
+            _run(trainable, settings, optuna_study, space, base, unfinished, left, concurrency, per_trial, scheduler, stopper,
+                 [status, TensorBoardCallback(trials, space, base), progress], ray_folder)
+    finally:
+        ray.shutdown()
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+        shutil.rmtree(ray_folder, ignore_errors=True)
+    if stopper.error:
+        raise StorageError(stopper.error) if "cannot write" in stopper.error else InputError(stopper.error)
+    for folder in status.stopped:  # a rung's decision is final
+        (folder / "checkpoint.pt").unlink(missing_ok=True)
+    ended = sum(record.status != "running" for record in read_trials(settings.folder))
+    return Outcome(ended >= settings.trials, stopper.reason)
+
+
+def _run(
+    trainable, settings: StudySettings, study: optuna.Study, space: Space, base: Config, unfinished: list[TrialRecord], left: int,  # noqa: ANN001
+    concurrency: int, per_trial: dict[str, float], scheduler: RungScheduler, stopper: StudyStopper, callbacks: list[tune.Callback], folder: Path,
+) -> None:
+    tune.run(
+        trainable,
+        name="run",
+        storage_path=str(folder),
+        num_samples=left,
+        search_alg=StudySearcher(study, space, base, unfinished),
+        max_concurrent_trials=concurrency,
+        scheduler=scheduler,
+        stop=stopper,
+        resources_per_trial=per_trial,
+        reuse_actors=True,
+        max_failures=WORKER_RETRIES,
+        raise_on_failed_trial=False,
+        callbacks=callbacks,
+        trial_dirname_creator=lambda trial: trial_name(trial.config["number"]),
+        verbose=0,
+    )
+
+
+def _stop_on_signals(stopper: StudyStopper) -> dict[int, Any]:
+    """First Ctrl-C or SIGTERM: stop after the running epochs. A second one: at once. Returns the handlers before."""
+
+    def handle(number: int, frame: object) -> None:
+        if stopper.reason:
+            raise KeyboardInterrupt
+        stopper.reason = f"stopped by {signal.Signals(number).name}"
+
+    return {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+
+
+def read_study(folder: Path) -> dict[str, Any]:
+    """study.json. Raises InputError when there is none, or it is damaged."""
+    try:
+        return json.loads((folder / "study.json").read_text())
+    except (OSError, ValueError) as error:
+        raise InputError(f"study {folder}: no readable study.json ({error}); check --name and --output") from error

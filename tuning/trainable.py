@@ -1,0 +1,113 @@
+"""A trial inside a Ray worker: steps a `CrossValidation`, reports each epoch, leaves its records."""
+
+import traceback
+from pathlib import Path
+from typing import Any
+
+import torch
+from ray import tune
+
+from data.dataset import Dataset
+from data.splits import Splits
+from mmnet import crossval
+from mmnet.config import Config
+from mmnet.records import StorageError, TrialWriter
+
+
+def trial_name(number: int) -> str:
+    """The folder of a trial below `trials/`."""
+    return f"{number:04d}"
+
+
+class MMNetTrainable(tune.Trainable):
+    """One configuration on k folds. A worker process runs many, one after the other (`reset_config`).
+
+    Checkpoints go to the trial's own folder, not through Ray: a restarted worker, and a resumed study, find them there.
+    What the configuration itself causes (no number, no memory, a bad combination) ends the trial with its reason and is
+    not tried again; a lost process is, by Ray.
+    """
+
+    def setup(self, config: dict[str, Any], *, dataset: Dataset, splits: Splits, base: Config, trials: Path, threads: int) -> None:
+        torch.set_num_threads(threads)
+        self._shared = dataset, splits, base, trials
+        self.reset_config(config)
+
+    def reset_config(self, new_config: dict[str, Any]) -> bool:
+        self._close()
+        dataset, splits, base, trials = self._shared
+        number, params = new_config["number"], new_config["params"]
+        self._failure: dict[str, Any] | None = None
+        self._trial: crossval.CrossValidation | None = None
+        self._writer: TrialWriter | None = None
+        with self._recording():
+            self._writer = TrialWriter(trials / trial_name(number), number, params, base)
+            config = base.with_values(params)
+            self._writer = TrialWriter(trials / trial_name(number), number, params, config)
+            self._trial = crossval.run(config, dataset, splits)
+            self._writer.load(self._trial)
+        return True
+
+    def step(self) -> dict[str, Any]:
+        if self._failure is None:
+            assert self._trial is not None and self._writer is not None
+            with self._recording():
+                if self._trial.finished:  # the process ended between its last epoch and the end of its record
+                    report = self._trial.history[-1]
+                    self._writer.finish(self._trial)
+                else:
+                    report = next(self._trial)
+                    self._writer.report(self._trial)
+                if report.finished:
+                    self._writer.status("done", "")
+                fields = ("epoch", "score", "best_epoch", "metrics", "fold_metrics", "train_loss", "lr", "seconds", "finished", "fold_epochs")
+                return {name: getattr(report, name) for name in fields} | {"done": report.finished}
+        return self._failure | {"done": True, "finished": False}
+
+    def cleanup(self) -> None:
+        self._close()
+
+    def _recording(self) -> "_Recording":
+        return _Recording(self)
+
+    def _close(self) -> None:
+        """Leave what a resumed study and the analysis need of a trial that something else ended."""
+        trial, writer = getattr(self, "_trial", None), getattr(self, "_writer", None)
+        if trial is not None and writer is not None and trial.history and not trial.finished and self._failure is None:
+            writer.write_predictions(trial)
+            writer.save(trial)
+        self._trial = None
+
+
+class _Recording:
+    """Turns what a configuration caused into the trial's result, and a full disk into the study's end."""
+
+    def __init__(self, owner: MMNetTrainable):
+        self.owner = owner
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind, error, trace) -> bool:  # noqa: ANN001
+        if error is None or not isinstance(error, Exception):
+            return False
+        if isinstance(error, StorageError):
+            self.owner._failure = {"abort": str(error)}
+            return True
+        reason = failure_reason(error)
+        self.owner._failure = {"failed": reason}
+        writer = self.owner._writer
+        if writer is not None:
+            try:
+                writer.status("failed", reason)
+                (writer.folder / "error.txt").write_text("".join(traceback.format_exception(error)))
+            except (StorageError, OSError) as full:
+                self.owner._failure = {"abort": str(full)}
+        return True
+
+
+def failure_reason(error: Exception) -> str:
+    """One line that says what went wrong in a trial."""
+    text = str(error).strip().splitlines()
+    if isinstance(error, torch.OutOfMemoryError) or "allocate memory" in str(error):
+        return f"out of memory: lower optim.batch_size, data.image_size or model.width ({text[0][:200]})"
+    return f"{type(error).__name__}: {text[0][:500] if text else 'no message'}"
