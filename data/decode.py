@@ -19,7 +19,7 @@ def decode(content: bytes, size: int) -> np.ndarray:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # our own limit is below
-            image = Image.open(io.BytesIO(content), formats=FORMATS)
+            image: Image.Image = Image.open(io.BytesIO(content), formats=FORMATS)
     except Image.DecompressionBombError as error:
         raise ValueError(f"too large: expected at most {MAX_PIXELS // 10**6} megapixels ({error})") from error
     except Exception as error:  # Pillow raises many kinds on hostile bytes

@@ -11,6 +11,7 @@ import tarfile
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 from data.errors import DataError, shortlist
@@ -49,7 +50,7 @@ class FolderSource:
     def __init__(self, root: Path):
         self.root = root
         self.name = str(root)
-        self.synthetic = False
+        self.synthetic = any((folder / SYNTHETIC_MARKER).exists() for folder in [root, *root.resolve().parents[:5]])  # also of a subfolder
         self._files: list[tuple[str, int, int]] = []
         try:
             self._walk(root, "")
@@ -105,7 +106,7 @@ class ManifestSource:
                 f"manifest {manifest}: missing columns {missing}, unknown columns {unknown}; "
                 f"expected {','.join(self.REQUIRED)} and optionally {','.join(self.OPTIONAL)}"
             )
-        self._rows = {}
+        self._rows: dict[str, Row] = {}
         for line, record in enumerate(reader, start=2):
             row = self._row(manifest, line, record)
             if row[0] in self._rows:
@@ -177,22 +178,28 @@ class ArchiveSource:
                     content = read()
                 except DAMAGED as error:
                     raise DataError(f"archive {self.archive}: member {name} is damaged: {error}; download it again") from error
-                yield name, lambda content=content: content
+                yield name, partial(bytes, content)
 
     def _members(self) -> Iterator[tuple[str, int, Loader]]:
         try:
             if self.archive.name.lower().endswith(".zip"):
-                with zipfile.ZipFile(self.archive) as archive:
-                    for info in archive.infolist():
+                with zipfile.ZipFile(self.archive) as packed:
+                    for info in packed.infolist():
                         if not info.is_dir():
-                            yield info.filename, info.file_size, lambda info=info: archive.read(info)
+                            yield info.filename, info.file_size, partial(packed.read, info)
             else:
                 with tarfile.open(self.archive, mode="r|*") as archive:  # a stream: each byte is unpacked once
                     for member in archive:
                         if member.isfile():
-                            yield member.name, member.size, lambda member=member: archive.extractfile(member).read()
+                            yield member.name, member.size, partial(_read_member, archive, member)
         except DAMAGED as error:
             raise DataError(f"archive {self.archive}: damaged or not an archive: {error}; download it again") from error
+
+
+def _read_member(archive: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
+    file = archive.extractfile(member)
+    assert file is not None  # only regular files are asked for
+    return file.read()
 
 
 Source = FolderSource | ManifestSource | ArchiveSource

@@ -59,6 +59,11 @@ def make_splits(table: PatientTable, *, folds: int, test_fraction: float, groupi
         sealed[next(chooser.split(names, labels))[1]] = True
         for label, kind in ((0, "benign"), (1, "malignant")):
             left = int((labels[~sealed] == label).sum())
+            if left == int((labels == label).sum()):
+                raise DataError(
+                    f"no {kind} {grouping} among the {int(sealed.sum())} that --test-fraction {test_fraction:g} seals: expected both classes; "
+                    "raise --test-fraction, or set it to 0"
+                )
             if left < folds:
                 raise DataError(
                     f"{left} {kind} {grouping}s are left for {folds} folds after {int(sealed.sum())} are sealed: "
@@ -85,24 +90,27 @@ def _require_groups(labels: np.ndarray, folds: int, test_fraction: float, groupi
             )
 
 
-def official_splits(table: PatientTable, number: int, *, folds: int, grouping: str, seed: int) -> Splits:
-    """The published BreakHis fold `number`: its test patients are the sealed test, its train patients are cross-validated.
+def official_splits(table: PatientTable, source: str, *, folds: int, grouping: str, seed: int) -> Splits:
+    """The published BreakHis fold official:1 to official:5: its test patients are the sealed test, its train patients are cross-validated.
 
     Spanhol's five folds keep slide folders together, not cases: `case_leaks` lists the cases on both sides.
     """
-    if not 1 <= number <= 5:
-        raise DataError(f"splits official:{number}: expected official:1 to official:5")
+    test = _official_test(source, table.patients().tolist())
+    inner = make_splits(table.select(~np.isin(table.patient, test)), folds=folds, test_fraction=0.0, grouping=grouping, seed=seed)
+    return Splits(inner.folds, test, grouping, source)
+
+
+def _official_test(source: str, patients: list[str]) -> tuple[str, ...]:
+    """The patients, out of those given, that the official fold tests on."""
+    number = source.removeprefix("official:")
+    if number not in ("1", "2", "3", "4", "5"):
+        raise DataError(f"splits {source}: expected official:1 to official:5")
     with OFFICIAL_FOLDS.open() as file:
         test_in = {row["patient"]: row["test_in"] for row in csv.DictReader(file)}
-    patients = table.patients().tolist()
     unknown = [patient for patient in patients if patient not in test_in]
     if unknown:
-        raise DataError(f"splits official:{number}: {shortlist(unknown)} not in the official folds; they only cover BreakHis")
-    test = tuple(patient for patient in patients if str(number) in test_in[patient])
-    inner = make_splits(
-        table.select(~np.isin(table.patient, test)), folds=folds, test_fraction=0.0, grouping=grouping, seed=seed
-    )
-    return Splits(inner.folds, test, grouping, f"official:{number}")
+        raise DataError(f"splits {source}: {shortlist(unknown)} not in the official folds; they only cover BreakHis")
+    return tuple(patient for patient in patients if number in test_in[patient])
 
 
 def case_leaks(splits: Splits, table: PatientTable) -> dict[str, tuple[str, ...]]:
@@ -135,6 +143,8 @@ def check_splits(splits: Splits, table: PatientTable) -> None:
         )
     leaks = case_leaks(splits, table)
     if splits.source.startswith("official:"):
+        if set(splits.test) != set(_official_test(splits.source, sorted(patients))):
+            raise LeakageError(f"splits {splits.source}: the test patients are not those of that official fold; make them again")
         leaks = {case: parts for case, parts in leaks.items() if "test" not in parts}
     if leaks and splits.grouping == "case":
         listed = shortlist([f"{case} ({', '.join(parts)})" for case, parts in leaks.items()])
@@ -155,7 +165,13 @@ def read_splits(path: str | Path) -> Splits:
         content = json.loads(path.read_text())
         content = content.get("splits", content)
         folds = tuple(tuple(str(patient) for patient in fold) for fold in content["folds"])
-        return Splits(folds, tuple(str(p) for p in content.get("test", ())), content.get("grouping", "case"), str(path))
+        source = content.get("source", "")
+        return Splits(
+            folds,
+            tuple(str(p) for p in content.get("test", ())),
+            content.get("grouping", "case"),
+            source if source.startswith("official:") else str(path),  # what may leak is decided by what it is
+        )
     except OSError as error:
         raise DataError(f"splits {path}: cannot read it: {error.strerror}; pass a file, or official:1 to official:5") from error
     except (ValueError, KeyError, TypeError, AttributeError) as error:
@@ -169,10 +185,7 @@ def build_splits(table: PatientTable, source: str | None, *, folds: int, test_fr
     if source is None:
         splits = make_splits(table, folds=folds, test_fraction=test_fraction, grouping=grouping, seed=seed)
     elif source.startswith("official:"):
-        number = source.removeprefix("official:")
-        if not number.isdecimal():
-            raise DataError(f"splits {source}: expected official:1 to official:5")
-        splits = official_splits(table, int(number), folds=folds, grouping=grouping, seed=seed)
+        splits = official_splits(table, source, folds=folds, grouping=grouping, seed=seed)
     else:
         splits = read_splits(source)
     check_splits(splits, table)

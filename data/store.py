@@ -10,6 +10,7 @@ import json
 import os
 import shutil
 import tempfile
+import zipfile
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -77,12 +78,16 @@ def load_dataset(path: str | Path, image_size: int, on_bad_file: str = "error", 
     key = hashlib.sha256(f"{FORMAT} {source.stamp()} {image_size} {on_bad_file}".encode()).hexdigest()[:16]
     folder = cache_root() / "images" / f"{key}-{image_size}px"
     if not (folder / "meta.json").exists():
+        shutil.rmtree(folder, ignore_errors=True)  # a folder without it was damaged from outside
         with atomic_folder(folder) as building:
             _build(source, image_size, on_bad_file, building, progress)
-    meta = json.loads((folder / "meta.json").read_text())
-    with np.load(folder / "table.npz") as arrays:
-        table = PatientTable(**arrays)
-    images = np.load(folder / "images.npy", mmap_mode="r")
+    try:
+        meta = json.loads((folder / "meta.json").read_text())
+        with np.load(folder / "table.npz") as arrays:
+            table = PatientTable(**arrays)
+        images = np.load(folder / "images.npy", mmap_mode="r")
+    except (OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile) as error:
+        raise InputError(f"cache {folder}: damaged ({error}); remove that folder, it will be built again") from error
     return Dataset(table, images, meta["fingerprint"], source.name, meta["synthetic"])
 
 
@@ -90,10 +95,10 @@ def _build(source: Source, size: int, on_bad_file: str, folder: Path, progress: 
     rows, problems = source.rows()
     if problems and on_bad_file == "error":
         _raise_problems(source.name, problems)  # names are wrong already: do not spend minutes on decoding
-    build_table(list(rows.values()))  # contradictions between names, likewise
-    require_space(folder, 2 * len(rows) * size * size * 3 + 2**20)  # as decoded and, beside it, in table order
-    images = np.lib.format.open_memmap(folder / "decoded.npy", mode="w+", dtype=np.uint8, shape=(len(rows), size, size, 3))
-    slots = {path: slot for slot, path in enumerate(rows)}
+    table = build_table(list(rows.values()))  # contradictions between names, likewise
+    require_space(folder, 2 * len(rows) * size * size * 3 + 2**20)  # twice: leaving files out makes a second copy
+    images = np.lib.format.open_memmap(folder / "images.npy", mode="w+", dtype=np.uint8, shape=(len(rows), size, size, 3))
+    slots = {path: slot for slot, path in enumerate(table.path.tolist())}
     digests: dict[str, str] = {}
     for done, (path, outcome) in enumerate(_decoded(source, set(rows), images, slots, size), start=1):
         (problems if isinstance(outcome, ValueError) else digests)[path] = str(outcome)
@@ -105,13 +110,14 @@ def _build(source: Source, size: int, on_bad_file: str, folder: Path, progress: 
     if problems and (on_bad_file == "error" or not digests):
         _raise_problems(source.name, problems)
 
-    table = build_table([rows[path] for path in digests])
-    final = np.lib.format.open_memmap(folder / "images.npy", mode="w+", dtype=np.uint8, shape=(len(table), size, size, 3))
-    for row, path in enumerate(table.path.tolist()):
-        final[row] = images[slots[path]]
-    final.flush()
-    del images, final
-    (folder / "decoded.npy").unlink()
+    if len(digests) < len(rows):
+        table = build_table([rows[path] for path in digests])
+        kept = np.lib.format.open_memmap(folder / "kept.npy", mode="w+", dtype=np.uint8, shape=(len(table), size, size, 3))
+        for row, path in enumerate(table.path.tolist()):
+            kept[row] = images[slots[path]]
+        kept.flush()
+        (folder / "kept.npy").replace(folder / "images.npy")
+    images.flush()
     np.savez(folder / "table.npz", **asdict(table))
     contents = sorted(
         f"{digests[path]} {magnification} {patient} {case} {label}"
@@ -119,12 +125,15 @@ def _build(source: Source, size: int, on_bad_file: str, folder: Path, progress: 
     )
     meta = {
         "fingerprint": hashlib.sha256("\n".join(contents).encode()).hexdigest()[:16],
-        "synthetic": source.synthetic, "skipped": problems,
+        "synthetic": source.synthetic,
+        "skipped": problems,
     }
     (folder / "meta.json").write_text(json.dumps(meta, indent=1))
 
 
-def _decoded(source: Source, paths: set[str], images: np.ndarray, slots: dict[str, int], size: int) -> Iterator[tuple[str, str | ValueError]]:
+def _decoded(
+    source: Source, paths: set[str], images: np.ndarray, slots: dict[str, int], size: int
+) -> Iterator[tuple[str, str | ValueError]]:
     """Decode on all cores, a bounded number of files ahead; yields (path, digest of its bytes or what is wrong)."""
 
     def work(item: Item) -> tuple[str, str | ValueError]:
@@ -167,6 +176,5 @@ def _without_duplicates(rows: dict[str, Row], digests: dict[str, str]) -> tuple[
 def _raise_problems(name: str, problems: dict[str, str]) -> None:
     listed = shortlist([f"{path} ({reason})" for path, reason in sorted(problems.items())])
     raise DataError(
-        f"data {name}: {len(problems)} bad file(s): {listed}; "
-        "repair or remove them, or leave them out with --set data.on_bad_file=skip"
+        f"data {name}: {len(problems)} bad file(s): {listed}; repair or remove them, or leave them out with --set data.on_bad_file=skip"
     )

@@ -21,8 +21,8 @@ from data.sources import SYNTHETIC_MARKER
 from data.store import atomic_folder, cache_root
 
 KNOWLEDGE = {40: 0.9, 100: 0.9, 200: 0.9, 400: 0.9}
-NUCLEUS_RADIUS = {40: 0.012, 100: 0.018, 200: 0.028, 400: 0.045}  # of the image's side
-NUCLEI = {40: 120.0, 100: 70.0, 200: 36.0, 400: 16.0}  # expected number at evidence 0
+NUCLEUS_RADIUS = {40: 0.02, 100: 0.026, 200: 0.036, 400: 0.05}  # of the image's side
+NUCLEI = {40: 80.0, 100: 50.0, 200: 30.0, 400: 16.0}  # expected number at evidence 0
 
 
 def best_auc(knowledge: Mapping[int, float]) -> float:
@@ -40,13 +40,18 @@ def generate(
     """
     unknown = sorted(set(knowledge) - set(MAGNIFICATIONS))
     if unknown or cases < 4:
-        raise DataError(f"synthetic data: {cases} cases with knowledge of {sorted(knowledge)}; expected at least 4 cases and 40, 100, 200, 400")
+        raise DataError(
+            f"synthetic data: {cases} cases with knowledge of {sorted(knowledge)}; expected at least 4 cases and 40, 100, 200, 400"
+        )
+    if (root / "BreaKHis_v1").exists():
+        raise DataError(f"synthetic data: {root / 'BreaKHis_v1'} exists already; name another folder or remove it")
     rng = np.random.default_rng(seed)
-    labels = np.arange(cases) < round(malignant * cases)
+    labels = rng.permutation(np.arange(cases) < round(malignant * cases))
+    noise = _class_noise(labels, len(knowledge), rng)
     truth: dict[str, dict] = {}
-    for number, label in enumerate(rng.permutation(labels).tolist()):
+    for number, label in enumerate(labels.tolist()):
         case = str(10001 + number)
-        evidence = {m: k * (1 if label else -1) + rng.normal() for m, k in knowledge.items()}
+        evidence = {m: k * (1 if label else -1) + float(noise[number, i]) for i, (m, k) in enumerate(knowledge.items())}
         truth[case] = {"label": int(label), "evidence": evidence}
         look = _Look(rng)
         subtypes = [code for code in SUBTYPES if (code in BENIGN) != label]
@@ -55,8 +60,13 @@ def generate(
             patient = f"SOB_{'M' if label else 'B'}_{subtype}_14-{case}{block}"
             for magnification, z in evidence.items():
                 folder = (
-                    root / "BreaKHis_v1/histology_slides/breast" / ("malignant" if label else "benign") / "SOB"
-                    / SUBTYPES[subtype] / patient / f"{magnification}X"
+                    root
+                    / "BreaKHis_v1/histology_slides/breast"
+                    / ("malignant" if label else "benign")
+                    / "SOB"
+                    / SUBTYPES[subtype]
+                    / patient
+                    / f"{magnification}X"
                 )
                 folder.mkdir(parents=True)
                 for sequence in range(1, images + 1):
@@ -65,6 +75,15 @@ def generate(
     marker = {"synthetic": True, "seed": seed, "knowledge": dict(knowledge), "best_auc": best_auc(knowledge), "cases": truth}
     (root / SYNTHETIC_MARKER).write_text(json.dumps(marker, indent=1))
     return root
+
+
+def _class_noise(labels: np.ndarray, columns: int, rng: np.random.Generator) -> np.ndarray:
+    """(cases, columns) ~ N(0, 1), exactly centred and scaled within each class: what is planted holds in every sample."""
+    noise = rng.normal(size=(len(labels), columns))
+    for value in (False, True):
+        part = noise[labels == value]
+        noise[labels == value] = (part - part.mean(0)) / part.std(0)
+    return noise
 
 
 class _Look:
@@ -93,7 +112,7 @@ class _Look:
 
 def default_synthetic() -> Path:
     """The embedded default data set, generated once into the cache: 40 cases, 4 magnifications, 48 px."""
-    target = cache_root() / "synthetic" / "cases40-images6-48px-seed0-v1"
+    target = cache_root() / "synthetic" / "cases40-images6-48px-seed0"
     if not target.exists():
         with atomic_folder(target) as building:
             generate(building, cases=40, images=6, size=48, seed=0)

@@ -52,8 +52,11 @@ class PatientTable:
         """Images, patients, cases and patients per class, for people."""
         labels = self.of_patients("label").values()
         return {
-            "images": len(self), "patients": len(self.patients()), "cases": len(np.unique(self.case)),
-            "benign": sum(label == 0 for label in labels), "malignant": sum(label == 1 for label in labels),
+            "images": len(self),
+            "patients": len(self.patients()),
+            "cases": len(np.unique(self.case)),
+            "benign": sum(label == 0 for label in labels),
+            "malignant": sum(label == 1 for label in labels),
         }
 
 
@@ -67,8 +70,12 @@ def build_table(rows: list[tuple]) -> PatientTable:
     rows = sorted(rows, key=lambda row: (row[2], row[1], row[0]))
     path, magnification, patient, case, subtype, label = zip(*rows, strict=True)
     table = PatientTable(
-        np.array(path), np.array(magnification, dtype=np.int64), np.array(patient),
-        np.array(case), np.array(subtype), np.array(label, dtype=np.int64),
+        np.array(path),
+        np.array(magnification, dtype=np.int64),
+        np.array(patient),
+        np.array(case),
+        np.array(subtype),
+        np.array(label, dtype=np.int64),
     )
     for unit, value, problem in (
         ("patient", "label", "under both classes"),
@@ -80,7 +87,6 @@ def build_table(rows: list[tuple]) -> PatientTable:
         offenders = sorted({u for u in units if units.count(u) > 1})
         if offenders:
             raise DataError(
-                f"{unit} {shortlist(offenders)} stands {problem}: expected exactly one {value} each; "
-                "correct the file names or the manifest"
+                f"{unit} {shortlist(offenders)} stands {problem}: expected exactly one {value} each; correct the file names or the manifest"
             )
     return table

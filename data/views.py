@@ -30,8 +30,7 @@ class ViewIndex:
         label_of = table.of_patients("label")
         self.label = np.array([label_of[patient] for patient in self.patients.tolist()], dtype=np.int64)  # (P,)
         self._rows = [
-            [np.flatnonzero((table.patient == patient) & (table.magnification == m)) for m in magnifications]
-            for patient in self.patients
+            [np.flatnonzero((table.patient == patient) & (table.magnification == m)) for m in magnifications] for patient in self.patients
         ]
         # adaptive: as many views as it takes to show every image once
         self.images = np.array([max(len(rows) for rows in of_patient) for of_patient in self._rows])  # (P,)

@@ -3,6 +3,7 @@
 import difflib
 import hashlib
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -18,7 +19,12 @@ IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 class Backbone(nn.Module):
     """Normalises as the weights expect, runs the body, and returns maps in (B, C, h, w)."""
 
-    def __init__(self, body: nn.Module, mean: tuple[float, ...], std: tuple[float, ...], prefix_tokens: int = 0, channels_last: bool = False):
+    mean: Tensor
+    std: Tensor
+
+    def __init__(
+        self, body: nn.Module, mean: tuple[float, ...], std: tuple[float, ...], prefix_tokens: int = 0, channels_last: bool = False
+    ):
         super().__init__()
         self.body, self.prefix_tokens, self.channels_last = body, prefix_tokens, channels_last
         self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1), persistent=False)
@@ -66,9 +72,9 @@ def _timm(config: ModelConfig, image_size: int) -> Backbone:
         raise _unknown(config.backbone, [f"timm:{model}" for model in timm.list_models()])
     hub = config.weights == "imagenet"
     try:
-        options = {"pretrained": hub, "num_classes": 0, "global_pool": ""}
+        options: dict[str, Any] = {"pretrained": hub, "num_classes": 0, "global_pool": ""}
         try:
-            model = timm.create_model(name, img_size=image_size, **options)
+            model: Any = timm.create_model(name, img_size=image_size, **options)
         except TypeError:  # convolutional networks take any size and no such argument
             model = timm.create_model(name, **options)
     except Exception as error:
@@ -86,7 +92,7 @@ def _timm(config: ModelConfig, image_size: int) -> Backbone:
 class _Features(nn.Module):
     """A timm model whose forward is its `forward_features`."""
 
-    def __init__(self, model: nn.Module):
+    def __init__(self, model: Any):
         super().__init__()
         self.model = model
 
@@ -105,7 +111,9 @@ def _torchvision(config: ModelConfig) -> Backbone:
         raise _no_hub(config, error) from error
     if config.weights and not hub:
         _load(model, config, ("fc", "classifier", "AuxLogits", "aux1", "aux2"))
-    if hasattr(model, "features"):
+    if hasattr(model, "permute"):  # Swin: maps are (B, h, w, C) before it
+        body = nn.Sequential(model.features, model.norm, model.permute)
+    elif hasattr(model, "features"):
         body = model.features
     elif hasattr(model, "layer4"):  # the ResNet family: everything before pooling and classifier
         body = nn.Sequential(*[module for name, module in model.named_children() if name not in ("avgpool", "fc")])
@@ -135,7 +143,7 @@ def read_weights(path: str) -> dict[str, Tensor]:
     if not file.is_file():
         raise ConfigError(f"model.weights = {path!r}: no such file; pass imagenet, none, or a .safetensors or .pth file")
     try:
-        state = load_file(file) if file.suffix == ".safetensors" else torch.load(file, map_location="cpu", weights_only=True)
+        state: Any = load_file(file) if file.suffix == ".safetensors" else torch.load(file, map_location="cpu", weights_only=True)
     except (SafetensorError, OSError, RuntimeError, EOFError, ValueError, KeyError) as error:
         raise _damaged(path, error) from error
     except Exception as error:  # pickle's own errors have no common class
@@ -150,7 +158,9 @@ def read_weights(path: str) -> dict[str, Tensor]:
 
 def _damaged(path: str, error: Exception) -> ConfigError:
     reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
-    return ConfigError(f"model.weights = {path!r}: damaged, or more than plain tensors: {reason}; download it again or save it as .safetensors")
+    return ConfigError(
+        f"model.weights = {path!r}: damaged, or more than plain tensors: {reason}; download it again or save it as .safetensors"
+    )
 
 
 def _load(model: nn.Module, config: ModelConfig, classifier: tuple[str, ...]) -> None:
@@ -166,8 +176,14 @@ def _load(model: nn.Module, config: ModelConfig, classifier: tuple[str, ...]) ->
     extra = body(state.keys() - expected.keys())
     misshaped = [key for key in body(expected.keys() & state.keys()) if expected[key].shape != state[key].shape]
     if missing or extra or misshaped:
-        shown = [f"{len(keys)} {kind} (such as {keys[0]})" for kind, keys in (("missing", missing), ("unknown", extra), ("misshaped", misshaped)) if keys]
-        raise ConfigError(f"model.weights = {config.weights!r} do not fit {config.backbone}: {', '.join(shown)}; pass the weights of this backbone")
+        shown = [
+            f"{len(keys)} {kind} (such as {keys[0]})"
+            for kind, keys in (("missing", missing), ("unknown", extra), ("misshaped", misshaped))
+            if keys
+        ]
+        raise ConfigError(
+            f"model.weights = {config.weights!r} do not fit {config.backbone}: {', '.join(shown)}; pass the weights of this backbone"
+        )
     usable = {key: value for key, value in state.items() if key in expected and expected[key].shape == value.shape}
     model.load_state_dict(usable, strict=False)
 

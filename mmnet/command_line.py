@@ -58,11 +58,17 @@ def _destination(flag: str) -> str:
 
 def add_shared_arguments(parser: argparse.ArgumentParser) -> None:
     """Data, configuration and where results go."""
-    parser.add_argument("--data", metavar="DIR", help="BreakHis folder, archive or CSV manifest; default: $BREAKHIS_ROOT, the usual places, else synthetic data")
+    parser.add_argument(
+        "--data",
+        metavar="DIR",
+        help="BreakHis folder, archive or CSV manifest; default: $BREAKHIS_ROOT, the usual places, else synthetic data",
+    )
     parser.add_argument("--name", metavar="STUDY", help="name of the study; default: made of the time")
     parser.add_argument("--output", metavar="DIR", type=Path, help="where studies stand (default: output)")
     parser.add_argument("--config", metavar="FILE", help="base configuration: a YAML file, or the name of one in configs/")
-    parser.add_argument("--set", metavar="KEY=VALUE", action="append", default=[], help="set any configuration field, such as loss.gamma=2; repeatable")
+    parser.add_argument(
+        "--set", metavar="KEY=VALUE", action="append", default=[], help="set any configuration field, such as loss.gamma=2; repeatable"
+    )
     parser.add_argument("--resume", action="store_true", help="go on with a study that was stopped")
     for flag, (path, kind, text) in FLAGS.items():
         action: dict[str, Any] = {"action": "store_const", "const": True} if kind is None else {"type": kind}
@@ -133,8 +139,12 @@ def prepare(config: Config, data: str, console: Console, device: torch.device | 
     if splits is None:
         settings = config.data
         splits = build_splits(
-            dataset.table, settings.splits, folds=settings.folds, test_fraction=settings.test_fraction,
-            grouping=settings.grouping, seed=settings.split_seed,
+            dataset.table,
+            settings.splits,
+            folds=settings.folds,
+            test_fraction=settings.test_fraction,
+            grouping=settings.grouping,
+            seed=settings.split_seed,
         )
     else:
         check_splits(splits, dataset.table)
@@ -147,7 +157,7 @@ def prepare(config: Config, data: str, console: Console, device: torch.device | 
     return Prepared(dataset, splits)
 
 
-class progress_bar:  # noqa: N801 - a context manager used like a function
+class progress_bar:
     """Yields (done, total) -> None; the bar appears with the first call, so that a cache hit shows nothing."""
 
     def __init__(self, console: Console, text: str):
@@ -176,13 +186,16 @@ def describe(prepared: Prepared, config: Config, console: Console) -> None:
 
     dataset, splits = prepared.dataset, prepared.splits
     if dataset.synthetic:
-        console.print("[bold yellow]SYNTHETIC DATA[/]: invented tissue that this project generates; no result below says anything about patients")
+        console.print(
+            "[bold yellow]SYNTHETIC DATA[/]: invented tissue that this project generates; no result below says anything about patients"
+        )
     counts = dataset.table.counts()
     console.print(
         f"data      {dataset.name} (fingerprint {dataset.fingerprint}): {counts['images']} images, {counts['patients']} patients "
         f"({counts['benign']} benign, {counts['malignant']} malignant), {counts['cases']} cases, "
         f"{','.join(f'{m}X' for m in config.data.magnifications)} at {config.data.image_size} px",
-        soft_wrap=True, highlight=False,
+        soft_wrap=True,
+        highlight=False,
     )
     label_of = dataset.table.of_patients("label")
     parts = [*((f"fold {n + 1}", fold) for n, fold in enumerate(splits.folds)), ("sealed test", splits.test)]

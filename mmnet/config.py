@@ -46,9 +46,13 @@ class DataConfig:
 
     def __post_init__(self) -> None:
         _require(
-            len(self.magnifications) > 0 and len(set(self.magnifications)) == len(self.magnifications)
-            and min(self.magnifications) > 0 and list(self.magnifications) == sorted(self.magnifications),
-            "data.magnifications", self.magnifications, "increasing magnifications such as 40,100,200,400",
+            len(self.magnifications) > 0
+            and len(set(self.magnifications)) == len(self.magnifications)
+            and min(self.magnifications) > 0
+            and list(self.magnifications) == sorted(self.magnifications),
+            "data.magnifications",
+            self.magnifications,
+            "increasing magnifications such as 40,100,200,400",
         )
         _between("data.image_size", self.image_size, 32, 1024)
         _one_of("data.grouping", self.grouping, GROUPINGS)
@@ -131,12 +135,14 @@ class LossConfig:
     alpha: float = 0.5  # weight of the malignant class; 1 - alpha weighs the benign one
     gamma: float = 3.0  # focusing: 0 is cross-entropy
     label_smoothing: float = 0.0  # targets move from {0, 1} towards 0.5 by this share
+    importance_entropy: float = 0.0  # penalty on spread-out magnification weights, share of the loss; 0.3 empties useless ones
 
     def __post_init__(self) -> None:
         _one_of("loss.name", self.name, ("focal", "cross_entropy"))
         _require(0 < self.alpha < 1, "loss.alpha", self.alpha, "between 0 and 1")
         _between("loss.gamma", self.gamma, 0, 10)
         _between("loss.label_smoothing", self.label_smoothing, 0, 0.5)
+        _between("loss.importance_entropy", self.importance_entropy, 0, 2)
 
 
 @dataclass(frozen=True)
@@ -196,10 +202,10 @@ class Config:
         for path, value in values.items():
             place = nested
             *sections, name = path.split(".")
-            for section in sections:
-                place = place.setdefault(section, {})
-                if not isinstance(place, dict):
+            for depth, section in enumerate(sections, start=1):
+                if ".".join(sections[:depth]) in values:
                     raise ConfigError(f"configuration {path}: {section} is set as a whole and by its fields; expected one of the two")
+                place = place.setdefault(section, {})
             place[name] = value
         return _merge(self, nested, "")
 
@@ -271,7 +277,9 @@ def _merge(base: Any, values: dict, prefix: str) -> Any:
         current = getattr(base, name)
         if is_dataclass(current):
             if not isinstance(value, dict):
-                raise ConfigError(f"configuration {path} = {value!r}: expected a section with keys {', '.join(get_type_hints(type(current)))}")
+                raise ConfigError(
+                    f"configuration {path} = {value!r}: expected a section with keys {', '.join(get_type_hints(type(current)))}"
+                )
             changes[name] = _merge(current, value, f"{path}.")
         else:
             changes[name] = _typed(path, value, kinds[name])

@@ -21,7 +21,7 @@ from data.views import ViewIndex
 from mmnet.batches import Batches
 from mmnet.config import Config
 from mmnet.device import autocast, best_device
-from mmnet.losses import focal_loss
+from mmnet.losses import focal_loss, importance_entropy
 from mmnet.metrics import evaluate
 from mmnet.network import MMNet
 from mmnet.networks import build_network, parameter_groups
@@ -87,16 +87,18 @@ class CrossValidation(Iterator[EpochReport]):
         views = [self.index.evaluation(patients[fold == f]) for f in range(len(splits.folds))]
         for f, part in enumerate(views):
             if len(np.unique(self.index.label[part.patient])) < 2:
-                raise DataError(f"fold {f + 1} has views of one class only at magnifications {config.data.magnifications}; use other splits or magnifications")
+                raise DataError(
+                    f"fold {f + 1} has views of one class only at magnifications {config.data.magnifications}; use other splits or magnifications"
+                )
         member = np.concatenate([part.patient for part in views])
         self.out_of_fold = OutOfFold(
-            np.concatenate([part.rows for part in views]), self.index.patients[member], self.index.label[member],
+            np.concatenate([part.rows for part in views]),
+            self.index.patients[member],
+            self.index.label[member],
             np.repeat(np.arange(len(views)), [len(part.patient) for part in views]),
         )
         self.batches = Batches(dataset, config, device)
-        self.networks = [
-            build_network(config, dataset, derive_seed(config.seed, f)).to(device) for f in range(len(splits.folds))
-        ]
+        self.networks = [build_network(config, dataset, derive_seed(config.seed, f)).to(device) for f in range(len(splits.folds))]
         self.optimizers = [
             torch.optim.AdamW(parameter_groups(network, config.optim), weight_decay=config.optim.weight_decay, fused=device.type != "mps")
             for network in self.networks
@@ -124,7 +126,9 @@ class CrossValidation(Iterator[EpochReport]):
         losses = [self._train_fold(fold, epoch) for fold in folds]
         broken = [str(fold + 1) for fold, loss in enumerate(losses) if not np.isfinite(loss)]
         if broken:
-            raise TrainingError(f"loss is {losses[int(broken[0]) - 1]} in epoch {epoch + 1}, fold {', '.join(broken)}: lower optim.lr or optim.clip")
+            raise TrainingError(
+                f"loss is {losses[int(broken[0]) - 1]} in epoch {epoch + 1}, fold {', '.join(broken)}: lower optim.lr or optim.clip"
+            )
         judged = [predict(self.networks[fold], self.batches, self.out_of_fold.rows[self.out_of_fold.fold == fold]) for fold in folds]
         probability = np.concatenate([part[0] for part in judged])
         oof = self.out_of_fold
@@ -139,9 +143,17 @@ class CrossValidation(Iterator[EpochReport]):
             self.best_weights = [_copy_of(network) for network in self.networks]
         finished = epoch + 1 >= self.config.optim.epochs or out_of_patience(scores, self.config.metric, self.config.optim.patience)
         report = EpochReport(
-            epoch + 1, pooled, [metrics(oof.fold == fold) for fold in folds], losses, self.optimizers[0].param_groups[0]["lr"],
-            time.perf_counter() - started, scores[best] if best is not None else float("nan"), (best or 0) + 1, finished,
-            probability, np.concatenate([part[1] for part in judged]),
+            epoch + 1,
+            pooled,
+            [metrics(oof.fold == fold) for fold in folds],
+            losses,
+            self.optimizers[0].param_groups[0]["lr"],
+            time.perf_counter() - started,
+            scores[best] if best is not None else float("nan"),
+            (best or 0) + 1,
+            finished,
+            probability,
+            np.concatenate([part[1] for part in judged]),
         )
         self.history.append(report)
         return report
@@ -150,7 +162,9 @@ class CrossValidation(Iterator[EpochReport]):
         """One epoch of one fold -> its mean loss. The only synchronisation with the device is at the end."""
         config, network, optimizer = self.config, self.networks[fold], self.optimizers[fold]
         views = self.index.training(
-            self.train_patients[fold], balance=config.sampling.balance, per_patient=config.sampling.views_per_patient,
+            self.train_patients[fold],
+            balance=config.sampling.balance,
+            per_patient=config.sampling.views_per_patient,
             rng=np.random.default_rng((config.seed, epoch, fold)),
         )
         seed = derive_seed(config.seed, epoch, fold)
@@ -164,14 +178,19 @@ class CrossValidation(Iterator[EpochReport]):
             for step in range(steps):
                 part = slice(step * self.batch_size, (step + 1) * self.batch_size)
                 inputs, mask, target = self.batches.training(views.rows[part], self.index.label[views.patient[part]], generator)
-                factor = lr_factor(config.optim.schedule, (epoch + step / steps) / config.optim.epochs, config.optim.warmup, self.scores, config.metric)
+                factor = lr_factor(
+                    config.optim.schedule, (epoch + step / steps) / config.optim.epochs, config.optim.warmup, self.scores, config.metric
+                )
                 for group in optimizer.param_groups:
                     group["lr"] = config.optim.lr * group["share"] * factor
                 with autocast(self.device, config.optim.amp):
-                    logit = network(inputs, mask).logit
-                loss = focal_loss(logit.float(), target, alpha=alpha, gamma=gamma, label_smoothing=config.loss.label_smoothing)
+                    output = network(inputs, mask)
+                loss = focal_loss(output.logit.float(), target, alpha=alpha, gamma=gamma, label_smoothing=config.loss.label_smoothing)
+                objective = loss
+                if config.loss.importance_entropy:  # in units of the loss itself, so that gamma and alpha do not change its strength
+                    objective = loss + config.loss.importance_entropy * loss.detach() * importance_entropy(output.importance.float())
                 optimizer.zero_grad(set_to_none=True)
-                loss.backward()
+                objective.backward()
                 torch.nn.utils.clip_grad_norm_(network.parameters(), config.optim.clip)
                 optimizer.step()
                 total += loss.detach() * len(target)

@@ -14,6 +14,6 @@ def best_device() -> torch.device:
     return torch.device("cpu")
 
 
-def autocast(device: torch.device, enabled: bool):  # noqa: ANN201 - two kinds of context
+def autocast(device: torch.device, enabled: bool):
     """bfloat16 on CUDA, nothing elsewhere: bfloat16 needs no loss scaling."""
     return torch.autocast("cuda", dtype=torch.bfloat16) if enabled and device.type == "cuda" else nullcontext()

@@ -14,6 +14,7 @@ from data.store import atomic_folder, cache_root, require_space
 from mmnet.backbones import build_backbone, weights_digest
 from mmnet.config import Config
 from mmnet.device import autocast
+from mmnet.networks import channels_of
 
 BATCH = 32  # images at once
 FORMAT = 1
@@ -28,8 +29,12 @@ def with_features(dataset: Dataset, config: Config, device: torch.device, progre
     if images is None:
         raise ValueError("the data set has no pixels to compute features of")
     key = {
-        "format": FORMAT, "data": dataset.fingerprint, "rows": hashlib.sha256("\n".join(dataset.table.path.tolist()).encode()).hexdigest(),
-        "size": images.shape[1], "backbone": config.model.backbone, "weights": weights_digest(config.model, config.seed),
+        "format": FORMAT,
+        "data": dataset.fingerprint,
+        "rows": hashlib.sha256("\n".join(dataset.table.path.tolist()).encode()).hexdigest(),
+        "size": images.shape[1],
+        "backbone": config.model.backbone,
+        "weights": weights_digest(config.model, config.seed),
     }
     name = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:16]
     folder = cache_root() / "features" / name
@@ -42,7 +47,9 @@ def with_features(dataset: Dataset, config: Config, device: torch.device, progre
 
 @torch.inference_mode()
 def _compute(images: np.ndarray, config: Config, device: torch.device, folder, progress) -> None:
-    backbone = build_backbone(config.model, images.shape[1], config.seed).to(device).eval()
+    backbone = build_backbone(config.model, images.shape[1], config.seed).eval()
+    channels_of(backbone, images.shape[1])  # raises where it cannot take this size
+    backbone.to(device)
     maps = None
     for start in range(0, len(images), BATCH):
         batch = torch.from_numpy(np.array(images[start : start + BATCH])).to(device)

@@ -23,8 +23,11 @@ class MultiHeadAttention(nn.Module):
 
         key, value = self.key_value(tokens).chunk(2, dim=2)
         mixed = F.scaled_dot_product_attention(
-            split(self.query(queries)), split(key), split(value),
-            attn_mask=allowed[:, None], dropout_p=self.dropout if self.training else 0.0,
+            split(self.query(queries)),
+            split(key),
+            split(value),
+            attn_mask=allowed[:, None],
+            dropout_p=self.dropout if self.training else 0.0,
         )
         return self.out(mixed.transpose(1, 2).flatten(2))
 

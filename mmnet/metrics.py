@@ -67,6 +67,14 @@ def evaluate(probability: np.ndarray, label: np.ndarray, patient: np.ndarray) ->
     return values | {f"patient_{name}": metric(of_patient, label[first]) for name, (metric, _) in _BASE.items()}
 
 
+def evaluate_one(name: str, probability: np.ndarray, label: np.ndarray, patient: np.ndarray) -> float:
+    """One metric by its name, arguments as in `evaluate`."""
+    if not name.startswith("patient_"):
+        return _BASE[name][0](probability, label)
+    of_patient, first = patient_mean(probability, patient)
+    return _BASE[name.removeprefix("patient_")][0](of_patient, label[first])
+
+
 def is_better(metric: str, value: float, best: float | None) -> bool:
     """Whether `value` beats `best` (None: nothing to beat yet). NaN never does."""
     if np.isnan(value) or best is None:

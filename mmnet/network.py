@@ -25,9 +25,7 @@ class MagnificationEmbedding(nn.Module):
         super().__init__()
         self.attention = ChannelAttention(channels) if config.channel_attention else None
         self.pool = MultiScaleAttentionPool(channels, config.pool_scales)
-        self.embed = nn.Sequential(
-            nn.LayerNorm(channels), nn.Linear(channels, config.width), nn.GELU(), nn.Dropout(dropout.fusion)
-        )
+        self.embed = nn.Sequential(nn.LayerNorm(channels), nn.Linear(channels, config.width), nn.GELU(), nn.Dropout(dropout.fusion))
 
     def forward(self, maps: Tensor) -> Tensor:
         """(B, C, H, W) -> (B, D)."""
@@ -44,10 +42,14 @@ class Head(nn.Module):
         self.embeddings = nn.ModuleList(MagnificationEmbedding(channels, config, dropout) for _ in range(magnifications))
         self.hierarchy = (
             HierarchicalMagnificationAttention(
-                config.width, config.heads, causal=config.hierarchy == "causal",
-                dropout=dropout.attention, path_dropout=dropout.path,
+                config.width,
+                config.heads,
+                causal=config.hierarchy == "causal",
+                dropout=dropout.attention,
+                path_dropout=dropout.path,
             )
-            if config.hierarchy != "none" and magnifications > 1 else None  # one token has nothing to attend to
+            if config.hierarchy != "none" and magnifications > 1
+            else None  # one token has nothing to attend to
         )
         self.fusion = HybridCrossMagFusion(magnifications, config, dropout)
         self.classifier = nn.Sequential(nn.LayerNorm(config.width), nn.Dropout(dropout.classifier), nn.Linear(config.width, 1))

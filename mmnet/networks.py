@@ -5,7 +5,7 @@ from torch import Tensor, nn
 
 from data.dataset import Dataset
 from mmnet.backbones import build_backbone
-from mmnet.config import Config, OptimConfig
+from mmnet.config import Config, ConfigError, OptimConfig
 from mmnet.network import Head, MMNet
 
 
@@ -25,9 +25,14 @@ def build_network(config: Config, dataset: Dataset, seed: int) -> MMNet:
 
 @torch.inference_mode()
 def channels_of(backbone: nn.Module, size: int) -> int:
-    """How many channels a backbone's maps have, by asking it."""
+    """How many channels a backbone's maps have, by asking it. Raises ConfigError when it cannot take images of `size` px."""
     training = backbone.training
-    maps: Tensor = backbone.eval()(torch.zeros(1, 3, size, size))
+    try:
+        maps: Tensor = backbone.eval()(torch.zeros(1, 3, size, size))
+    except (AssertionError, RuntimeError) as error:
+        raise ConfigError(
+            f"data.image_size = {size}: the backbone cannot take it ({str(error).splitlines()[0]}); choose another --image-size"
+        ) from error
     backbone.train(training)
     return maps.shape[1]
 

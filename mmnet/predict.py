@@ -45,7 +45,9 @@ def load_networks(folder: Path, config: Config, dataset: Dataset, device: torch.
             networks.append(network.to(device))
         return networks
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
-        raise InputError(f"models {folder}: absent, damaged or of another configuration: {str(error).splitlines()[0]}; train again with main.py") from error
+        raise InputError(
+            f"models {folder}: absent, damaged or of another configuration: {str(error).splitlines()[0]}; train again with main.py"
+        ) from error
 
 
 def predict_ensemble(folder: Path, config: Config, dataset: Dataset, device: torch.device) -> tuple[np.ndarray, Views, ViewIndex]:

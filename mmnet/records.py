@@ -67,14 +67,19 @@ class TrialRecord:
         return self.folder.name
 
     @property
-    def best(self) -> dict[str, Any] | None:
-        """The line of the best epoch; None when no epoch was finished."""
-        return self.epochs[self.epochs[-1]["best_epoch"] - 1] if self.epochs else None
+    def ranked(self) -> bool:
+        """Whether it has a score to compare: an epoch was finished, the score is a number, and the trial did not fail."""
+        return bool(self.epochs) and self.status != "failed" and self.epochs[-1]["score"] is not None
 
     @property
-    def score(self) -> float | None:
-        """The configured metric at the best epoch; None when there is none."""
-        return self.epochs[-1]["score"] if self.epochs else None
+    def best(self) -> dict[str, Any]:
+        """The line of the best epoch, of a trial that has one."""
+        return self.epochs[self.epochs[-1]["best_epoch"] - 1]
+
+    @property
+    def score(self) -> float:
+        """The configured metric at the best epoch; NaN where there is none."""
+        return self.epochs[-1]["score"] if self.ranked else float("nan")
 
     @property
     def fold_epochs(self) -> int:
@@ -86,13 +91,21 @@ def read_trial(folder: Path) -> TrialRecord:
     try:
         trial = json.loads((folder / "config.json").read_text())
         status = json.loads((folder / "status.json").read_text())
-        lines = (folder / "epochs.jsonl").read_text().splitlines() if (folder / "epochs.jsonl").exists() else []
-        epochs = [json.loads(line) for line in lines]
+        lines = (folder / "epochs.jsonl").read_text() if (folder / "epochs.jsonl").exists() else ""
+        whole = lines[: lines.rfind("\n") + 1]  # a lost process or a full disk may leave half a line at the end
+        epochs = [json.loads(line) for line in whole.splitlines()]
         return TrialRecord(
-            folder, trial["number"], trial["params"], trial["config"], status["status"], status["reason"], epochs,
-            sum(line["seconds"] for line in epochs), status["peak_mib"],
+            folder,
+            trial["number"],
+            trial["params"],
+            trial["config"],
+            status["status"],
+            status["reason"],
+            epochs,
+            sum(line["seconds"] for line in epochs),
+            status["peak_mib"],
         )
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(f"trial record {folder}: damaged or incomplete ({error!r}); move it away to go on without it") from error
 
 
@@ -178,8 +191,14 @@ class TrialWriter:
         oof, best = trial.out_of_fold, trial.history[-1].best_epoch
         with whole_file(self.folder / "predictions.npz") as building, building.open("wb") as file:
             np.savez_compressed(
-                file, oof=np.stack([report.probability for report in trial.history]), importance=trial.history[best - 1].importance,
-                patient=oof.patient, fold=oof.fold, label=oof.label, rows=oof.rows, best_epoch=best,
+                file,
+                oof=np.stack([report.probability for report in trial.history]),
+                importance=trial.history[best - 1].importance,
+                patient=oof.patient,
+                fold=oof.fold,
+                label=oof.label,
+                rows=oof.rows,
+                best_epoch=best,
             )
 
 
@@ -205,7 +224,10 @@ def write_weights(folder: Path, trial: CrossValidation) -> None:
     for number, weights in enumerate(trial.best_weights, start=1):
         with whole_file(folder / f"fold_{number}.safetensors") as building:
             save_file({key: value.contiguous() for key, value in weights.items()}, building)
-    write_json(folder / "network.json", {"config": trial.config.to_dict(), "best_epoch": trial.history[-1].best_epoch, "folds": len(trial.best_weights)})
+    write_json(
+        folder / "network.json",
+        {"config": trial.config.to_dict(), "best_epoch": trial.history[-1].best_epoch, "folds": len(trial.best_weights)},
+    )
 
 
 def _line(report: EpochReport) -> str:

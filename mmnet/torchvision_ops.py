@@ -11,7 +11,7 @@ import torch
 _declarations: list[torch.library.Library] = []  # a Library undoes its declarations when it is collected
 
 
-def import_torchvision():  # noqa: ANN201 - a module
+def import_torchvision():
     """The torchvision module, with missing operators declared first."""
     try:
         return importlib.import_module("torchvision")

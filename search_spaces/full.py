@@ -16,7 +16,14 @@ _AUGMENTATION = (
     Dimension("augment.color", "nuisance", "scanners and lamps differ", low=0.0, high=0.4, when=_PIXELS),
     Dimension("augment.stain", "nuisance", "laboratories differ", low=0.0, high=0.4, when=_PIXELS),
     Dimension("augment.erase", "nuisance", "no single region may decide", low=0.0, high=0.5, when=_PIXELS),
-    Dimension("augment.feature_noise", "nuisance", "the little augmentation that frozen features allow", low=0.0, high=0.5, when=("model.frozen", (True,))),
+    Dimension(
+        "augment.feature_noise",
+        "nuisance",
+        "the little augmentation that frozen features allow",
+        low=0.0,
+        high=0.5,
+        when=("model.frozen", (True,)),
+    ),
 )
 _all = union("full", focal.SPACE, dropout.SPACE, fusion.SPACE, optim.SPACE, extra=_AUGMENTATION)
 _conditional = tuple(replace(d, when=_CONDITIONS.get(d.path, d.when)) for d in _all.dimensions if d.path != "loss.name")

@@ -4,16 +4,32 @@ from search_spaces.space import Dimension, Space
 
 BOTH = (True, False)
 
-SPACE = Space("fusion", (
-    Dimension("model.channel_attention", "scientific", "is it worth its parameters?", choices=BOTH),
-    Dimension("model.pool_scales", "scientific", "where to look: everywhere alike, in cells, in neighbourhoods", choices=((), (1,), (1, 3), (1, 3, 5))),
-    Dimension("model.hierarchy", "scientific", "does detail need the overview?", choices=("causal", "bidirectional", "none")),
-    Dimension("model.importance", "scientific", "may a magnification count more than another?", choices=BOTH),
-    Dimension("model.cross_attention", "scientific", "fusion branch", choices=BOTH),
-    Dimension("model.concatenation", "scientific", "fusion branch", choices=BOTH),
-    Dimension("model.mixing", "scientific", "branches grow from zero, or count from the start", choices=("learned", "equal")),
-    Dimension("model.width", "nuisance", "capacity; small data wants little", choices=(32, 64, 128, 256)),
-    Dimension("model.heads", "nuisance", "of every attention; divides all widths", choices=(1, 2, 4, 8)),
-    Dimension("dropout.fusion", "nuisance", "capacity and regularisation trade off", low=0.0, high=0.7),
-    Dimension("optim.lr", "nuisance", "each architecture has its own best step size", low=1e-5, high=1e-2, log=True),
-))
+SPACE = Space(
+    "fusion",
+    (
+        Dimension("model.channel_attention", "scientific", "is it worth its parameters?", choices=BOTH),
+        Dimension(
+            "model.pool_scales",
+            "scientific",
+            "where to look: everywhere alike, in cells, in neighbourhoods",
+            choices=((), (1,), (1, 3), (1, 3, 5)),
+        ),
+        Dimension("model.hierarchy", "scientific", "does detail need the overview?", choices=("causal", "bidirectional", "none")),
+        Dimension("model.importance", "scientific", "may a magnification count more than another?", choices=BOTH),
+        Dimension(
+            "loss.importance_entropy",
+            "scientific",
+            "takes weight from magnifications that add nothing; too much also from others",
+            low=0.0,
+            high=0.4,
+            when=("model.importance", (True,)),
+        ),
+        Dimension("model.cross_attention", "scientific", "fusion branch", choices=BOTH),
+        Dimension("model.concatenation", "scientific", "fusion branch", choices=BOTH),
+        Dimension("model.mixing", "scientific", "branches grow from zero, or count from the start", choices=("learned", "equal")),
+        Dimension("model.width", "nuisance", "capacity; small data wants little", choices=(32, 64, 128, 256)),
+        Dimension("model.heads", "nuisance", "of every attention; divides all widths", choices=(1, 2, 4, 8)),
+        Dimension("dropout.fusion", "nuisance", "capacity and regularisation trade off", low=0.0, high=0.7),
+        Dimension("optim.lr", "nuisance", "each architecture has its own best step size", low=1e-5, high=1e-2, log=True),
+    ),
+)

@@ -6,6 +6,7 @@ question, *nuisance* dimensions must be tuned for a fair answer, *fixed* ones ar
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import product
 from typing import Any, Protocol
 
 from mmnet.config import Config, ConfigError, get_value
@@ -59,6 +60,7 @@ class Dimension:
             if text not in texts:
                 raise ValueError
             return text
+        assert self.low is not None and self.high is not None
         if not isinstance(value, (int, float)) or not self.low <= value <= self.high:
             raise ValueError
         return value
@@ -116,23 +118,35 @@ class Space:
                 raise ConfigError(f"{where}: kind {dimension.kind!r}: expected one of {', '.join(KINDS)}, with a reason")
             if dimension.path in seen:
                 raise ConfigError(f"{where}: stands twice; expected one dimension a field")
-            if dimension.when and dimension.when[0] not in seen:
-                get_value(base, dimension.when[0])
+            conditions: list[dict[str, Any]] = [{}]
+            if dimension.when:
+                path, allowed = dimension.when
+                get_value(base, path)
+                later = path not in seen and any(other.path == path for other in self.dimensions)
+                if later or not allowed:
+                    raise ConfigError(
+                        f"{where}: condition {path} in {allowed}: expected some values, and {path} to stand earlier in the space"
+                    )
+                conditions = [{path: value} for value in allowed]
             if dimension.kind != "fixed" and not dimension.choices:
-                if dimension.low is None or dimension.high is None or not dimension.low < dimension.high or (dimension.log and dimension.low <= 0):
-                    raise ConfigError(f"{where}: range {dimension.low} to {dimension.high}: expected low < high, and low > 0 on a log scale")
+                if (
+                    dimension.low is None
+                    or dimension.high is None
+                    or not dimension.low < dimension.high
+                    or (dimension.log and dimension.low <= 0)
+                ):
+                    raise ConfigError(
+                        f"{where}: range {dimension.low} to {dimension.high}: expected low < high, and low > 0 on a log scale"
+                    )
             seen.add(dimension.path)
             if dimension.kind == "fixed" and get_value(base, dimension.path) != dimension.value:
                 raise ConfigError(
                     f"{where} is held at {dimension.value!r}, but the base configuration says {get_value(base, dimension.path)!r}: "
                     "leave that field as it is or choose another --space"
                 )
-            for value in dimension.values():
-                conditions = {}
-                if dimension.when:
-                    conditions[dimension.when[0]] = dimension.when[1][0]
+            for condition, value in product(conditions, dimension.values()):
                 try:
-                    base.with_values(conditions | {dimension.path: value})
+                    base.with_values(condition | {dimension.path: value})
                 except ConfigError as error:
                     raise ConfigError(f"{where}: {error}") from error
 

@@ -18,7 +18,18 @@ PARAMS_SHOWN = 12
 class ProgressCallback(tune.Callback):
     """Follows the study from Ray's events; draws four times a second in a terminal, one line a trial elsewhere."""
 
-    def __init__(self, console: Console, *, name: str, metric: str, trials: int, epochs: int, records: list[TrialRecord], deadline: float | None, synthetic: bool):
+    def __init__(
+        self,
+        console: Console,
+        *,
+        name: str,
+        metric: str,
+        trials: int,
+        epochs: int,
+        records: list[TrialRecord],
+        deadline: float | None,
+        synthetic: bool,
+    ):
         self.console, self.metric, self.trials, self.epochs = console, metric, trials, epochs
         self.title = f"study {name}{' — SYNTHETIC DATA' if synthetic else ''}"
         self.deadline, self.started = deadline, time.monotonic()
@@ -28,7 +39,7 @@ class ProgressCallback(tune.Callback):
         self.before = len(ended)
         self.best: tuple[float, int, dict[str, Any]] | None = None
         for record in ended:
-            if record.score is not None and record.status != "failed":
+            if record.ranked:
                 self._offer(record.score, record.number, record.params)
         self.live = Live(console=console, get_renderable=self._view, refresh_per_second=4, transient=True) if console.is_terminal else None
 
@@ -41,29 +52,29 @@ class ProgressCallback(tune.Callback):
         if self.live:
             self.live.stop()
 
-    def on_trial_start(self, iteration: int, trials: list, trial, **info: Any) -> None:  # noqa: ANN001
+    def on_trial_start(self, iteration: int, trials: list, trial, **info: Any) -> None:
         if not self.running and not self.best and self.before == 0 and not self.live:
             self.console.print(f"[{self._elapsed()}] first trial starts")
         self.running.setdefault(trial.trial_id, {"number": trial.config["number"], "epoch": 0, "score": None})
 
-    def on_trial_result(self, iteration: int, trials: list, trial, result: dict, **info: Any) -> None:  # noqa: ANN001
+    def on_trial_result(self, iteration: int, trials: list, trial, result: dict, **info: Any) -> None:
         if "score" in result:
             self.running[trial.trial_id] = {"number": trial.config["number"], "epoch": result["epoch"], "score": result["score"]}
             self._offer(result["score"], trial.config["number"], trial.config["params"])
 
-    def on_trial_complete(self, iteration: int, trials: list, trial, **info: Any) -> None:  # noqa: ANN001
+    def on_trial_complete(self, iteration: int, trials: list, trial, **info: Any) -> None:
         result = trial.last_result or {}
         status = "failed" if "failed" in result else "done" if result.get("finished") else "stopped"
         self._ended(trial, status, result.get("failed", ""))
 
-    def on_trial_error(self, iteration: int, trials: list, trial, **info: Any) -> None:  # noqa: ANN001
+    def on_trial_error(self, iteration: int, trials: list, trial, **info: Any) -> None:
         self._ended(trial, "failed", "worker lost")
 
     def _offer(self, score: float, number: int, params: dict[str, Any]) -> None:
         if is_better(self.metric, score, self.best[0] if self.best else None):
             self.best = (score, number, params)
 
-    def _ended(self, trial, status: str, reason: str) -> None:  # noqa: ANN001
+    def _ended(self, trial, status: str, reason: str) -> None:
         self.counts[status] += 1
         last = self.running.pop(trial.trial_id, {"epoch": 0, "score": None})
         if not self.live:
@@ -85,7 +96,8 @@ class ProgressCallback(tune.Callback):
     def _view(self) -> Group:
         counts = self.counts
         head = Text.assemble(
-            (self.title, "bold"), f"  {sum(counts.values())}/{self.trials} trials: {len(self.running)} running, {counts['stopped']} stopped early, "
+            (self.title, "bold"),
+            f"  {sum(counts.values())}/{self.trials} trials: {len(self.running)} running, {counts['stopped']} stopped early, "
             f"{counts['done']} done, {counts['failed']} failed   {self._elapsed()} elapsed, {self._remaining()} left",
         )
         table = Table(box=None, padding=(0, 2, 0, 0))
@@ -96,7 +108,9 @@ class ProgressCallback(tune.Callback):
         if self.best is None:
             return Group(head, table)
         score, number, params = self.best
-        shown = ", ".join(f"{path}={value:.3g}" if isinstance(value, float) else f"{path}={value}" for path, value in list(params.items())[:PARAMS_SHOWN])
+        shown = ", ".join(
+            f"{path}={value:.3g}" if isinstance(value, float) else f"{path}={value}" for path, value in list(params.items())[:PARAMS_SHOWN]
+        )
         more = f" and {len(params) - PARAMS_SHOWN} more" if len(params) > PARAMS_SHOWN else ""
         return Group(head, table, Text(f"best so far: {self.metric} {score:.4f}, trial {number}: {shown}{more}", "green"))
 

@@ -20,8 +20,12 @@ class RungScheduler(AsyncHyperBandScheduler):
     def __init__(self, metric: str, epochs: int, eta: int, records: list[TrialRecord]):
         levels = rungs(epochs, eta)
         super().__init__(
-            time_attr="epoch", metric="score", mode=METRICS[metric], max_t=epochs,
-            grace_period=levels[0] if levels else epochs, reduction_factor=eta,
+            time_attr="epoch",
+            metric="score",
+            mode=METRICS[metric],
+            max_t=epochs,
+            grace_period=levels[0] if levels else epochs,
+            reduction_factor=eta,
         )
         self.stopped: set[str] = set()
         self._records = {record.number: record for record in records}
@@ -29,18 +33,18 @@ class RungScheduler(AsyncHyperBandScheduler):
             if record.status != "running":
                 self._replay(SimpleNamespace(trial_id=record.name), record)
 
-    def _replay(self, trial, record: TrialRecord) -> None:  # noqa: ANN001 - Ray's Trial, or its id alone
+    def _replay(self, trial, record: TrialRecord) -> None:
         for line in record.epochs:
             if line["score"] is not None:
                 self._brackets[0].on_result(trial, line["epoch"], self._metric_op * line["score"])
 
-    def on_trial_add(self, tune_controller, trial: Trial) -> None:  # noqa: ANN001
+    def on_trial_add(self, tune_controller, trial: Trial) -> None:
         super().on_trial_add(tune_controller, trial)
         record = self._records.get(trial.config["number"])
         if record is not None:  # it passed these rungs before the restart
             self._replay(trial, record)
 
-    def on_trial_result(self, tune_controller, trial: Trial, result: dict) -> str:  # noqa: ANN001
+    def on_trial_result(self, tune_controller, trial: Trial, result: dict) -> str:
         if "score" not in result:
             return TrialScheduler.CONTINUE
         decision = super().on_trial_result(tune_controller, trial, result)

@@ -29,7 +29,9 @@ def open_study(path: str, name: str, metric: str, seed: int) -> optuna.Study:
     try:
         return optuna.create_study(storage=f"sqlite:///{path}", study_name=name, direction=direction, sampler=sampler, load_if_exists=True)
     except Exception as error:  # sqlalchemy's and optuna's own kinds
-        raise InputError(f"{path}: not a study that Optuna can open ({str(error).splitlines()[0]}); restore it or start under another --name") from error
+        raise InputError(
+            f"{path}: not a study that Optuna can open ({str(error).splitlines()[0]}); restore it or start under another --name"
+        ) from error
 
 
 class StudySearcher(Searcher):
@@ -103,7 +105,7 @@ def reconcile(study: optuna.Study, records: list[TrialRecord]) -> list[TrialReco
             unfinished.append(record)
             continue
         trial = Trial(study, frozen._trial_id)
-        if record is not None and record.status in ("done", "stopped") and record.score is not None:
+        if record is not None and record.status in ("done", "stopped") and record.ranked:
             if record.status == "done":
                 study.tell(trial, record.score)
             else:

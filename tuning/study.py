@@ -1,6 +1,5 @@
 """A study from its plan to its last record."""
 
-import json
 import shutil
 import signal
 import time
@@ -64,10 +63,10 @@ class StatusCallback(tune.Callback):
         self._failed, self._succeeded = 0, False
         self.stopped: list[Path] = []
 
-    def on_trial_result(self, iteration: int, trials: list, trial, result: dict, **info: Any) -> None:  # noqa: ANN001
+    def on_trial_result(self, iteration: int, trials: list, trial, result: dict, **info: Any) -> None:
         self._succeeded |= "score" in result
 
-    def on_trial_complete(self, iteration: int, trials: list, trial, **info: Any) -> None:  # noqa: ANN001
+    def on_trial_complete(self, iteration: int, trials: list, trial, **info: Any) -> None:
         folder = self._trials / trial_name(trial.config["number"])
         result = trial.last_result or {}
         if trial.trial_id in self._scheduler.stopped:
@@ -76,7 +75,7 @@ class StatusCallback(tune.Callback):
         elif "failed" in result:
             self._failure(result["failed"])
 
-    def on_trial_error(self, iteration: int, trials: list, trial, **info: Any) -> None:  # noqa: ANN001
+    def on_trial_error(self, iteration: int, trials: list, trial, **info: Any) -> None:
         folder = self._trials / trial_name(trial.config["number"])
         folder.mkdir(parents=True, exist_ok=True)
         reason = f"worker lost {WORKER_RETRIES + 1} times"
@@ -112,15 +111,34 @@ def run_study(settings: StudySettings, space: Space, base: Config, dataset: Data
         scheduler = RungScheduler(base.metric, base.optim.epochs, settings.eta, records)
         status = StatusCallback(trials, scheduler, stopper)
         progress = ProgressCallback(
-            console, name=settings.name, metric=base.metric, trials=settings.trials, epochs=base.optim.epochs,
-            records=records, deadline=stopper.deadline, synthetic=dataset.synthetic,
+            console,
+            name=settings.name,
+            metric=base.metric,
+            trials=settings.trials,
+            epochs=base.optim.epochs,
+            records=records,
+            deadline=stopper.deadline,
+            synthetic=dataset.synthetic,
         )
         trainable = tune.with_parameters(
             MMNetTrainable, dataset=dataset, splits=splits, base=base, trials=trials, threads=max(int(settings.cpus_per_trial), 1)
         )
         with progress:
-            _run(trainable, settings, optuna_study, space, base, unfinished, left, concurrency, per_trial, scheduler, stopper,
-                 [status, TensorBoardCallback(trials, space, base), progress], ray_folder)
+            _run(
+                trainable,
+                settings,
+                optuna_study,
+                space,
+                base,
+                unfinished,
+                left,
+                concurrency,
+                per_trial,
+                scheduler,
+                stopper,
+                [status, TensorBoardCallback(trials, space, base), progress],
+                ray_folder,
+            )
     finally:
         ray.shutdown()
         for number, handler in handlers.items():
@@ -135,8 +153,19 @@ def run_study(settings: StudySettings, space: Space, base: Config, dataset: Data
 
 
 def _run(
-    trainable, settings: StudySettings, study: optuna.Study, space: Space, base: Config, unfinished: list[TrialRecord], left: int,  # noqa: ANN001
-    concurrency: int, per_trial: dict[str, float], scheduler: RungScheduler, stopper: StudyStopper, callbacks: list[tune.Callback], folder: Path,
+    trainable,
+    settings: StudySettings,
+    study: optuna.Study,
+    space: Space,
+    base: Config,
+    unfinished: list[TrialRecord],
+    left: int,
+    concurrency: int,
+    per_trial: dict[str, float],
+    scheduler: RungScheduler,
+    stopper: StudyStopper,
+    callbacks: list[tune.Callback],
+    folder: Path,
 ) -> None:
     tune.run(
         trainable,
@@ -166,11 +195,3 @@ def _stop_on_signals(stopper: StudyStopper) -> dict[int, Any]:
         stopper.reason = f"stopped by {signal.Signals(number).name}"
 
     return {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
-
-
-def read_study(folder: Path) -> dict[str, Any]:
-    """study.json. Raises InputError when there is none, or it is damaged."""
-    try:
-        return json.loads((folder / "study.json").read_text())
-    except (OSError, ValueError) as error:
-        raise InputError(f"study {folder}: no readable study.json ({error}); check --name and --output") from error

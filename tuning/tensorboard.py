@@ -27,13 +27,16 @@ class TensorBoardCallback(tune.Callback):
         self._trials, self._space, self._base = trials, space, base
         self._writers: dict[str, SummaryWriter] = {}
 
-    def on_trial_start(self, iteration: int, trials: list, trial, **info: Any) -> None:  # noqa: ANN001
+    def on_trial_start(self, iteration: int, trials: list, trial, **info: Any) -> None:
         if trial.trial_id in self._writers:  # restarted after its worker was lost
             return
         writer = SummaryWriter(str(self._trials / trial_name(trial.config["number"])), max_queue=100)
         self._writers[trial.trial_id] = writer
         # a conditional parameter that was off is recorded as "off", so that every trial has every column
-        params = {d.path: _plain(trial.config["params"].get(d.path, "off" if d.when else get_value(self._base, d.path))) for d in self._space.searched()}
+        params = {
+            d.path: _plain(trial.config["params"].get(d.path, "off" if d.when else get_value(self._base, d.path)))
+            for d in self._space.searched()
+        }
         experiment = Experiment(
             hparam_infos=[HParamInfo(name=path) for path in params],
             metric_infos=[MetricInfo(name=MetricName(tag=BEST + name)) for name in METRICS],
@@ -42,7 +45,7 @@ class TensorBoardCallback(tune.Callback):
         _write(writer, metadata.EXPERIMENT_TAG, HParamsPluginData(experiment=experiment))
         _write(writer, metadata.SESSION_START_INFO_TAG, HParamsPluginData(session_start_info=start))
 
-    def on_trial_result(self, iteration: int, trials: list, trial, result: dict, **info: Any) -> None:  # noqa: ANN001
+    def on_trial_result(self, iteration: int, trials: list, trial, result: dict, **info: Any) -> None:
         writer = self._writers.get(trial.trial_id)
         if writer is None or "metrics" not in result:
             return
@@ -57,10 +60,10 @@ class TensorBoardCallback(tune.Callback):
         writer.add_scalar("train/lr", result["lr"], epoch)
         writer.add_scalar("train/seconds", result["seconds"], epoch)
 
-    def on_trial_complete(self, iteration: int, trials: list, trial, **info: Any) -> None:  # noqa: ANN001
+    def on_trial_complete(self, iteration: int, trials: list, trial, **info: Any) -> None:
         self._end(trial, STATUS_FAILURE if "failed" in (trial.last_result or {}) else STATUS_SUCCESS)
 
-    def on_trial_error(self, iteration: int, trials: list, trial, **info: Any) -> None:  # noqa: ANN001
+    def on_trial_error(self, iteration: int, trials: list, trial, **info: Any) -> None:
         self._end(trial, STATUS_FAILURE)
 
     def on_experiment_end(self, trials: list, **info: Any) -> None:
@@ -68,7 +71,7 @@ class TensorBoardCallback(tune.Callback):
             writer.close()
         self._writers.clear()
 
-    def _end(self, trial, status: int) -> None:  # noqa: ANN001
+    def _end(self, trial, status: int) -> None:
         writer = self._writers.pop(trial.trial_id, None)
         if writer is not None:
             end = SessionEndInfo(status=status, end_time_secs=time.time())

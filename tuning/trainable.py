@@ -59,7 +59,18 @@ class MMNetTrainable(tune.Trainable):
                     self._writer.report(self._trial)
                 if report.finished:
                     self._writer.status("done", "")
-                fields = ("epoch", "score", "best_epoch", "metrics", "fold_metrics", "train_loss", "lr", "seconds", "finished", "fold_epochs")
+                fields = (
+                    "epoch",
+                    "score",
+                    "best_epoch",
+                    "metrics",
+                    "fold_metrics",
+                    "train_loss",
+                    "lr",
+                    "seconds",
+                    "finished",
+                    "fold_epochs",
+                )
                 return {name: getattr(report, name) for name in fields} | {"done": report.finished}
         return self._failure | {"done": True, "finished": False}
 
@@ -87,7 +98,7 @@ class _Recording:
     def __enter__(self) -> None:
         return None
 
-    def __exit__(self, kind, error, trace) -> bool:  # noqa: ANN001
+    def __exit__(self, kind, error, trace) -> bool:
         if error is None or not isinstance(error, Exception):
             return False
         if isinstance(error, StorageError):

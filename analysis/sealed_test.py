@@ -1,0 +1,72 @@
+"""The sealed test: opened once per study, recorded with date and fingerprint, and only read back ever after."""
+
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from analysis.bootstrap import bootstrap_interval
+from data.dataset import Dataset
+from data.splits import Splits
+from mmnet.config import Config
+from mmnet.metrics import patient_mean
+from mmnet.predict import predict_ensemble
+from mmnet.records import write_json
+
+METRICS = ("auc", "log_loss", "balanced_accuracy", "patient_auc", "patient_balanced_accuracy")
+RESAMPLES = 2000
+
+
+def open_sealed_test(study: Path, dataset: Dataset, splits: Splits, config: Config, device: torch.device) -> tuple[dict[str, Any], bool]:
+    """(results/sealed_test.json, whether it was there already): the ensemble of fold models on the sealed patients.
+
+    Intervals are 95 % percentile bootstraps over cases, stratified by class.
+    """
+    path = study / "results" / "sealed_test.json"
+    if path.exists():
+        return json.loads(path.read_text()), True
+    sealed = dataset.select_patients(splits.test)
+    probability, views, index = predict_ensemble(study / "models", config, sealed, device)
+    patient, label = index.patients[views.patient], index.label[views.patient]
+    case_of = sealed.table.of_patients("case")
+    case = np.array([case_of[name] for name in patient.tolist()])
+    rng = np.random.default_rng(config.seed)
+    intervals = {name: bootstrap_interval(name, probability, label, patient, case, rng=rng, count=RESAMPLES)._asdict() for name in METRICS}
+    mean, first = patient_mean(probability, patient)
+    result = {
+        "opened": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+        "fingerprint": dataset.fingerprint,
+        "synthetic": dataset.synthetic,
+        "cases": len(np.unique(case)),
+        "patients": [
+            {"patient": str(patient[row]), "case": str(case[row]), "label": int(label[row]), "probability": round(float(value), 6)}
+            for row, value in zip(first, mean, strict=True)
+        ],
+        "views": len(probability),
+        "metrics": intervals,
+        "interval": f"95 % percentile bootstrap over cases, stratified by class, {RESAMPLES} resamples",
+    }
+    write_json(path, result)
+    return result, False
+
+
+def print_sealed_test(result: dict[str, Any], again: bool, console: Console) -> None:
+    if again:
+        console.print(f"the sealed test was opened on {result['opened']}; it is not evaluated again, this is its record", highlight=False)
+    malignant = sum(row["label"] for row in result["patients"])
+    synthetic = " (SYNTHETIC DATA)" if result["synthetic"] else ""
+    table = Table(
+        title=f"sealed test{synthetic}: {len(result['patients'])} patients of {result['cases']} cases ({malignant} malignant), {result['views']} views, mean of the fold models",
+        title_justify="left",
+    )
+    for column in ("metric", "value", "95 % interval"):
+        table.add_column(column, justify="left" if column == "metric" else "right")
+    for name, row in result["metrics"].items():
+        value, low, high = ("–" if row[key] is None else f"{row[key]:.3f}" for key in ("value", "low", "high"))
+        table.add_row(name, value, f"{low} to {high}")
+    console.print(table)

@@ -1,0 +1,141 @@
+"""Everything that stands at the end of a study: leaderboard, best configuration, figures, and a page of text."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from analysis.importance import parameter_importance
+from analysis.leaderboard import best_trial, write_leaderboard
+from analysis.plots import importance_bars, learning_curves, optimisation_history, parallel_coordinates
+from mmnet.config import Config, save_config
+from mmnet.metrics import patient_mean
+from mmnet.records import TrialRecord, read_trials, whole_file, write_json
+
+SHOWN = ("log_loss", "auc", "balanced_accuracy", "patient_auc", "patient_balanced_accuracy")
+
+
+def write_results(study: Path) -> TrialRecord | None:
+    """results/, plots/, models/ and best_config.yaml of a study as it stands; returns its best trial, None without one."""
+    about = json.loads((study / "study.json").read_text())
+    metric, synthetic = about["config"]["metric"], about["data"]["synthetic"]
+    records = read_trials(study)
+    for folder in ("results", "plots"):
+        (study / folder).mkdir(exist_ok=True)
+    write_leaderboard(study / "results" / "leaderboard.csv", records, metric)
+    best = best_trial(records, metric)
+    if best is None:
+        return None
+    write_best(study, best, about)
+    learning_curves(records, metric, study / "plots" / "learning_curves.png", synthetic)
+    if len(records) > 1:
+        importance = parameter_importance(study / "optuna.db", records, metric)
+        optimisation_history(records, metric, study / "plots" / "optimisation_history.png", synthetic)
+        parallel_coordinates(records, metric, study / "plots" / "parallel_coordinates.png", synthetic, list(importance.share))
+        importance_bars(importance, study / "plots" / "importance.png", synthetic)
+    return best
+
+
+def write_best(study: Path, best: TrialRecord, about: dict[str, Any]) -> None:
+    """best_config.yaml, models/ and one JSON a fold; weights of other trials are removed, they only cost space."""
+    config = Config().with_values(_flat(best.config))
+    note = f"best of study {about['name']}: trial {best.name}, out-of-fold {config.metric} {best.score:.4f} at epoch {best.best['epoch']}"
+    note += "\nSYNTHETIC DATA: not for patients" if about["data"]["synthetic"] else ""
+    note += "\nthis score chose the configuration, so it is optimistic; judge it on the sealed test: python main.py --config FILE"
+    with whole_file(study / "best_config.yaml") as building:
+        save_config(config, building, note)
+    shutil.rmtree(study / "models", ignore_errors=True)  # those of another trial do not belong to this configuration
+    if (best.folder / "weights").exists():
+        shutil.copytree(best.folder / "weights", study / "models")
+    for folder in (study / "trials").glob("*/weights"):
+        if folder.parent != best.folder:
+            shutil.rmtree(folder)
+    write_folds(study, best, about["data"]["synthetic"])
+
+
+def write_folds(study: Path, best: TrialRecord, synthetic: bool) -> None:
+    """results/fold_<n>.json: metrics of a fold at the best epoch and the out-of-fold probability of each of its patients."""
+    path = best.folder / "predictions.npz"
+    if not path.exists():  # still running
+        return
+    with np.load(path) as saved:
+        predictions = {name: saved[name] for name in ("oof", "patient", "label", "fold")}
+    epoch = best.best["epoch"]
+    probability = predictions["oof"][epoch - 1]
+    for number, metrics in enumerate(best.best["fold_metrics"], start=1):
+        chosen = predictions["fold"] == number - 1
+        mean, first = patient_mean(probability[chosen], predictions["patient"][chosen])
+        patients = [
+            {"patient": str(patient), "label": int(label), "probability": round(float(value), 6)}
+            for patient, label, value in zip(predictions["patient"][chosen][first], predictions["label"][chosen][first], mean, strict=True)
+        ]
+        write_json(
+            study / "results" / f"fold_{number}.json",
+            {
+                "fold": number,
+                "trial": best.name,
+                "epoch": epoch,
+                "synthetic": synthetic,
+                "metrics": metrics,
+                "patients": patients,
+            },
+        )
+
+
+def _flat(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in config.items():
+        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
+    return flat
+
+
+def print_summary(study: Path, best: TrialRecord, console: Console, seconds: float) -> None:
+    """The page of text at the end of a run: the best configuration, its numbers, what the study cost, where things are."""
+    about = json.loads((study / "study.json").read_text())
+    records = read_trials(study)
+    if about["data"]["synthetic"]:
+        console.print("[bold yellow]SYNTHETIC DATA[/]: the numbers below say nothing about patients")
+    metric = about["config"]["metric"]
+    searched = len(records) > 1
+    title = f"best of {len(records)} trials: trial {best.name}" if searched else f"out of fold, trial {best.name}"
+    table = Table(title=f"{title}, epoch {best.best['epoch']} of {len(best.epochs)}", title_justify="left")
+    names = SHOWN if metric in SHOWN else (metric, *SHOWN)
+    table.add_column("out of fold")
+    for name in names:
+        table.add_column(name.replace("_", " ") + (" *" if name == metric else ""), justify="right")
+    folds = best.best["fold_metrics"]
+    values = np.array([[np.nan if fold[name] is None else fold[name] for name in names] for fold in folds])  # (K, metrics)
+    for number, row in enumerate(values, start=1):
+        table.add_row(f"fold {number}", *(f"{value:.3f}" for value in row))
+    table.add_row("mean ± sd", *(f"{m:.3f} ± {s:.3f}" for m, s in zip(np.nanmean(values, 0), np.nanstd(values, 0, ddof=1), strict=True)))
+    table.add_row("pooled", *(f"{best.best['metrics'][name]:.3f}" for name in names))
+    console.print(table)
+    if searched:
+        console.print(
+            "parameters: " + ", ".join(f"{k}={v:.4g}" if isinstance(v, float) else f"{k}={v}" for k, v in best.params.items()),
+            highlight=False,
+            soft_wrap=True,
+        )
+        console.print(f"* chosen by it, so the value of {metric} is optimistic; so, less, are the others", highlight=False)
+    count = {status: sum(r.status == status for r in records) for status in ("done", "stopped", "failed", "running")}
+    cost = sum(r.fold_epochs for r in records)
+    full = len(records) * about["config"]["optim"]["epochs"] * len(folds)
+    console.print(
+        f"cost: {seconds:.0f} s this run; {cost} fold-epochs of {full} without early stopping; {count['done']} trials done, {count['stopped']} stopped early, "
+        f"{count['failed']} failed" + (f", {count['running']} unfinished" if count["running"] else ""),
+        highlight=False,
+        soft_wrap=True,
+    )
+    if count["failed"]:
+        reasons = sorted({r.reason for r in records if r.status == "failed"})
+        console.print("failed because: " + "; ".join(reasons[:3]), highlight=False, soft_wrap=True)
+    console.print(
+        f"results: {study}/results, figures: {study}/plots, best configuration: {study}/best_config.yaml\n"
+        f"compare trials: tensorboard --logdir {study}/trials",
+        highlight=False,
+        soft_wrap=True,
+    )

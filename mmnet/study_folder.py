@@ -1,0 +1,141 @@
+"""The folder of a study: made once, gone on with only by the same configuration on the same data."""
+
+from __future__ import annotations
+
+import argparse
+import importlib.metadata
+import json
+import platform
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+
+from data.errors import DataError, InputError
+from data.splits import Splits, case_leaks
+from mmnet.command_line import SYNTHETIC, Prepared, base_config, describe, overrides, prepare, resolve_data
+from mmnet.config import Config, ConfigError, field_paths, get_value
+from mmnet.records import write_json
+
+FORMAT = 1
+PACKAGES = ("torch", "torchvision", "timm", "numpy", "scikit-learn", "ray", "optuna")
+
+
+@dataclass
+class StudyFolder:
+    """A study that is about to start, or (`about` filled) to be gone on with."""
+
+    path: Path
+    config: Config
+    data: str
+    verb: str  # the command that made it: tune or main
+    about: dict[str, Any] = field(default_factory=dict)  # study.json
+
+    @property
+    def name(self) -> str:
+        return self.path.name
+
+    @property
+    def resumed(self) -> bool:
+        return bool(self.about)
+
+    def prepare(self, console: Console, device: torch.device | None) -> Prepared:
+        """Data and splits, described to the console. Raises DataError when the data of a resumed study changed."""
+        splits = None
+        if self.resumed:
+            stored = self.about["splits"]
+            splits = Splits(tuple(map(tuple, stored["folds"])), tuple(stored["test"]), stored["grouping"], stored["source"])
+        prepared = prepare(self.config, self.data, console, device, splits)
+        if self.resumed and prepared.dataset.fingerprint != self.about["data"]["fingerprint"]:
+            raise DataError(
+                f"data {prepared.dataset.name} changed since study {self.name} began: fingerprint {prepared.dataset.fingerprint}, "
+                f"expected {self.about['data']['fingerprint']}; restore the data, or start a study under another --name"
+            )
+        describe(prepared, self.config, console)
+        return prepared
+
+    def write(self, prepared: Prepared, **more: Any) -> None:
+        """Make the folder and study.json; a resumed study keeps its own but for `more`."""
+        dataset, splits = prepared.dataset, prepared.splits
+        about = self.about or {
+            "format": FORMAT,
+            "verb": self.verb,
+            "name": self.name,
+            "created": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+            "config": self.config.to_dict(),
+            "data": {
+                "path": self.data if self.data == SYNTHETIC else str(Path(self.data).expanduser().resolve()),
+                "fingerprint": dataset.fingerprint,
+                "synthetic": dataset.synthetic,
+                **dataset.table.counts(),
+            },
+            "splits": splits.to_json(),
+            "case_leaks": case_leaks(splits, dataset.table),
+            "versions": {"python": platform.python_version()}
+            | {name: importlib.metadata.version(name) for name in PACKAGES if _installed(name)},
+        }
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise InputError(f"--output {self.path.parent}: cannot write there: {error.strerror}; pass another --output") from error
+        write_json(self.path / "study.json", about | more)
+
+
+def open_or_create(arguments: argparse.Namespace, verb: str) -> StudyFolder:
+    """The study that the arguments name: a new one, or with --resume an existing one (default: the newest).
+
+    Raises InputError when a new study's name is taken, when there is nothing to resume, and when a resumed study is given
+    another configuration.
+    """
+    output = arguments.output or Path("output")
+    if arguments.resume:
+        return _resume(arguments, output, verb)
+    data = resolve_data(arguments.data)
+    path = output / (arguments.name or time.strftime(f"{verb}-%Y%m%d-%H%M%S"))
+    if path.exists() and any(path.iterdir()):
+        raise InputError(f"study {path} exists already; go on with it by --resume, or choose another --name")
+    return StudyFolder(path, base_config(arguments, data == SYNTHETIC), data, verb)
+
+
+def _resume(arguments: argparse.Namespace, output: Path, verb: str) -> StudyFolder:
+    if arguments.name:
+        path = output / arguments.name
+    else:
+        found = sorted(output.glob("*/study.json"), key=lambda file: file.stat().st_mtime)
+        if not found:
+            raise InputError(f"--resume: no study stands in {output}; pass --output DIR or start one without --resume")
+        path = found[-1].parent
+    about = read_study(path)
+    if about["verb"] != verb:
+        raise InputError(f"study {path} was made by {about['verb']}: resume it with that command")
+    config = Config().with_values(about["config"])
+    wanted = base_config(arguments, False) if arguments.config else config.with_values(overrides(arguments))
+    changed = [path for path in field_paths() if get_value(wanted, path) != get_value(config, path)]
+    if changed:
+        listed = ", ".join(f"{key} {get_value(config, key)} -> {get_value(wanted, key)}" for key in changed[:5])
+        raise ConfigError(f"study {path} was started with another configuration ({listed}); resume it unchanged, or start another --name")
+    return StudyFolder(path, config, arguments.data or about["data"]["path"], verb, about)
+
+
+def read_study(path: Path) -> dict[str, Any]:
+    """study.json of a study's folder. Raises InputError when there is none, or it is damaged."""
+    try:
+        about = json.loads((path / "study.json").read_text())
+        if about["format"] != FORMAT:
+            raise InputError(f"study {path}: written in format {about['format']}, expected {FORMAT}; use the version that made it")
+        return about
+    except (OSError, ValueError, KeyError) as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError(f"study {path}: no readable study.json ({error}); check --name and --output") from error
+
+
+def _installed(name: str) -> bool:
+    try:
+        importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return False
+    return True

@@ -1,0 +1,210 @@
+"""Augmentation: stays an image, does nothing at strength 0, and does what its formula says at any other."""
+
+import pytest
+import torch
+
+from data.augment import STAINS, color, crop, dihedral, erase, mixup, stain, to_float
+
+SIDE = 12
+AT_FULL = {
+    "dihedral": lambda images, generator: dihedral(images, generator, flip=True, turn=True),
+    "crop": lambda images, generator: crop(images, generator, smallest=0.3),
+    "color": lambda images, generator: color(images, generator, strength=0.9),
+    "stain": lambda images, generator: stain(images, generator, strength=0.9),
+    "erase": lambda images, generator: erase(images, generator, probability=1.0),
+}
+AT_ZERO = {
+    "dihedral": lambda images, generator: dihedral(images, generator, flip=False, turn=False),
+    "crop": lambda images, generator: crop(images, generator, smallest=1.0),
+    "color": lambda images, generator: color(images, generator, strength=0.0),
+    "stain": lambda images, generator: stain(images, generator, strength=0.0),
+    "erase": lambda images, generator: erase(images, generator, probability=0.0),
+}
+
+
+def seeded(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+@pytest.fixture
+def images():
+    """64 noise images, one all black and one all white."""
+    batch = torch.rand(64, 3, SIDE, SIDE, generator=seeded(99))
+    batch[0], batch[1] = 0, 1
+    return batch
+
+
+def test_to_float_moves_channels_and_scales():
+    pixels = torch.tensor([0, 51, 255], dtype=torch.uint8).expand(2, 4, 5, 3)
+    out = to_float(pixels)
+    assert out.shape == (2, 3, 4, 5) and out.dtype == torch.float32
+    torch.testing.assert_close(out[1, :, 2, 3], torch.tensor([0.0, 0.2, 1.0]))
+
+
+@pytest.mark.parametrize("name", AT_FULL)
+def test_values_stay_between_0_and_1_and_shapes_stay(images, name):
+    out = AT_FULL[name](images, seeded())
+    assert out.shape == images.shape and out.dtype == images.dtype
+    assert out.min() >= 0 and out.max() <= 1
+
+
+@pytest.mark.parametrize("name", AT_FULL)
+def test_the_same_seed_gives_the_same_images_and_another_seed_others(images, name):
+    out = AT_FULL[name](images, seeded(1))
+    assert torch.equal(out, AT_FULL[name](images, seeded(1)))
+    assert not torch.equal(out, AT_FULL[name](images, seeded(2)))
+
+
+@pytest.mark.parametrize("name", AT_FULL)
+def test_every_image_is_augmented_differently_and_the_batch_itself_is_left_alone(images, name):
+    same = images[5:6].expand(16, -1, -1, -1).clone()
+    out = AT_FULL[name](same, seeded())
+    assert len({tuple(image.flatten().tolist()) for image in out}) >= 5
+    assert torch.equal(same, images[5:6].expand(16, -1, -1, -1))
+
+
+@pytest.mark.parametrize("name", AT_ZERO)
+def test_nothing_asked_is_nothing_done(images, name):
+    tolerance = 1 / 255 + 1e-6 if name == "stain" else 1e-5  # optical density starts at the darkest 8-bit step
+    torch.testing.assert_close(AT_ZERO[name](images, seeded()), images, atol=tolerance, rtol=0)
+
+
+def symmetries(image, flip, turn):
+    """Every flip of every turn of one image, each once."""
+    turned = [image.rot90(quarter, (-2, -1)) for quarter in (range(4) if turn else (0,))]
+    flipped = [view.flip(axes) for view in turned for axes in ([], [-1], [-2], [-1, -2])] if flip else turned
+    return {tuple(view.flatten().tolist()) for view in flipped}
+
+
+@pytest.mark.parametrize(("flip", "turn", "many"), [(True, False, 4), (False, True, 4), (True, True, 8)])
+def test_flips_and_turns_are_the_symmetries_of_the_square_and_all_occur(images, flip, turn, many):
+    image = images[5]
+    allowed = symmetries(image, flip, turn)
+    assert len(allowed) == many
+    out = dihedral(image.expand(200, -1, -1, -1), seeded(), flip=flip, turn=turn)
+    assert {tuple(view.flatten().tolist()) for view in out} == allowed
+
+
+def test_flips_and_turns_stay_within_their_image(images):
+    out = dihedral(images, seeded(), flip=True, turn=True)
+    assert torch.equal(out.flatten(1).sort().values, images.flatten(1).sort().values)
+
+
+def test_crop_magnifies_by_1_to_the_smallest_side_and_stays_inside():
+    ramp = torch.linspace(0, 1, SIDE).expand(200, 3, SIDE, SIDE)
+    out = crop(ramp, seeded(), smallest=0.5)
+    middle = slice(SIDE // 2 - 1, SIDE // 2 + 1)
+    slope = out[:, 0, 0, middle].diff().flatten() * (SIDE - 1)
+    assert slope.min() > 0.5 - 1e-4 and slope.max() < 1 + 1e-4
+    assert slope.min() < 0.55 and slope.max() > 0.95
+    assert (out[..., 1:] - out[..., :-1]).min() >= -1e-5  # nothing mirrored: the cut never leaves the image
+
+
+def test_crop_keeps_the_shape_of_things():
+    both = torch.linspace(0, 1, SIDE)[None, :].expand(SIDE, SIDE)
+    ramps = torch.stack([both, both.T, both]).expand(50, -1, -1, -1)
+    out = crop(ramps, seeded(), smallest=0.5)
+    middle = slice(SIDE // 2 - 1, SIDE // 2 + 1)
+    torch.testing.assert_close(out[:, 0, 5, middle].diff(), out[:, 1, middle, 5].diff(), atol=1e-5, rtol=0)
+
+
+def test_color_changes_brightness_within_its_strength():
+    gray = torch.full((200, 3, 4, 4), 0.4)  # neither contrast nor saturation can change it
+    factor = color(gray, seeded(), strength=0.2).mean((1, 2, 3)) / 0.4
+    assert 0.8 <= factor.min() < 0.83 and 1.17 < factor.max() <= 1.2
+
+
+def test_color_changes_saturation_but_not_the_mean_of_the_channels():
+    pixel = torch.tensor([0.6, 0.4, 0.5]).view(1, 3, 1, 1).expand(200, 3, 4, 4)
+    out = color(pixel, seeded(), strength=0.2)
+    brightness = out.mean((1, 2, 3)) / 0.5
+    saturation = (out[:, 0, 0, 0] - out[:, 1, 0, 0]) / 0.2 / brightness  # = contrast · saturation
+    assert 0.8**2 - 1e-4 <= saturation.min() < 0.75 and 1.3 < saturation.max() <= 1.2**2 + 1e-4
+    torch.testing.assert_close(out[:, 2, 0, 0], 0.5 * brightness)  # the channel at the mean stays there
+
+
+def test_stain_scales_and_shifts_the_amount_of_each_stain():
+    stains = torch.tensor(STAINS)
+    stains = stains / stains.norm(dim=1, keepdim=True)
+    amounts = torch.tensor([0.5, 0.4, 0.3])
+    images = torch.exp(-(amounts @ stains)).view(1, 3, 1, 1).repeat(300, 1, 2, 2)
+    images[:, :, 1, 1] = torch.exp(-(2 * amounts @ stains))
+    density = -stain(images, seeded(), strength=0.3).log()
+    found = density.permute(0, 2, 3, 1) @ torch.linalg.inv(stains)  # (B, 2, 2, 3) amounts
+    factor = (found[:, 1, 1] - found[:, 0, 0]) / amounts
+    extra = found[:, 0, 0] - factor * amounts
+    assert factor.min() > 0.7 - 1e-3 and factor.max() < 1.3 + 1e-3 and factor.std(0).min() > 0.1
+    assert extra.abs().max() < 0.03 + 1e-3 and extra.std(0).min() > 0.01
+
+
+def test_erase_fills_one_rectangle_with_the_mean_color(images):
+    batch = images[2:]
+    changed = erase(batch, seeded(), probability=1.0) != batch
+    filled = torch.where(changed, batch.mean((2, 3), keepdim=True), batch)
+    assert torch.equal(erase(batch, seeded(), probability=1.0), filled)
+    rows, columns = changed.any(1).any(2), changed.any(1).any(1)  # (B, H), (B, W)
+    assert torch.equal(changed, (rows[:, :, None] & columns[:, None, :])[:, None].expand_as(changed))
+    for side in (rows, columns):
+        assert side.any(1).all() and (side.sum(1) <= 0.4 * SIDE + 1).all()
+        edges = side.int().diff(dim=1, prepend=torch.zeros(len(side), 1), append=torch.zeros(len(side), 1))
+        assert (edges.abs().sum(1) == 2).all()  # contiguous
+
+
+def test_erase_hits_its_share_of_the_images():
+    noise = torch.rand(400, 3, SIDE, SIDE, generator=seeded(3))
+    hit = (erase(noise, seeded(), probability=0.25) != noise).any(3).any(2).any(1)
+    assert 0.18 < hit.float().mean() < 0.32
+
+
+def one_hot(views, magnifications):
+    """(V, M, V) inputs in which view v is the unit vector v, so that a blend shows who was blended how much."""
+    return torch.eye(views)[:, None].repeat(1, magnifications, 1)
+
+
+def test_mixup_blends_inputs_and_targets_by_the_same_lambda():
+    views = 64
+    target = torch.rand(views, generator=seeded(1))
+    inputs, mask = one_hot(views, 2), torch.ones(views, 2, dtype=torch.bool)
+    mixed, mask, blended = mixup(inputs, mask, target, alpha=0.8, generator=seeded())
+    torch.testing.assert_close(mixed[:, 0], mixed[:, 1])  # one λ and one partner a view
+    torch.testing.assert_close(mixed.sum(2), torch.ones(views, 2))
+    assert (mixed[:, 0].count_nonzero(1) <= 2).all() and (mixed[:, 0].count_nonzero(1) == 2).sum() > views // 2
+    torch.testing.assert_close(blended, mixed[:, 0] @ target)
+    assert mask.all() and blended.min() >= 0 and blended.max() <= 1
+
+
+@pytest.mark.parametrize("alpha", [0.4, 2.0])
+def test_mixup_draws_lambda_from_the_beta_distribution(alpha):
+    views = 500
+    mixed, _, _ = mixup(one_hot(views, 1), torch.ones(views, 1, dtype=torch.bool), torch.zeros(views), alpha=alpha, generator=seeded())
+    share = mixed[:, 0].diagonal()
+    assert abs(share.mean() - 0.5) < 0.05
+    assert abs(share.var() - 1 / (4 * (2 * alpha + 1))) < 0.02
+
+
+def test_mixup_keeps_only_magnifications_that_both_views_have():
+    views = 60
+    has = torch.tensor([[True, True, False], [False, True, True], [True, True, True]]).repeat(views // 3, 1)
+    inputs = one_hot(views, 3) * has[:, :, None]
+    mixed, mask, _ = mixup(inputs, has, torch.zeros(views), alpha=1.0, generator=seeded())
+    partner = torch.where(mixed[:, 1] * (1 - torch.eye(views)) > 0, 1, 0).argmax(1)  # the one they all have shows whom
+    assert torch.equal(mask, has & has[partner])
+    torch.testing.assert_close(mixed.sum(2), mask.float())  # a blend where both are, and zeros where not
+
+
+def test_mixup_leaves_views_that_share_nothing_as_they_are():
+    has = torch.tensor([[True, False], [False, True]])
+    inputs, target = torch.rand(2, 2, 3, generator=seeded(1)) * has[:, :, None], torch.tensor([0.0, 1.0])
+    for seed in range(10):
+        mixed, mask, blended = mixup(inputs, has, target, alpha=1.0, generator=seeded(seed))
+        torch.testing.assert_close(mixed, inputs)
+        torch.testing.assert_close(blended, target)
+        assert torch.equal(mask, has)
+
+
+def test_mixup_repeats_by_seed_and_takes_images():
+    inputs, mask = torch.rand(8, 2, 3, 4, 4, generator=seeded(1)), torch.ones(8, 2, dtype=torch.bool)
+    target = torch.arange(8) / 8
+    first, again, other = (mixup(inputs, mask, target, alpha=1.0, generator=seeded(seed)) for seed in (3, 3, 4))
+    assert torch.equal(first[0], again[0]) and torch.equal(first[2], again[2]) and not torch.equal(first[0], other[0])
+    assert first[0].shape == inputs.shape and first[0].min() >= 0 and first[0].max() <= 1

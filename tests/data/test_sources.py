@@ -1,0 +1,153 @@
+"""Sources: a folder, an archive and a manifest of the same images are the same data."""
+
+import io
+import os
+import shutil
+import tarfile
+import zipfile
+
+import pytest
+
+from data import locate
+from data.errors import DataError
+from data.sources import SYNTHETIC_MARKER, ArchiveSource, FolderSource, ManifestSource, breakhis_row, is_image, open_source
+from tests.data.trees import NAMES, write_tree
+
+
+def contents(source):
+    """{file name: (row without its path, bytes)}, by reading everything."""
+    rows, problems = source.rows()
+    assert not problems
+    return {path.rsplit("/", 1)[-1]: (rows[path][1:], load()) for path, load in source.items(set(rows))}
+
+
+def test_a_row_is_spelled_by_the_file_name_alone():
+    assert breakhis_row("malignant/wrong/SOB_B_A-14-1001AB-40-001.png") == (
+        "malignant/wrong/SOB_B_A-14-1001AB-40-001.png",
+        40,
+        "SOB_B_A_14-1001AB",
+        "1001",
+        "A",
+        0,
+    )
+
+
+@pytest.mark.parametrize(
+    "nesting", ["", "BreaKHis_v1/histology_slides/breast/x/40X", "archive/BreaKHis_v1/BreaKHis_v1/histology_slides/breast"]
+)
+def test_nesting_does_not_matter(tmp_path, nesting):
+    flat = write_tree(tmp_path / "flat")
+    write_tree(tmp_path / "nested" / nesting)
+    assert contents(open_source(tmp_path / "nested")) == contents(open_source(flat))
+
+
+def test_hidden_files_and_other_files_are_not_images(tmp_path):
+    tree = write_tree(tmp_path)
+    (tree / "._SOB_B_A-14-1001-40-001.png").write_bytes(b"resource fork of a Mac")
+    (tree / "README.txt").write_text("about")
+    write_tree(tree / ".thumbnails", ("SOB_B_A-14-9999-40-001.png",))
+    assert sorted(contents(open_source(tree))) == sorted(NAMES)
+    assert is_image("a/b.TIFF") and not is_image("a/b.npy") and not is_image("a/.b.png")
+
+
+@pytest.mark.parametrize(("kind", "suffix"), [("zip", ".zip"), ("gztar", ".tar.gz"), ("tar", ".tar")])
+def test_an_archive_holds_what_its_folder_holds(tmp_path, kind, suffix):
+    write_tree(tmp_path / "tree" / "BreaKHis_v1")
+    shutil.make_archive(str(tmp_path / "data"), kind, tmp_path / "tree")
+    archive = open_source(tmp_path / f"data{suffix}")
+    assert isinstance(archive, ArchiveSource)
+    assert contents(archive) == contents(open_source(tmp_path / "tree"))
+
+
+def test_an_archive_member_cannot_write_outside(tmp_path, monkeypatch):
+    folder = tmp_path / "inside"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    with zipfile.ZipFile(folder / "data.zip", "w") as archive:
+        archive.writestr(f"../{NAMES[0]}", b"hostile")
+    assert contents(open_source(folder / "data.zip"))[NAMES[0]][1] == b"hostile"
+    assert os.listdir(tmp_path) == ["inside"] and os.listdir(folder) == ["data.zip"]
+
+
+def test_a_link_in_an_archive_is_not_followed(tmp_path):
+    with tarfile.open(tmp_path / "data.tar", "w") as archive:
+        link = tarfile.TarInfo(NAMES[0])
+        link.type, link.linkname = tarfile.SYMTYPE, "/etc/passwd"
+        archive.addfile(link)
+        image = tarfile.TarInfo(NAMES[1])
+        image.size = 4
+        archive.addfile(image, io.BytesIO(b"data"))
+    assert list(contents(open_source(tmp_path / "data.tar"))) == [NAMES[1]]
+
+
+def test_an_archive_member_of_absurd_size_is_refused(tmp_path, monkeypatch):
+    shutil.make_archive(str(tmp_path / "data"), "zip", write_tree(tmp_path / "tree"))
+    monkeypatch.setattr("data.sources.MAX_FILE_BYTES", 100)
+    with pytest.raises(DataError, match="member SOB_.* claims .* at most 100"):
+        open_source(tmp_path / "data.zip").rows()
+
+
+def test_a_manifest_describes_own_data(tmp_path):
+    manifest = tmp_path / "own.csv"
+    lines = ("path,patient,label,magnification,case,subtype", "a.tif,p1,Malignant,40X,c1,DC", "b.tif,p2,0, 20 ,,", "")
+    manifest.write_text("\n".join(lines), encoding="utf-8-sig")  # as Excel writes it
+    rows, problems = ManifestSource(manifest).rows()
+    assert not problems
+    assert rows == {"a.tif": ("a.tif", 40, "p1", "c1", "DC", 1), "b.tif": ("b.tif", 20, "p2", "p2", "", 0)}
+
+
+def test_a_manifest_of_a_tree_is_that_tree(tmp_path):
+    tree = write_tree(tmp_path / "tree")
+    rows = [breakhis_row(f"tree/{name}") for name in NAMES]
+    lines = [f"{path},{patient},{label},{magnification},{case},{subtype}" for path, magnification, patient, case, subtype, label in rows]
+    (tmp_path / "all.csv").write_text("\n".join(["path,patient,label,magnification,case,subtype", *lines]))
+    assert contents(open_source(tmp_path / "all.csv")) == contents(open_source(tree))
+
+
+def _write(tree):
+    os.utime(tree / NAMES[0], ns=(1, 1))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [_write, lambda tree: (tree / NAMES[0]).unlink(), lambda tree: write_tree(tree, ("SOB_B_A-14-1005-40-001.png",)),
+     lambda tree: (tree / NAMES[0]).rename(tree / "SOB_B_A-14-1001-40-009.png")],
+    ids=["written", "removed", "added", "renamed"],
+)  # fmt: skip
+def test_the_stamp_of_a_folder_sees_every_change(tmp_path, change):
+    tree = write_tree(tmp_path)
+    before = FolderSource(tree).stamp()
+    assert FolderSource(tree).stamp() == before
+    change(tree)
+    assert FolderSource(tree).stamp() != before
+
+
+def test_the_stamps_of_manifest_and_archive_see_a_write(tmp_path):
+    tree = write_tree(tmp_path / "tree")
+    (tmp_path / "one.csv").write_text(f"path,patient,label,magnification\ntree/{NAMES[0]},p,0,40\n")
+    shutil.make_archive(str(tmp_path / "data"), "zip", tree)
+    for path, touched in ((tmp_path / "one.csv", tree / NAMES[0]), (tmp_path / "data.zip", tmp_path / "data.zip")):
+        before = open_source(path).stamp()
+        os.utime(touched, ns=(1, 1))
+        assert open_source(path).stamp() != before
+
+
+def test_the_synthetic_marker_is_seen_in_a_folder_and_in_an_archive(tmp_path):
+    tree = write_tree(tmp_path / "tree")
+    assert not open_source(tree).synthetic
+    (tree / SYNTHETIC_MARKER).write_text("{}")
+    shutil.make_archive(str(tmp_path / "data"), "zip", tree)
+    archive = open_source(tmp_path / "data.zip")
+    archive.rows()
+    assert open_source(tree).synthetic and archive.synthetic
+
+
+def test_breakhis_is_found_by_environment_else_in_the_usual_places(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(locate, "PARENTS", (".", "data"))
+    (tmp_path / "breakhis").mkdir()  # empty: passed over
+    assert locate.find_breakhis() is None
+    write_tree(tmp_path / "data" / "BreaKHis_v1")
+    assert locate.find_breakhis().resolve() == tmp_path / "data" / "BreaKHis_v1"
+    monkeypatch.setenv("BREAKHIS_ROOT", "/somewhere/else")
+    assert str(locate.find_breakhis()) == "/somewhere/else"

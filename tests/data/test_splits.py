@@ -1,0 +1,124 @@
+"""Splits: nobody on both sides, both classes everywhere, the same again for the same seed, and honest about leaks."""
+
+import json
+
+import numpy as np
+import pytest
+
+from data.splits import Splits, build_splits, case_leaks, check_splits, make_splits, official_splits, read_splits
+from tests.data.trees import slides, table_of
+
+SEEDS = range(20)
+# of each class six cases, the first with two slide folders
+PATIENTS = [f"{kind}-14-{number}" for kind, number in zip(["B_A"] * 6 + ["M_DC"] * 6, range(1001, 1013), strict=True)]
+TABLE = table_of(*slides(*PATIENTS, "B_A-14-1001CD", "M_DC-14-1007CD"))
+
+
+def parts(splits):
+    return [*splits.folds, splits.test]
+
+
+def cases_of(table, patients):
+    return set(table.case[np.isin(table.patient, list(patients))].tolist())
+
+
+@pytest.mark.parametrize("test_fraction", [0.0, 0.2])
+def test_every_patient_stands_in_one_part_and_no_case_in_two(test_fraction):
+    for seed in SEEDS:
+        splits = make_splits(TABLE, folds=3, test_fraction=test_fraction, grouping="case", seed=seed)
+        assert sorted(patient for part in parts(splits) for patient in part) == TABLE.patients().tolist()
+        assert sum(len(cases_of(TABLE, part)) for part in parts(splits)) == 12
+        assert case_leaks(splits, TABLE) == {}
+
+
+def test_both_blocks_of_a_case_go_the_same_way():
+    splits = make_splits(TABLE, folds=3, test_fraction=0.0, grouping="case", seed=0)
+    fold_of = splits.fold_of()
+    assert fold_of["SOB_B_A_14-1001"] == fold_of["SOB_B_A_14-1001CD"]
+
+
+@pytest.mark.parametrize("grouping", ["case", "slide"])
+def test_the_class_ratio_of_every_fold_is_off_by_less_than_one_group(real_table, grouping):
+    group_of, label_of = real_table.groups(grouping), real_table.of_patients("label")
+    for seed in SEEDS:
+        splits = make_splits(real_table, folds=5, test_fraction=0.2, grouping=grouping, seed=seed)
+        groups = [{(group_of[patient], label_of[patient]) for patient in fold} for fold in splits.folds]
+        counts = np.array([[sum(label == kind for _, label in fold) for kind in (0, 1)] for fold in groups])
+        assert (np.abs(counts - counts.sum(0) / 5) < 1).all()
+        assert np.ptp(counts.sum(1)) <= 1
+
+
+@pytest.mark.parametrize(("fraction", "sealed"), [(0.0, 0), (0.1, 7), (0.2, 14), (0.35, 24)])
+def test_the_sealed_test_is_its_fraction_of_the_cases_in_the_class_ratio(real_table, fraction, sealed):
+    label_of = dict(zip(real_table.case.tolist(), real_table.label.tolist(), strict=True))
+    for seed in SEEDS:
+        test = cases_of(real_table, make_splits(real_table, folds=3, test_fraction=fraction, grouping="case", seed=seed).test)
+        malignant = sum(label_of[case] for case in test)
+        assert len(test) == sealed
+        assert abs(malignant - sealed * np.mean(list(label_of.values()))) < 1
+
+
+def test_the_same_seed_gives_the_same_splits_and_another_seed_others():
+    made = [make_splits(TABLE, folds=3, test_fraction=0.2, grouping="case", seed=seed) for seed in (7, 7, 8)]
+    assert made[0] == made[1]
+    assert made[0].test != made[2].test and made[0].folds != made[2].folds
+
+
+def test_splits_do_not_depend_on_how_many_images_a_patient_has():
+    more = table_of(*slides(*PATIENTS, "B_A-14-1001CD", "M_DC-14-1007CD"), "SOB_B_A-14-1003-40-002.png", "SOB_B_A-14-1003-100-001.png")
+    arguments = {"folds": 3, "test_fraction": 0.2, "grouping": "case", "seed": 0}
+    assert make_splits(more, **arguments) == make_splits(TABLE, **arguments)
+
+
+def test_slide_grouping_divides_cases_and_case_leaks_lists_exactly_those(real_table):
+    splits = make_splits(real_table, folds=5, test_fraction=0.2, grouping="slide", seed=0)
+    check_splits(splits, real_table)  # leaking is its definition
+    held = [cases_of(real_table, part) for part in parts(splits)]
+    twice = {case for case in set().union(*held) if sum(case in cases for cases in held) > 1}
+    assert twice and set(case_leaks(splits, real_table)) == twice
+
+
+def test_a_leak_names_the_parts_that_hold_the_case():
+    rest = [f"SOB_{patient.replace('-', '_', 1)}" for patient in PATIENTS if patient not in ("B_A-14-1001", "M_DC-14-1007")]
+    splits = Splits((("SOB_B_A_14-1001", "SOB_M_DC_14-1007"), ("SOB_B_A_14-1001CD", *rest)), ("SOB_M_DC_14-1007CD",), "slide", "here")
+    assert case_leaks(splits, TABLE) == {"1001": ("fold 1", "fold 2"), "1007": ("fold 1", "test")}
+
+
+@pytest.mark.parametrize(("number", "leaks"), [(1, 8), (2, 6), (3, 7), (4, 7), (5, 6)])
+def test_an_official_fold_is_the_published_one_with_its_known_leaks(real_table, real_files, number, leaks):
+    splits = official_splits(real_table, f"official:{number}", folds=4, grouping="case", seed=0)
+    path_side = {record["file"]: record[f"fold{number}"] for record in real_files}
+    published = {patient for patient, path in zip(real_table.patient, real_table.path, strict=True) if path_side[path] == "test"}
+    assert set(splits.test) == published
+    on_both_sides = cases_of(real_table, splits.test) & cases_of(real_table, splits.development())
+    assert len(on_both_sides) == leaks
+    assert set(case_leaks(splits, real_table)) == on_both_sides  # none of them among the folds
+    check_splits(splits, real_table)  # leaking into its test is its definition
+
+
+def test_official_folds_name_their_source_and_fit_a_part_of_breakhis(real_dataset):
+    splits = build_splits(real_dataset.table, "official:2", folds=3, test_fraction=0.2, grouping="case", seed=0)
+    assert splits.source == "official:2" and splits.test
+    assert len(splits.development()) + len(splits.test) == 35
+
+
+@pytest.mark.parametrize("wrap", [lambda content: content, lambda content: {"config": {}, "splits": content}], ids=["splits", "study"])
+def test_written_splits_are_read_back(tmp_path, wrap):
+    made = make_splits(TABLE, folds=3, test_fraction=0.2, grouping="case", seed=0)
+    path = tmp_path / "splits.json"
+    path.write_text(json.dumps(wrap(made.to_json())))
+    read = read_splits(path)
+    assert (read.folds, read.test, read.grouping) == (made.folds, made.test, made.grouping)
+    assert build_splits(TABLE, str(path), folds=99, test_fraction=0.0, grouping="slide", seed=1) == read  # the file decides
+
+
+def test_written_splits_say_which_file_they_came_from(tmp_path):
+    path = tmp_path / "splits.json"
+    path.write_text(json.dumps({"folds": [["a"], ["b"]]}))
+    assert read_splits(path) == Splits((("a",), ("b",)), (), "case", str(path))
+
+
+def test_development_and_fold_of_leave_the_sealed_out():
+    splits = Splits((("a", "b"), ("c",)), ("sealed",), "case", "here")
+    assert splits.development() == ("a", "b", "c")
+    assert splits.fold_of() == {"a": 0, "b": 0, "c": 1}

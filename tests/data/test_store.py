@@ -1,0 +1,233 @@
+"""The decoded cache: built once, whole or not at all, the same from any source, and true to the files."""
+
+import errno
+import os
+import shutil
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from data import store
+from data.errors import DataError, InputError
+from data.sources import breakhis_row
+from data.store import atomic_folder, cache_root, load_dataset
+from tests.data.trees import NAMES, write_png, write_tree
+
+
+def test_the_cache_stands_where_the_environment_says(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setenv("MMNET_CACHE", str(tmp_path / "own"))
+    assert cache_root() == tmp_path / "own"
+    monkeypatch.delenv("MMNET_CACHE")
+    assert cache_root() == tmp_path / "mmnet-tune"
+
+
+def test_pixels_stand_in_table_order(tmp_path):
+    tree = write_tree(tmp_path, NAMES[::-1])
+    dataset = load_dataset(tree, 32)
+    assert dataset.images.shape == (4, 32, 32, 3) and dataset.images.dtype == np.uint8
+    for path, pixels in zip(dataset.table.path.tolist(), dataset.images, strict=True):
+        np.testing.assert_array_equal(pixels, np.asarray(Image.open(tree / path)))
+
+
+def test_pixels_cannot_be_written(tmp_path):
+    with pytest.raises(ValueError, match="read-only"):
+        load_dataset(write_tree(tmp_path), 32).images[0] = 0
+
+
+def _as_zip(tree, place):
+    return shutil.make_archive(str(place / "data"), "zip", tree)
+
+
+def _as_tar(tree, place):
+    return shutil.make_archive(str(place / "data"), "gztar", tree)
+
+
+def _as_manifest(tree, place):
+    lines = ["path,patient,label,magnification,case,subtype"]
+    for file in tree.rglob("*.png"):
+        path, magnification, patient, case, subtype, label = breakhis_row(file.relative_to(place).as_posix())
+        lines.append(f"{path},{patient},{label},{magnification}X,{case},{subtype}")
+    (place / "data.csv").write_text("\n".join(lines))
+    return place / "data.csv"
+
+
+def _nested(tree, place):
+    return shutil.copytree(tree, place / "deep" / "BreaKHis_v1" / "BreaKHis_v1").parents[1]
+
+
+@pytest.mark.parametrize("other", [_as_zip, _as_tar, _as_manifest, _nested])
+def test_every_source_of_the_same_images_is_the_same_data_set(tmp_path, other):
+    tree = write_tree(tmp_path / "tree")
+    one, two = load_dataset(tree, 32), load_dataset(other(tree, tmp_path), 32)
+    assert one.fingerprint == two.fingerprint
+    assert one.table.patient.tolist() == two.table.patient.tolist()
+    np.testing.assert_array_equal(one.images, two.images)
+
+
+def test_a_second_load_decodes_nothing(tmp_path, monkeypatch):
+    tree = write_tree(tmp_path)
+    first = load_dataset(tree, 32)
+    monkeypatch.setattr(store, "decode", lambda *_: pytest.fail("decoded again"))
+    second = load_dataset(tree, 32)
+    assert (second.fingerprint, second.name, second.synthetic) == (first.fingerprint, str(tree), False)
+    assert second.table.path.tolist() == first.table.path.tolist()
+    np.testing.assert_array_equal(second.images, first.images)
+
+
+def test_the_fingerprint_is_the_same_at_every_size(tmp_path):
+    tree = write_tree(tmp_path)
+    assert load_dataset(tree, 32).fingerprint == load_dataset(tree, 48).fingerprint
+
+
+def test_a_changed_image_is_decoded_again_and_changes_the_fingerprint(tmp_path):
+    tree = write_tree(tmp_path)
+    before = load_dataset(tree, 32)
+    pixels = before.images[0].copy()
+    write_png(tree / before.table.path[0], seed=99)
+    os.utime(tree / before.table.path[0], ns=(1, 1))
+    after = load_dataset(tree, 32)
+    assert after.fingerprint != before.fingerprint
+    assert (after.images[0] != pixels).any()
+
+
+def test_a_touched_file_is_checked_again_but_is_the_same_data(tmp_path, monkeypatch):
+    tree = write_tree(tmp_path)
+    before = load_dataset(tree, 32)
+    os.utime(tree / NAMES[0], ns=(1, 1))
+    decoded = []
+    monkeypatch.setattr(store, "decode", lambda content, size, decode=store.decode: decoded.append(size) or decode(content, size))
+    assert load_dataset(tree, 32).fingerprint == before.fingerprint
+    assert decoded == [32] * 4
+
+
+@pytest.mark.parametrize("name", ["SOB_B_A-14-1001CD-40-001.png", "SOB_B_A-14-1001-100-001.png", "SOB_M_DC-14-1001-40-001.png"])
+def test_another_patient_magnification_or_label_changes_the_fingerprint(tmp_path, name):
+    tree = write_tree(tmp_path)
+    before = load_dataset(tree, 32).fingerprint
+    (tree / NAMES[0]).rename(tree / name)
+    assert load_dataset(tree, 32).fingerprint != before
+
+
+def test_progress_counts_every_readable_name_once(tmp_path):
+    tree = write_tree(tmp_path)
+    write_png(tree / "holiday.png", 0)
+    (tree / NAMES[0]).write_bytes(b"damaged")
+    seen = []
+    load_dataset(tree, 32, "skip", progress=lambda done, total: seen.append((done, total)))
+    assert seen == [(1, 4), (2, 4), (3, 4), (4, 4)]
+
+
+def test_skip_leaves_out_exactly_the_bad_files(tmp_path):
+    tree = write_tree(tmp_path, (*NAMES, "SOB_B_A-14-1005-40-001.png", "SOB_M_DC-14-1006-40-001.png"))
+    write_png(tree / "holiday.png", 50)
+    (tree / NAMES[0]).write_bytes(b"damaged")
+    write_png(tree / NAMES[2], 51, side=8)
+    assert sorted(load_dataset(tree, 32, "skip").table.path) == sorted({*os.listdir(tree)} - {"holiday.png", NAMES[0], NAMES[2]})
+
+
+def test_skip_is_no_excuse_once_nothing_is_left(tmp_path):
+    tree = write_tree(tmp_path, NAMES[:2])
+    for name in NAMES[:2]:
+        (tree / name).write_bytes(b"damaged")
+    with pytest.raises(DataError, match=r"2 bad file\(s\)"):
+        load_dataset(tree, 32, "skip")
+
+
+def test_a_skipping_load_does_not_excuse_a_strict_one(tmp_path):
+    tree = write_tree(tmp_path)
+    (tree / NAMES[0]).write_bytes(b"damaged")
+    load_dataset(tree, 32, "skip")
+    with pytest.raises(DataError, match=NAMES[0]):
+        load_dataset(tree, 32, "error")
+
+
+def test_copies_within_a_patient_are_kept_once(tmp_path):
+    tree = write_tree(tmp_path)
+    shutil.copytree(tree, tree / "BreaKHis_v1")
+    shutil.copy(tree / NAMES[0], tree / NAMES[0].replace("-001.png", "-002.png"))
+    assert len(load_dataset(tree, 32).table) == 4
+
+
+def test_a_copy_in_another_folder_of_the_case_stays_once_in_each(tmp_path):
+    tree = write_tree(tmp_path)
+    sister = NAMES[0].replace("1001", "1001CD")
+    shutil.copy(tree / NAMES[0], tree / sister)
+    shutil.copytree(tree, tree / "BreaKHis_v1")
+    assert sorted(load_dataset(tree, 32).table.patient)[:2] == ["SOB_B_A_14-1001", "SOB_B_A_14-1001CD"]
+    assert len(load_dataset(tree, 32).table) == 5
+
+
+def test_a_copy_across_cases_is_nobodys_image(tmp_path):
+    tree = write_tree(tmp_path)
+    shutil.copy(tree / NAMES[0], tree / NAMES[1])
+    shutil.copy(tree / NAMES[0], tree / NAMES[0].replace("-40-", "-100-"))
+    with pytest.raises(DataError, match=rf"3 bad file\(s\).*{NAMES[0]} \(exact duplicate of {NAMES[1]}, which belongs to another case\)"):
+        load_dataset(tree, 32)
+    assert sorted(load_dataset(tree, 32, "skip").table.path) == sorted(NAMES[2:])
+
+
+def test_a_failed_build_leaves_nothing_behind(tmp_path, own_cache):
+    tree = write_tree(tmp_path)
+    (tree / NAMES[3]).write_bytes(b"damaged")
+    with pytest.raises(DataError):
+        load_dataset(tree, 32)
+    assert list((own_cache / "images").iterdir()) == []
+
+
+def test_a_cache_is_complete_and_holds_nothing_else(tmp_path, own_cache):
+    load_dataset(write_tree(tmp_path), 32)
+    (folder,) = (own_cache / "images").iterdir()
+    assert sorted(os.listdir(folder)) == ["images.npy", "meta.json", "table.npz"]
+
+
+def test_the_loser_of_a_race_keeps_the_winners_folder(tmp_path):
+    with atomic_folder(tmp_path / "built") as late:
+        (late / "file").write_text("late")
+        (tmp_path / "built").mkdir()
+        (tmp_path / "built" / "file").write_text("first")
+    assert (tmp_path / "built" / "file").read_text() == "first"
+    assert os.listdir(tmp_path) == ["built"]
+
+
+def test_a_cache_that_cannot_be_written_says_which(tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("not a folder")
+    monkeypatch.setenv("MMNET_CACHE", str(tmp_path / "file"))
+    with pytest.raises(InputError, match=f"cache {tmp_path}/file/images: cannot write there: .*; set MMNET_CACHE"):
+        load_dataset(write_tree(tmp_path / "tree"), 32)
+
+
+def test_a_disk_too_small_is_refused_before_decoding(tmp_path, monkeypatch, own_cache):
+    images = 4 * 32 * 32 * 3  # bytes; they stand on the disk twice while the cache is built
+    free = 2**20 + 2 * images - 1
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=free))
+    monkeypatch.setattr(store, "decode", lambda *_: pytest.fail("decoded"))
+    with pytest.raises(InputError, match=f"disk of {own_cache}.* MiB free, .* MiB needed; free some space"):
+        load_dataset(write_tree(tmp_path), 32)
+    assert list((own_cache / "images").iterdir()) == []
+
+
+def test_a_disk_just_large_enough_is_accepted(tmp_path, monkeypatch):
+    free = 2**20 + 2 * 4 * 32 * 32 * 3
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=free))
+    assert len(load_dataset(write_tree(tmp_path), 32).table) == 4
+
+
+def test_a_disk_that_fills_up_while_writing_says_so_and_leaves_nothing(tmp_path, monkeypatch, own_cache):
+    def full(*_, **__):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(store.np, "savez", full)
+    with pytest.raises(InputError, match=f"cache {own_cache}/images/.*: No space left on device; free some space or set MMNET_CACHE"):
+        load_dataset(write_tree(tmp_path), 32)
+    assert list((own_cache / "images").iterdir()) == []
+
+
+def test_real_tiles_load_and_are_not_synthetic(real_dataset):
+    assert real_dataset.images.shape == (len(real_dataset.table), 64, 64, 3)
+    assert len(real_dataset.table) == 610 and set(real_dataset.table.magnification.tolist()) == {200}
+    assert real_dataset.table.counts()["patients"] == 35
+    assert not real_dataset.synthetic
+    assert real_dataset.images.reshape(610, -1).std(1).min() > 5  # every tile shows something

@@ -1,0 +1,111 @@
+"""Search: find the configuration of MMNet that holds on unseen patients. `python tune_mmnet.py --help`."""
+
+from __future__ import annotations
+
+import argparse
+import time
+
+from mmnet.command_line import add_shared_arguments, run_verb
+
+
+def parse(arguments: list[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="tune_mmnet.py", description="Search configurations of MMNet on patient-wise folds. Without data: a synthetic data set."
+    )
+    add_shared_arguments(parser)
+    parser.add_argument("--space", metavar="NAME", help="what varies: focal, dropout, fusion, optim, full (default), smoke")
+    parser.add_argument("--trials", metavar="N", type=int, help="configurations to try, in all (default 30)")
+    parser.add_argument("--time-budget", metavar="TIME", help="stop after 90s, 30m, 2h, …")
+    parser.add_argument("--gpus-per-trial", metavar="X", type=float, help="share of a GPU (default: 1 where there is one)")
+    parser.add_argument("--cpus-per-trial", metavar="X", type=float, help="CPU cores, and threads, of a trial (default 1)")
+    parser.add_argument("--concurrency", metavar="N", type=int, help="trials at once (default: as many as fit)")
+    parser.add_argument("--address", metavar="ADDR", help="join a Ray cluster: auto, or host:port")
+    parser.add_argument("--dry-run", action="store_true", help="print the plan and stop")
+    return parser.parse_args(arguments)
+
+
+def main() -> int:
+    arguments = parse()
+    started = time.time()
+    from rich.console import Console
+
+    from mmnet.device import best_device
+    from mmnet.study_folder import open_or_create
+    from search_spaces import get_space
+    from tuning.settings import StudySettings, parse_duration, rungs
+
+    console = Console()
+    given = {
+        name: value
+        for name in ("space", "trials", "gpus_per_trial", "cpus_per_trial", "concurrency", "address", "output")
+        if (value := getattr(arguments, name)) is not None
+    }
+    if arguments.time_budget is not None:
+        given["time_budget"] = parse_duration(arguments.time_budget)
+    study = open_or_create(arguments, "tune")
+    settings = StudySettings(name=study.name, **{key: study.about[key] for key in ("space", "trials") if study.resumed} | given)
+    space = get_space(settings.space)
+    space.check(study.config)
+    prepared = study.prepare(console, None if arguments.dry_run else best_device())
+    levels = rungs(study.config.optim.epochs, settings.eta)
+    print_plan(console, settings, space, study.config, levels, dimensions=arguments.dry_run)
+    if arguments.dry_run:
+        return 0
+    study.write(prepared, space=settings.space, trials=settings.trials, rungs=levels)
+
+    from tuning.study import run_study
+
+    outcome = run_study(settings, space, study.config, prepared.development, prepared.splits, console)
+    return close(settings.folder, console, outcome.complete, outcome.reason, time.time() - started)
+
+
+def print_plan(console, settings, space, config, levels: tuple[int, ...], *, dimensions: bool) -> None:
+    """What will be searched and what it may cost, in fold-epochs (one epoch of one fold)."""
+    folds, epochs = config.data.folds, config.optim.epochs
+    for dimension in space.dimensions if dimensions else ():
+        if dimension.kind == "fixed":
+            shown = f"= {dimension.value}"
+        elif dimension.choices:
+            shown = " | ".join((",".join(map(str, c)) or "none") if isinstance(c, tuple) else str(c) for c in dimension.choices)
+        else:
+            shown = f"{dimension.low:g} … {dimension.high:g}{' (log)' if dimension.log else ''}"
+        condition = f" if {dimension.when[0]} is {' or '.join(map(str, dimension.when[1]))}" if dimension.when else ""
+        console.print(
+            f"  {dimension.kind:<10} {dimension.path:<26} {shown}{condition}: {dimension.reason}", highlight=False, soft_wrap=True
+        )
+    full = settings.trials * folds * epochs
+    # of each rung's trials one in eta goes on: the plan of successive halving, more while few have been seen
+    alive, expected, past = float(settings.trials), 0.0, 0
+    for level in (*levels, epochs):
+        expected += alive * (level - past) * folds
+        alive, past = max(alive / settings.eta, 1), level
+    console.print(
+        f"space     {space.name}: {len(space.searched())} dimensions; metric {config.metric}\n"
+        f"rungs     {', '.join(map(str, levels)) or 'none'} of {epochs} epochs; the best 1/{settings.eta} go on\n"
+        f"cost      {settings.trials} trials x {folds} folds x {epochs} epochs = {full} fold-epochs at most, about {expected:.0f} with early stopping",
+        highlight=False,
+        soft_wrap=True,
+    )
+
+
+def close(folder, console, complete: bool, reason: str, seconds: float) -> int:
+    """Write and print what the study found; the exit status."""
+    from analysis.summary import print_summary, write_results
+
+    best = write_results(folder)
+    if best is not None:
+        print_summary(folder, best, console, seconds)
+    if not complete:
+        console.print(
+            f"[yellow]{reason or 'stopped'}[/]: go on with  python tune_mmnet.py --resume --name {folder.name} --output {folder.parent}",
+            soft_wrap=True,
+            highlight=False,
+        )
+    elif best is None:
+        console.print(f"no trial gave a score; reasons are in {folder}/results/leaderboard.csv", highlight=False)
+        return 1
+    return 130 if reason.startswith("stopped by") else 0
+
+
+if __name__ == "__main__":
+    run_verb(main)
