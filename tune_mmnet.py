@@ -7,6 +7,8 @@ import time
 
 from mmnet.command_line import add_shared_arguments, run_verb
 
+KEPT = ("space", "trials", "eta", "concurrency", "cpus_per_trial", "gpus_per_trial")  # by a resumed study, unless given again
+
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
@@ -29,21 +31,22 @@ def main() -> int:
     started = time.time()
     from rich.console import Console
 
+    from data.errors import InputError
     from mmnet.device import best_device
     from mmnet.study_folder import open_or_create
     from search_spaces import get_space
     from tuning.settings import StudySettings, parse_duration, rungs
 
     console = Console()
-    given = {
-        name: value
-        for name in ("space", "trials", "gpus_per_trial", "cpus_per_trial", "concurrency", "address", "output")
-        if (value := getattr(arguments, name)) is not None
-    }
+    names = ("space", "trials", "gpus_per_trial", "cpus_per_trial", "concurrency", "address", "output")
+    given = {name: value for name in names if (value := getattr(arguments, name)) is not None}
     if arguments.time_budget is not None:
         given["time_budget"] = parse_duration(arguments.time_budget)
     study = open_or_create(arguments, "tune")
-    settings = StudySettings(name=study.name, **{key: study.about[key] for key in ("space", "trials") if study.resumed} | given)
+    stored = study.about.get("settings", {})
+    if given.get("space", stored.get("space")) != stored.get("space", given.get("space")):
+        raise InputError(f"study {study.name} searches space {stored['space']}: resume it without --space, or start another --name")
+    settings = StudySettings(name=study.name, **stored | given)
     space = get_space(settings.space)
     space.check(study.config)
     prepared = study.prepare(console, None if arguments.dry_run else best_device())
@@ -51,7 +54,7 @@ def main() -> int:
     print_plan(console, settings, space, study.config, levels, dimensions=arguments.dry_run)
     if arguments.dry_run:
         return 0
-    study.write(prepared, space=settings.space, trials=settings.trials, rungs=levels)
+    study.write(prepared, settings={name: getattr(settings, name) for name in KEPT}, rungs=levels)
 
     from tuning.study import run_study
 

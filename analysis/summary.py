@@ -51,9 +51,9 @@ def write_best(study: Path, best: TrialRecord, about: dict[str, Any]) -> None:
     shutil.rmtree(study / "models", ignore_errors=True)  # those of another trial do not belong to this configuration
     if (best.folder / "weights").exists():
         shutil.copytree(best.folder / "weights", study / "models")
-    for folder in (study / "trials").glob("*/weights"):
-        if folder.parent != best.folder:
-            shutil.rmtree(folder)
+        for folder in (study / "trials").glob("*/weights"):
+            if folder.parent != best.folder:
+                shutil.rmtree(folder)
     write_folds(study, best, about["data"]["synthetic"])
 
 

@@ -149,7 +149,13 @@ def prepare(config: Config, data: str, console: Console, device: torch.device | 
     else:
         check_splits(splits, dataset.table)
     dataset = dataset.select_magnifications(config.data.magnifications)
-    if config.model.frozen and device is not None:
+    if device is None:
+        return Prepared(dataset, splits)
+    if not config.model.frozen:
+        from mmnet.backbones import build_backbone
+
+        build_backbone(config.model, config.data.image_size, config.seed)  # a wrong name or file is an error now, not in each trial
+    else:
         from mmnet.features import with_features
 
         with progress_bar(console, f"features of {config.model.backbone}") as progress:

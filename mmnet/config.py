@@ -289,7 +289,7 @@ def _merge(base: Any, values: dict, prefix: str) -> Any:
 def _typed(path: str, value: Any, kind: Any) -> Any:
     """The value in the field's type; YAML's `1e-4` (a string) and whole-number floats are understood."""
     if get_origin(kind) in (Union, types.UnionType):
-        if value is None:
+        if value is None or (isinstance(value, str) and value.lower() == "none"):
             return None
         kind = next(option for option in get_args(kind) if option is not types.NoneType)
     if get_origin(kind) is tuple:

@@ -67,7 +67,7 @@ class OutOfFold:
 
 def derive_seed(*parts: int) -> int:
     """One 32-bit seed out of several numbers, well mixed."""
-    return int(np.random.SeedSequence(parts).generate_state(1)[0])
+    return int(np.random.SeedSequence((len(parts), *parts)).generate_state(1)[0])  # the length, because trailing zeros do not count
 
 
 class CrossValidation(Iterator[EpochReport]):
@@ -130,6 +130,11 @@ class CrossValidation(Iterator[EpochReport]):
                 f"loss is {losses[int(broken[0]) - 1]} in epoch {epoch + 1}, fold {', '.join(broken)}: lower optim.lr or optim.clip"
             )
         judged = [predict(self.networks[fold], self.batches, self.out_of_fold.rows[self.out_of_fold.fold == fold]) for fold in folds]
+        broken = [str(fold + 1) for fold, part in enumerate(judged) if not np.isfinite(part[0]).all()]
+        if broken:
+            raise TrainingError(
+                f"probabilities are not finite after epoch {epoch + 1}, fold {', '.join(broken)}: lower optim.lr or optim.clip"
+            )
         probability = np.concatenate([part[0] for part in judged])
         oof = self.out_of_fold
 
@@ -165,16 +170,15 @@ class CrossValidation(Iterator[EpochReport]):
             self.train_patients[fold],
             balance=config.sampling.balance,
             per_patient=config.sampling.views_per_patient,
-            rng=np.random.default_rng((config.seed, epoch, fold)),
+            rng=np.random.default_rng(derive_seed(config.seed, epoch, fold, 0)),
         )
-        seed = derive_seed(config.seed, epoch, fold)
-        generator = torch.Generator(self.device).manual_seed(seed)
+        generator = torch.Generator(self.device).manual_seed(derive_seed(config.seed, epoch, fold, 1))
         steps = -(-len(views.patient) // self.batch_size)
         alpha, gamma = (0.5, 0.0) if config.loss.name == "cross_entropy" else (config.loss.alpha, config.loss.gamma)
         total = torch.zeros((), device=self.device)
         network.train()
         with torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else []):
-            torch.manual_seed(seed)  # dropout and stochastic depth draw from the global generator
+            torch.manual_seed(derive_seed(config.seed, epoch, fold, 2))  # dropout and stochastic depth draw from the global generator
             for step in range(steps):
                 part = slice(step * self.batch_size, (step + 1) * self.batch_size)
                 inputs, mask, target = self.batches.training(views.rows[part], self.index.label[views.patient[part]], generator)

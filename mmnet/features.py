@@ -35,6 +35,7 @@ def with_features(dataset: Dataset, config: Config, device: torch.device, progre
         "size": images.shape[1],
         "backbone": config.model.backbone,
         "weights": weights_digest(config.model, config.seed),
+        "bfloat16": device.type == "cuda" and config.optim.amp,
     }
     name = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:16]
     folder = cache_root() / "features" / name

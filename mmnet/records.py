@@ -131,8 +131,9 @@ def whole_file(path: Path) -> Iterator[Path]:
         yield building
         building.replace(path)
     except (OSError, RuntimeError, SafetensorError) as error:  # torch turns a full disk into a RuntimeError
-        building.unlink(missing_ok=True)
         raise _disk_error(path, error) from error
+    finally:
+        building.unlink(missing_ok=True)
 
 
 class TrialWriter:

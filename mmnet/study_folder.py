@@ -6,6 +6,7 @@ import argparse
 import importlib.metadata
 import json
 import platform
+import re
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -91,6 +92,8 @@ def open_or_create(arguments: argparse.Namespace, verb: str) -> StudyFolder:
     another configuration.
     """
     output = arguments.output or Path("output")
+    if arguments.name is not None and not re.fullmatch(r"(?!\.)[\w.-]{1,100}", arguments.name):
+        raise InputError(f"--name {arguments.name}: expected letters, digits, '_', '-', '.', not beginning with '.'")
     if arguments.resume:
         return _resume(arguments, output, verb)
     data = resolve_data(arguments.data)

@@ -15,7 +15,7 @@ NOT_CODE = [".venv", ".git", "output", "tests", "bench", "**/__pycache__"]
 
 def connect(address: str | None) -> None:
     """Join the cluster at `address`, or start Ray on this machine. Raises InputError when it cannot be reached."""
-    logging.getLogger("ray.tune").setLevel(logging.ERROR)
+    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # a lost worker is retried, and told by the progress view
     quiet = {"logging_level": logging.ERROR, "log_to_driver": False}
     try:
         if address is None:

@@ -1,6 +1,7 @@
 """Asynchronous successive halving (Ray's), with rungs that survive a restart and decisions that can be told apart."""
 
 from types import SimpleNamespace
+from typing import Any
 
 from ray.tune.experiment import Trial
 from ray.tune.schedulers import AsyncHyperBandScheduler, TrialScheduler
@@ -31,18 +32,18 @@ class RungScheduler(AsyncHyperBandScheduler):
         self._records = {record.number: record for record in records}
         for record in records:
             if record.status != "running":
-                self._replay(SimpleNamespace(trial_id=record.name), record)
+                self._replay(SimpleNamespace(trial_id=record.name), record.epochs)
 
-    def _replay(self, trial, record: TrialRecord) -> None:
-        for line in record.epochs:
+    def _replay(self, trial, epochs: list[dict[str, Any]]) -> None:
+        for line in epochs:
             if line["score"] is not None:
                 self._brackets[0].on_result(trial, line["epoch"], self._metric_op * line["score"])
 
     def on_trial_add(self, tune_controller, trial: Trial) -> None:
         super().on_trial_add(tune_controller, trial)
         record = self._records.get(trial.config["number"])
-        if record is not None:  # it passed these rungs before the restart
-            self._replay(trial, record)
+        if record is not None:  # it passed these rungs before the restart; its last epoch may not have been judged and is reported again
+            self._replay(trial, record.epochs[:-1])
 
     def on_trial_result(self, tune_controller, trial: Trial, result: dict) -> str:
         if "score" not in result:
@@ -50,5 +51,4 @@ class RungScheduler(AsyncHyperBandScheduler):
         decision = super().on_trial_result(tune_controller, trial, result)
         if decision == TrialScheduler.STOP and not result["finished"]:
             self.stopped.add(trial.trial_id)
-            result["pruned"] = True
         return decision

@@ -6,6 +6,7 @@ and the trial records are the only state: a resumed study is built from them, wh
 """
 
 import warnings
+from collections.abc import Collection
 from typing import Any
 
 import optuna
@@ -14,33 +15,39 @@ from ray.tune.search import Searcher
 
 from data.errors import InputError
 from mmnet.config import Config
+from mmnet.crossval import derive_seed
 from mmnet.metrics import METRICS
 from mmnet.records import TrialRecord
 from search_spaces.space import Space
 
 
-def open_study(path: str, name: str, metric: str, seed: int) -> optuna.Study:
-    """The Optuna study in a SQLite file, made if need be. TPE as in Optuna's default, joint over conditional groups."""
+def open_study(path: str, name: str, metric: str) -> optuna.Study:
+    """The Optuna study in a SQLite file, made if need be."""
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     direction = "minimize" if METRICS[metric] == "min" else "maximize"
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)  # `group`: needed for conditional spaces
-        sampler = optuna.samplers.TPESampler(seed=seed, multivariate=True, group=True)
     try:
-        return optuna.create_study(storage=f"sqlite:///{path}", study_name=name, direction=direction, sampler=sampler, load_if_exists=True)
+        return optuna.create_study(storage=f"sqlite:///{path}", study_name=name, direction=direction, load_if_exists=True)
     except Exception as error:  # sqlalchemy's and optuna's own kinds
         raise InputError(
             f"{path}: not a study that Optuna can open ({str(error).splitlines()[0]}); restore it or start under another --name"
         ) from error
 
 
+def _sampler(seed: int, number: int) -> optuna.samplers.BaseSampler:
+    """TPE as in Optuna's default, joint over conditional groups; seeded for the trial, so that a restart changes nothing."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)  # `group`
+        return optuna.samplers.TPESampler(seed=derive_seed(seed, number), multivariate=True, group=True)
+
+
 class StudySearcher(Searcher):
     """Suggests {"number", "params"}: first the trials that an earlier run left unfinished, then new ones."""
 
-    def __init__(self, study: optuna.Study, space: Space, base: Config, unfinished: list[TrialRecord]):
+    def __init__(self, study: optuna.Study, space: Space, base: Config, unfinished: list[TrialRecord], stopped: Collection[str]):
+        """`stopped`: the scheduler's live set of trial ids that a rung ended; Ray tells a searcher only that a trial ended."""
         super().__init__(metric="score", mode=METRICS[base.metric])
         self._study, self._space, self._base = study, space, base
-        self._unfinished = list(unfinished)
+        self._unfinished, self._stopped = list(unfinished), stopped
         self._trials: dict[str, Trial] = {}
         self._reported: dict[str, int] = {}
         if not study.get_trials(deepcopy=False):
@@ -53,6 +60,7 @@ class StudySearcher(Searcher):
             frozen = self._study.get_trials(deepcopy=False)[record.number]
             self._trials[trial_id], params = Trial(self._study, frozen._trial_id), record.params
         else:
+            self._study.sampler = _sampler(self._base.seed, len(self._study.get_trials(deepcopy=False)))
             self._trials[trial_id] = self._study.ask()
             params = self._space.sample(self._trials[trial_id], self._base)
         return {"number": self._trials[trial_id].number, "params": params}
@@ -75,7 +83,7 @@ class StudySearcher(Searcher):
             self._study.tell(trial, state=TrialState.FAIL, skip_if_finished=True)
         elif result.get("finished"):
             self._study.tell(trial, result["score"], skip_if_finished=True)
-        elif result.get("pruned"):
+        elif trial_id in self._stopped:
             self._study.tell(trial, state=TrialState.PRUNED, skip_if_finished=True)
         # else: the whole study was interrupted; the trial stays RUNNING and is taken up by --resume
 

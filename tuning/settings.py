@@ -22,12 +22,6 @@ class StudySettings:
 
     def __post_init__(self) -> None:
         for flag, value, valid, expected in (
-            (
-                "--name",
-                self.name,
-                re.fullmatch(r"[\w.-]{1,100}", self.name) and not self.name.startswith("."),
-                "letters, digits, '_', '-', '.'",
-            ),
             ("--trials", self.trials, self.trials >= 1, "at least 1"),
             ("--time-budget", self.time_budget, self.time_budget is None or self.time_budget > 0, "more than 0"),
             ("--gpus-per-trial", self.gpus_per_trial, self.gpus_per_trial is None or self.gpus_per_trial >= 0, "0 or more"),

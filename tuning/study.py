@@ -97,7 +97,7 @@ def run_study(settings: StudySettings, space: Space, base: Config, dataset: Data
     trials = (settings.folder / "trials").resolve()
     trials.mkdir(parents=True, exist_ok=True)
     records = read_trials(settings.folder)
-    optuna_study = open_study(str((settings.folder / "optuna.db").resolve()), settings.name, base.metric, base.seed)
+    optuna_study = open_study(str((settings.folder / "optuna.db").resolve()), settings.name, base.metric)
     unfinished = reconcile(optuna_study, records)
     left = settings.trials - sum(record.status != "running" for record in records)
     if left <= 0:
@@ -172,7 +172,7 @@ def _run(
         name="run",
         storage_path=str(folder),
         num_samples=left,
-        search_alg=StudySearcher(study, space, base, unfinished),
+        search_alg=StudySearcher(study, space, base, unfinished, scheduler.stopped),
         max_concurrent_trials=concurrency,
         scheduler=scheduler,
         stop=stopper,

@@ -45,15 +45,17 @@ class MMNetTrainable(tune.Trainable):
             self._writer = TrialWriter(trials / trial_name(number), number, params, config)
             self._trial = crossval.run(config, dataset, splits)
             self._writer.load(self._trial)
+            self._restored = bool(self._trial.history)
         return True
 
     def step(self) -> dict[str, Any]:
         if self._failure is None:
             assert self._trial is not None and self._writer is not None
             with self._recording():
-                if self._trial.finished:  # the process ended between its last epoch and the end of its record
-                    report = self._trial.history[-1]
-                    self._writer.finish(self._trial)
+                if self._restored:  # the study ended before it could judge the last epoch, or the process before it could finish
+                    report, self._restored = self._trial.history[-1], False
+                    if report.finished:
+                        self._writer.finish(self._trial)
                 else:
                     report = next(self._trial)
                     self._writer.report(self._trial)

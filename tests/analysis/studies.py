@@ -1,0 +1,76 @@
+"""Trial records made up, and a real study trained in seconds."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from data.dataset import Dataset
+from data.splits import Splits
+from mmnet.config import Config
+from mmnet.crossval import CrossValidation
+from mmnet.metrics import METRICS
+from mmnet.records import TrialRecord, TrialWriter
+from tests.mmnet.tiny import CPU, deal, feature_dataset, tiny_config
+
+CONFIG = tiny_config({"model.frozen": True, "optim.epochs": 3, "optim.patience": None})
+DATASET = feature_dataset(cases=12)
+
+
+def record(
+    number: int, scores: list[float | None], status: str = "done", params: dict[str, Any] | None = None, metric: str = "log_loss"
+) -> TrialRecord:
+    """A trial with these scores by epoch; the best epoch so far is the lowest."""
+    epochs: list[dict[str, Any]] = []
+    for epoch, score in enumerate(scores, start=1):
+        known = [s for s in scores[:epoch] if s is not None]
+        best = min(known) if known else None
+        metrics = dict.fromkeys(METRICS, 0.6) | {metric: score}
+        epochs.append(
+            {
+                "epoch": epoch,
+                "metrics": metrics,
+                "fold_metrics": [metrics, metrics],
+                "score": best,
+                "best_epoch": scores.index(best) + 1 if known else 1,
+                "fold_epochs": 2 * epoch,
+                "seconds": 1.0,
+            }
+        )
+    return TrialRecord(Path(f"{number:04d}"), number, params or {}, {}, status, "", epochs, float(len(epochs)), 1.0)
+
+
+def splits() -> Splits:
+    """8 development patients in 2 folds, 4 sealed."""
+    dealt = deal(DATASET, 3)
+    return Splits(dealt.folds[:2], dealt.folds[2], "case", "dealt")
+
+
+def development() -> Dataset:
+    return DATASET.select_patients(splits().development())
+
+
+def run_trial(study: Path, number: int, params: dict[str, Any], status: str, *, epochs: int, reason: str = "") -> None:
+    """Train a trial for some epochs and record how it ended."""
+    config = CONFIG.with_values(params)
+    writer, trial = (
+        TrialWriter(study / "trials" / f"{number:04d}", number, params, config),
+        CrossValidation(config, development(), splits(), CPU),
+    )
+    writer.load(trial)
+    for _ in range(epochs):
+        next(trial)
+        writer.report(trial)
+    writer.status(status, reason)
+
+
+def make_study(study: Path, config: Config = CONFIG) -> Path:
+    """Two finished trials, one stopped, one failed after an epoch, one that failed at once, one that never started."""
+    run_trial(study, 0, {"optim.lr": 1e-9}, "done", epochs=3)
+    run_trial(study, 1, {"optim.lr": 3e-2, "model.pool_scales": (1, 3)}, "done", epochs=3)
+    run_trial(study, 2, {"optim.lr": 1e-9, "model.pool_scales": ()}, "stopped", epochs=1, reason="below the best")
+    run_trial(study, 3, {"optim.lr": 2e-2}, "failed", epochs=1, reason="loss is nan")
+    run_trial(study, 4, {"optim.lr": 1.0}, "failed", epochs=0, reason="out of memory")
+    (study / "trials" / "0005").mkdir()
+    about = {"name": "tiny", "config": config.to_dict(), "data": {"synthetic": True}}
+    (study / "study.json").write_text(json.dumps(about))
+    return study

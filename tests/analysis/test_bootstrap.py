@@ -1,0 +1,86 @@
+"""The case is the unit: resamples keep it whole, and intervals are as wide as so many cases deserve."""
+
+import math
+
+import numpy as np
+import pytest
+
+from analysis.bootstrap import bootstrap_interval, paired_difference, resamples
+from mmnet.metrics import METRICS, evaluate_one
+
+# 10 cases of 1 to 4 views; case 3 has two patients
+CASE = np.repeat([f"c{n}" for n in range(10)], [1, 2, 3, 4, 1, 2, 3, 4, 1, 2])
+PATIENT = np.where((CASE == "c3") & (np.arange(len(CASE)) % 2 == 0), "c3b", CASE)
+LABEL = (np.char.lstrip(CASE, "c").astype(int) < 4).astype(int)
+PROBABILITY = np.clip(0.45 + 0.1 * LABEL + np.random.default_rng(0).normal(0, 0.3, len(CASE)), 0.01, 0.99)
+
+
+def rng():
+    return np.random.default_rng(1)
+
+
+def interval(metric, count=200, **options):
+    return bootstrap_interval(metric, PROBABILITY, LABEL, PATIENT, CASE, rng=rng(), count=count, **options)
+
+
+def test_a_resample_draws_whole_cases_as_many_of_each_class_as_there_are():
+    for rows, draw in resamples(LABEL, CASE, 50, rng()):
+        assert draw.max() == 9
+        drawn = [rows[draw == number] for number in range(10)]
+        for of_case in drawn:
+            name = CASE[of_case[0]]
+            assert of_case.tolist() == np.flatnonzero(name == CASE).tolist()
+        assert sum(LABEL[of_case[0]] for of_case in drawn) == 4
+
+
+def test_resamples_draw_with_replacement_and_every_case_sometime():
+    names = [[CASE[rows[draw == number][0]] for number in range(10)] for rows, draw in resamples(LABEL, CASE, 50, rng())]
+    assert any(len(set(drawn)) < 10 for drawn in names)
+    assert set(sum(names, [])) == set(CASE.tolist())
+
+
+@pytest.mark.parametrize("metric", METRICS)
+def test_an_interval_holds_its_value_and_repeats_by_seed(metric):
+    found = interval(metric)
+    assert found.value == evaluate_one(metric, PROBABILITY, LABEL, PATIENT)
+    assert found.low <= found.value <= found.high and found.low < found.high
+    assert interval(metric) == found
+
+
+def test_a_higher_level_is_a_wider_interval():
+    narrow, wide = interval("log_loss", level=0.5), interval("log_loss", level=0.99)
+    assert wide.low < narrow.low < narrow.high < wide.high
+
+
+@pytest.mark.parametrize("metric", ["balanced_accuracy", "patient_balanced_accuracy"])
+@pytest.mark.parametrize("views", [1, 5])
+def test_the_width_is_that_of_theory_for_so_many_cases_however_many_views_they_have(metric, views):
+    right = np.tile([True] * 14 + [False] * 6, 2)  # 14 of 20 in each class
+    label = np.repeat([0, 1], 20)
+    arrays = [np.repeat(array, views) for array in (np.where(right, label, 1 - label) * 0.8 + 0.1, label, np.arange(40), np.arange(40))]
+    found = bootstrap_interval(metric, *arrays, rng=rng(), count=2000)
+    standard_error = math.sqrt(0.7 * 0.3 / 20) / math.sqrt(2)
+    assert found.value == pytest.approx(0.7)
+    assert (found.high - found.low) / 2 == pytest.approx(1.96 * standard_error, rel=0.1)
+
+
+@pytest.mark.parametrize("metric", ["log_loss", "auc", "patient_auc"])
+def test_identical_predictions_differ_by_exactly_nothing(metric):
+    assert paired_difference(metric, PROBABILITY, PROBABILITY.copy(), LABEL, PATIENT, CASE, rng=rng(), count=50) == (0.0, 0.0, 0.0)
+
+
+def test_a_difference_is_first_minus_second_and_turns_with_them():
+    worse = np.clip(PROBABILITY - 0.4 * (2 * LABEL - 1), 0.01, 0.99)
+    forward, back = (
+        paired_difference("log_loss", *pair, LABEL, PATIENT, CASE, rng=rng(), count=200)
+        for pair in ((worse, PROBABILITY), (PROBABILITY, worse))
+    )
+    assert 0 < forward.low < forward.value < forward.high
+    assert back == pytest.approx((-forward.value, -forward.high, -forward.low))
+
+
+def test_pairing_removes_what_both_share():
+    shifted = np.clip(PROBABILITY + 0.01, 0.01, 0.99)
+    paired = paired_difference("log_loss", PROBABILITY, shifted, LABEL, PATIENT, CASE, rng=rng(), count=200)
+    alone = interval("log_loss")
+    assert paired.high - paired.low < (alone.high - alone.low) / 5

@@ -1,0 +1,58 @@
+"""The sealed test is opened once, on sealed patients only, and read back ever after."""
+
+import io
+import json
+
+import numpy as np
+import pytest
+from rich.console import Console
+
+from analysis import sealed_test
+from analysis.sealed_test import open_sealed_test, print_sealed_test
+from analysis.summary import write_results
+from mmnet.config import load_config
+from mmnet.metrics import evaluate
+from mmnet.predict import predict_ensemble
+from tests.analysis.studies import DATASET, splits
+from tests.mmnet.tiny import CPU
+
+
+@pytest.fixture
+def opened(study, monkeypatch):
+    """(study, its best configuration, the result of its sealed test)."""
+    monkeypatch.setattr(sealed_test, "RESAMPLES", 50)
+    write_results(study)
+    config = load_config(study / "best_config.yaml")
+    result, again = open_sealed_test(study, DATASET, splits(), config, CPU)
+    assert not again
+    return study, config, result
+
+
+def test_it_judges_the_sealed_patients_and_nobody_else(opened):
+    study, config, result = opened
+    assert [row["patient"] for row in result["patients"]] == sorted(splits().test)
+    probability, views, index = predict_ensemble(study / "models", config, DATASET.select_patients(splits().test), CPU)
+    expected = evaluate(probability, index.label[views.patient], index.patients[views.patient])
+    for name, interval in result["metrics"].items():
+        assert interval["value"] == expected[name]
+        assert interval["low"] <= interval["value"] <= interval["high"]
+    assert result["views"] == len(probability) and result["cases"] == 4 and result["fingerprint"] == DATASET.fingerprint
+    np.testing.assert_allclose(
+        [row["probability"] for row in result["patients"]], [probability[views.patient == n].mean() for n in range(4)], atol=1e-6
+    )
+
+
+def test_it_is_recorded_and_never_evaluated_again(opened, monkeypatch):
+    study, config, result = opened
+    monkeypatch.setattr(sealed_test, "predict_ensemble", lambda *_: pytest.fail("evaluated again"))
+    record, again = open_sealed_test(study, DATASET, splits(), config, CPU)
+    assert again and record == json.loads(json.dumps(result))
+
+
+def test_the_table_says_what_was_judged_and_that_it_was_opened_before(opened):
+    _, _, result = opened
+    out = io.StringIO()
+    print_sealed_test(result, True, Console(file=out, width=200))
+    text = " ".join(out.getvalue().split())
+    assert "4 patients of 4 cases (2 malignant), 8 views" in text
+    assert f"opened on {result['opened']}" in text and f"{result['metrics']['patient_auc']['value']:.3f}" in text

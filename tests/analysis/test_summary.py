@@ -1,0 +1,106 @@
+"""What stands at the end of a study, and that it belongs to the best trial."""
+
+import io
+import json
+
+import pytest
+from rich.console import Console
+
+from analysis.summary import print_summary, write_results
+from mmnet.config import Config, load_config
+from mmnet.predict import load_networks
+from mmnet.records import read_trial, write_status
+from tests.analysis.studies import DATASET, make_study, run_trial
+from tests.mmnet.tiny import CPU
+
+
+def test_results_figures_models_and_the_best_configuration_are_written(study):
+    best = write_results(study)
+    assert best.name == "0001"
+    written = {path.relative_to(study).as_posix() for path in study.rglob("*") if path.is_file() and "trials" not in path.parts}
+    figures = ("importance", "learning_curves", "optimisation_history", "parallel_coordinates")
+    assert written == {
+        "study.json",
+        "best_config.yaml",
+        "results/leaderboard.csv",
+        "results/fold_1.json",
+        "results/fold_2.json",
+        "models/network.json",
+        "models/fold_1.safetensors",
+        "models/fold_2.safetensors",
+        *(f"plots/{name}.png" for name in figures),
+    }
+
+
+def test_the_best_configuration_loads_and_fits_its_models(study):
+    best = write_results(study)
+    config = load_config(study / "best_config.yaml")
+    assert config == Config().with_values(best.config) and config.model.pool_scales == (1, 3)
+    assert "SYNTHETIC DATA" in (study / "best_config.yaml").read_text()
+    assert len(load_networks(study / "models", config, DATASET, CPU)) == 2
+
+
+def test_weights_of_other_trials_are_removed_and_writing_again_changes_nothing(study):
+    write_results(study)
+    assert [path.parent.name for path in study.glob("trials/*/weights")] == ["0001"]
+    first = {path: path.read_bytes() for path in study.rglob("*") if path.is_file() and path.suffix != ".png"}
+    write_results(study)
+    assert {path: path.read_bytes() for path in first} == first
+
+
+def test_a_fold_file_holds_each_patient_of_the_fold_once(study):
+    best = write_results(study)
+    folds = [json.loads((study / "results" / f"fold_{number}.json").read_text()) for number in (1, 2)]
+    patients = [row["patient"] for fold in folds for row in fold["patients"]]
+    assert len(patients) == len(set(patients)) == 8
+    for number, fold in enumerate(folds):
+        assert fold["metrics"] == best.best["fold_metrics"][number]
+        right = [(row["probability"] >= 0.5) == row["label"] for row in fold["patients"]]
+        assert sum(right) / len(right) == fold["metrics"]["patient_accuracy"]
+
+
+def test_models_never_belong_to_another_trial_than_the_best(study):
+    write_results(study)
+    line = json.loads((study / "trials/0002/epochs.jsonl").read_text())  # stopped early, so without weights
+    (study / "trials/0002/epochs.jsonl").write_text(json.dumps(line | {"score": 0.0}) + "\n")
+    assert write_results(study).name == "0002"
+    assert not (study / "models").exists()
+
+
+def test_a_study_without_a_score_leaves_its_leaderboard_and_no_best(study):
+    for folder in (study / "trials").glob("000[0-4]"):
+        write_status(folder, "failed", "no luck")
+    assert write_results(study) is None
+    assert "no luck" in (study / "results" / "leaderboard.csv").read_text()
+    assert not (study / "best_config.yaml").exists()
+
+
+def test_a_study_of_one_trial_needs_no_search_figures(tmp_path, trained_study):
+    run_trial(tmp_path, 0, {}, "done", epochs=3)
+    (tmp_path / "study.json").write_bytes((trained_study / "study.json").read_bytes())
+    assert write_results(tmp_path).name == "0000"
+    assert [path.name for path in (tmp_path / "plots").iterdir()] == ["learning_curves.png"]
+
+
+@pytest.mark.parametrize("trial", ["0000", "0001"])
+def test_the_page_of_text_has_the_scores_the_costs_and_what_failed(study, trial):
+    out = io.StringIO()
+    print_summary(study, read_trial(study / "trials" / trial), Console(file=out, width=200), 12.0)
+    text = out.getvalue()
+    best = read_trial(study / "trials" / trial).best
+    for expected in (
+        "SYNTHETIC DATA",
+        f"trial {trial}",
+        f"{best['metrics']['patient_auc']:.3f}",
+        "16 fold-epochs of 30",
+        "2 failed",
+        "loss is nan",
+    ):
+        assert expected in text
+
+
+def test_a_study_is_made_again_with_the_same_numbers(trained_study, tmp_path):
+    again = make_study(tmp_path / "again")
+    for trial in ("0000", "0001", "0002", "0003"):
+        one, two = (read_trial(folder / "trials" / trial) for folder in (trained_study, again))
+        assert [line["metrics"] for line in one.epochs] == [line["metrics"] for line in two.epochs]

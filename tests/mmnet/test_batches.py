@@ -1,0 +1,81 @@
+"""Rows of the table -> network inputs: the right pixels in the right place, augmented only in training."""
+
+import numpy as np
+import pytest
+import torch
+
+from data.views import MISSING
+from mmnet.batches import Batches
+from tests.mmnet.tiny import CPU, feature_dataset, pixel_dataset, tiny_config
+
+PIXELS, FEATURES = pixel_dataset(cases=4), feature_dataset(cases=4)
+PLAIN = {"augment.flip": False, "augment.turn": False, "augment.crop": 1.0, "augment.color": 0.0, "augment.stain": 0.0}
+ROWS = np.array([[0, 2, 4, 6], [9, MISSING, 12, 14], [MISSING, MISSING, MISSING, 31]])
+PRESENT = ROWS != MISSING
+LABEL = np.array([0, 1, 1])
+
+
+def batches(values=None, frozen=False) -> Batches:
+    return Batches(FEATURES if frozen else PIXELS, tiny_config({"model.frozen": frozen} | (values or {})), CPU)
+
+
+def train(values, frozen=False, seed=0):
+    return batches(values, frozen).training(ROWS, LABEL, torch.Generator().manual_seed(seed))
+
+
+@pytest.mark.parametrize("frozen", [False, True])
+def test_evaluation_gives_what_the_data_set_holds_and_zeros_where_nothing_is(frozen):
+    inputs, mask = batches(frozen=frozen).evaluation(ROWS)
+    np.testing.assert_array_equal(mask, PRESENT)
+    assert (inputs[~mask] == 0).all() and inputs.dtype == torch.float32
+    expected = (
+        FEATURES.features[ROWS[PRESENT]].astype(np.float32)
+        if frozen
+        else PIXELS.images[ROWS[PRESENT]].transpose(0, 3, 1, 2) / np.float32(255)
+    )
+    np.testing.assert_array_equal(inputs[mask], expected)
+
+
+@pytest.mark.parametrize("frozen", [False, True])
+def test_training_without_augmentation_is_evaluation_with_targets(frozen):
+    inputs, mask, target = train(PLAIN, frozen)
+    expected, _ = batches(frozen=frozen).evaluation(ROWS)
+    torch.testing.assert_close(inputs, expected, rtol=0, atol=0)
+    np.testing.assert_array_equal(mask, PRESENT)
+    assert target.tolist() == [0, 1, 1]
+
+
+@pytest.mark.parametrize(
+    "values",
+    [{"flip": True}, {"turn": True}, {"crop": 0.6}, {"color": 0.3}, {"stain": 0.3}, {"erase": 1.0}, {"mixup": 1.0}],
+    ids=lambda v: next(iter(v)),
+)
+def test_each_augmentation_changes_pixels_repeats_by_seed_and_leaves_missing_images_zero(values):
+    values = PLAIN | {f"augment.{name}": value for name, value in values.items()}
+    (inputs, mask, _), (again, _, _), (other, _, _) = train(values), train(values), train(values, seed=1)
+    assert torch.equal(inputs, again)
+    assert not torch.equal(inputs, other) and not torch.equal(inputs, train(PLAIN)[0])
+    assert (inputs[~mask] == 0).all()
+
+
+def test_frozen_features_know_no_augmentation_of_pixels():
+    assert torch.equal(train({}, frozen=True)[0], batches(frozen=True).evaluation(ROWS)[0])
+
+
+def test_feature_noise_scales_whole_channels():
+    noisy, mask, _ = train({"augment.feature_noise": 0.3}, frozen=True)
+    ratio = noisy[mask] / batches(frozen=True).evaluation(ROWS)[0][mask]  # (K, C, 2, 2)
+    torch.testing.assert_close(ratio, ratio[:, :, :1, :1].expand_as(ratio))
+    assert 0.15 < ratio[:, :, 0, 0].std() < 0.6 and (noisy[~mask] == 0).all()
+
+
+def test_mixup_softens_targets():
+    _, mask, target = train(PLAIN | {"augment.mixup": 5.0})
+    assert ((target > 0) & (target < 1)).any()
+    assert (mask <= torch.from_numpy(PRESENT)).all() and mask.any(1).all()
+
+
+@pytest.mark.parametrize(("dataset", "frozen", "lacking"), [(PIXELS, True, "features"), (FEATURES, False, "pixels")])
+def test_a_data_set_of_the_other_kind_is_refused(dataset, frozen, lacking):
+    with pytest.raises(ValueError, match=f"no {lacking}"):
+        Batches(dataset, tiny_config({"model.frozen": frozen}), CPU)

@@ -1,0 +1,295 @@
+"""k folds in lockstep: they learn, they do not leak, they repeat, and they go on as if never stopped."""
+
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from analysis.bootstrap import bootstrap_interval
+from data.errors import DataError, LeakageError
+from data.splits import Splits
+from data.store import load_dataset
+from data.synthetic import generate
+from mmnet import crossval
+from mmnet.crossval import CrossValidation, TrainingError, derive_seed
+from mmnet.metrics import evaluate
+from mmnet.predict import load_networks, predict
+from mmnet.records import TrialWriter, write_weights
+from tests.mmnet.tiny import CPU, deal, feature_dataset, pixel_dataset, tiny_config, train
+
+PIXELS, FEATURES = pixel_dataset(), feature_dataset()
+FROZEN = {"model.frozen": True}
+STILL = {f"dropout.{place}": 0.0 for place in ("classifier", "fusion", "attention", "path")} | {
+    "augment.flip": False,
+    "augment.turn": False,
+    "augment.crop": 1.0,
+    "augment.color": 0.0,
+    "augment.stain": 0.0,
+}
+RANDOM = {"augment.mixup": 0.4, "dropout.path": 0.2, "dropout.classifier": 0.5, "augment.feature_noise": 0.2, "augment.erase": 0.3}
+UNLEARNING = {"optim.lr": 1e-12, "metric": "balanced_accuracy"}  # the score never changes
+
+
+def numbers(reports):
+    """Everything that a trial's reports say but the time they took."""
+    return [
+        (
+            r.epoch,
+            r.metrics,
+            r.fold_metrics,
+            r.train_loss,
+            r.lr,
+            r.score,
+            r.best_epoch,
+            r.finished,
+            r.probability.tolist(),
+            r.importance.tolist(),
+        )
+        for r in reports
+    ]
+
+
+# learning ------------------------------------------------------------------------------------------------------------
+
+
+def test_eight_patients_are_learned_by_heart_and_new_ones_recognised(tmp_path):
+    root = generate(tmp_path, cases=8, images=2, size=40, seed=0, knowledge=dict.fromkeys((40, 100, 200, 400), 4.0), malignant=0.5)
+    config = tiny_config(STILL | {"loss.name": "cross_entropy", "optim.schedule": "constant", "optim.epochs": 30, "optim.patience": None})
+    _, reports = train(config, load_dataset(root, 32))
+    assert max(reports[0].train_loss) > 0.2  # half of ln 2 is knowing nothing
+    assert max(reports[-1].train_loss) < 0.02
+    assert reports[-1].metrics["patient_auc"] == 1.0
+
+
+@pytest.mark.parametrize("leak", [False, True], ids=["patient-wise", "with a planted leak"])
+def test_labels_that_mean_nothing_cannot_be_predicted_for_held_out_patients(leak):
+    dataset = feature_dataset(cases=40, signal=0.0, signature=3.0)  # each patient is easy to recognise
+    label_of = dict(
+        zip(sorted(set(dataset.table.patient.tolist())), np.random.default_rng(0).permutation(np.arange(40) % 2).tolist(), strict=True)
+    )
+    labels = np.array([label_of[patient] for patient in dataset.table.patient.tolist()])
+    dataset = replace(dataset, table=replace(dataset.table, label=labels))
+    config = tiny_config(FROZEN | STILL | {"optim.epochs": 12, "optim.patience": None, "optim.batch_size": 16, "model.width": 32})
+    trial = CrossValidation(config, dataset, deal(dataset), CPU)
+    if leak:
+        trial.train_patients = [np.arange(40)] * 2
+    report = list(trial)[-1]
+    oof = trial.out_of_fold
+    interval = bootstrap_interval(
+        "patient_auc", report.probability, oof.label, oof.patient, oof.patient, rng=np.random.default_rng(0), count=500, level=0.99
+    )
+    assert (interval.low <= 0.5 <= interval.high) == (not leak)
+    bound = 3 * math.sqrt((20 + 20 + 1) / (12 * 20 * 20))  # three standard deviations of Mann-Whitney's U, as an AUC
+    assert (abs(interval.value - 0.5) < bound) == (not leak)
+
+
+# leakage -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("folds", [2, 4])
+def test_every_development_image_is_judged_and_by_a_fold_that_did_not_train_on_its_patient(folds):
+    trial = CrossValidation(tiny_config(FROZEN), FEATURES, deal(FEATURES, folds), CPU)
+    oof = trial.out_of_fold
+    assert set(oof.rows.ravel().tolist()) == set(range(len(FEATURES.table)))
+    for fold, trained in enumerate(trial.train_patients):
+        judged = set(oof.patient[oof.fold == fold].tolist())
+        assert judged.isdisjoint(trial.index.patients[trained].tolist())
+        assert judged | set(trial.index.patients[trained].tolist()) == set(trial.index.patients.tolist())
+    table = FEATURES.table
+    assert (table.patient[oof.rows] == oof.patient[:, None]).all() and (table.label[oof.rows] == oof.label[:, None]).all()
+
+
+def test_pixels_of_held_out_patients_do_not_touch_the_networks_of_their_fold():
+    splits = deal(PIXELS)
+    images = PIXELS.images.copy()
+    images[np.isin(PIXELS.table.patient, splits.folds[0])] //= 3
+
+    def weights(dataset):
+        trial = CrossValidation(tiny_config(), dataset, splits, CPU)
+        next(trial)
+        return [torch.cat([p.flatten() for p in network.parameters()]) for network in trial.networks]
+
+    plain, altered = weights(PIXELS), weights(replace(PIXELS, images=images))
+    assert torch.equal(plain[0], altered[0])
+    assert not torch.equal(plain[1], altered[1])
+
+
+def test_sealed_patients_in_the_data_set_are_an_error():
+    splits = deal(FEATURES)
+    sealed = splits.folds[0][0]
+    splits = replace(splits, folds=(splits.folds[0][1:], splits.folds[1]), test=(sealed,))
+    with pytest.raises(LeakageError, match=sealed):
+        crossval.run(tiny_config(FROZEN), FEATURES, splits, device=CPU)
+    crossval.run(tiny_config(FROZEN), FEATURES.select_patients(splits.development()), splits, device=CPU)
+
+
+def test_a_fold_that_can_be_judged_on_one_class_only_is_an_error():
+    label_of = FEATURES.table.of_patients("label")
+    by_class = [tuple(patient for patient, label in label_of.items() if label == kind) for kind in (0, 1)]
+    with pytest.raises(DataError, match="fold 1 has views of one class only"):
+        crossval.run(tiny_config(FROZEN), FEATURES, Splits(tuple(by_class), (), "case", "here"), device=CPU)
+
+
+# what a report says --------------------------------------------------------------------------------------------------
+
+
+def test_a_report_is_the_metrics_of_its_own_predictions():
+    trial, reports = train(tiny_config(FROZEN | {"metric": "auc"}), FEATURES)
+    oof = trial.out_of_fold
+    for number, report in enumerate(reports, start=1):
+        assert report.epoch == number and report.fold_epochs == 2 * number
+        assert report.metrics == evaluate(report.probability, oof.label, oof.patient)
+        for fold, metrics in enumerate(report.fold_metrics):
+            held = oof.fold == fold
+            assert metrics == evaluate(report.probability[held], oof.label[held], oof.patient[held])
+        scores = [earlier.metrics["auc"] for earlier in reports[:number]]
+        assert report.score == max(scores) == scores[report.best_epoch - 1]
+        np.testing.assert_allclose(report.importance.sum(1), 1, rtol=1e-5)
+    assert [report.finished for report in reports] == [False, False, True]
+    assert trial.finished and next(trial, None) is None
+
+
+def test_cross_entropy_is_focal_loss_without_focus():
+    focal = tiny_config(FROZEN | {"loss.gamma": 0.0, "loss.alpha": 0.5})
+    cross_entropy = tiny_config(FROZEN | {"loss.name": "cross_entropy", "loss.alpha": 0.2})
+    assert numbers(train(focal, FEATURES)[1]) == numbers(train(cross_entropy, FEATURES)[1])
+
+
+def test_pressure_on_the_entropy_of_importance_gathers_its_weight_and_is_not_counted_as_loss():
+    values = FROZEN | STILL | {"optim.epochs": 12, "optim.lr": 3e-2, "optim.patience": None}
+    free, pressed = (train(tiny_config(values | {"loss.importance_entropy": share}), FEATURES)[1] for share in (0.0, 2.0))
+    assert pressed[0].train_loss == pytest.approx(
+        free[0].train_loss, rel=1e-5
+    )  # two steps, the first from equal weights, where entropy has no gradient
+    assert (pressed[-1].importance ** 2).sum(1).mean() > (free[-1].importance ** 2).sum(1).mean() + 0.03
+
+
+def test_the_learning_rate_follows_the_schedule_and_the_shares():
+    config = tiny_config({"optim.schedule": "cosine", "optim.backbone_lr": 0.5, "optim.epochs": 2, "sampling.balance": "none"})
+    trial, reports = train(config, PIXELS)
+    steps = [0.5 * (1 + math.cos(math.pi * progress)) for progress in (0.25, 0.75)]  # the second and last step of each epoch
+    assert [report.lr for report in reports] == pytest.approx([1e-2 * factor for factor in steps])
+    assert {round(group["lr"] / reports[-1].lr, 6) for group in trial.optimizers[0].param_groups} == {1.0, 0.5}
+
+
+def test_a_trial_ends_after_its_patience():
+    _, reports = train(tiny_config(FROZEN | UNLEARNING | {"optim.patience": 2, "optim.epochs": 9}), FEATURES)
+    assert [report.finished for report in reports] == [False, False, True]
+    assert reports[-1].best_epoch == 1
+
+
+def test_a_trial_without_patience_takes_all_its_epochs():
+    assert len(train(tiny_config(FROZEN | UNLEARNING | {"optim.patience": None, "optim.epochs": 5}), FEATURES)[1]) == 5
+
+
+# seeds and restarts --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("values", "dataset"), [({}, PIXELS), (FROZEN, FEATURES)], ids=["fine-tuned", "frozen"])
+def test_the_seed_decides_every_number(values, dataset):
+    def reports(seed):
+        torch.manual_seed(torch.seed())  # whatever the process drew before
+        return numbers(train(tiny_config(values | RANDOM | {"seed": seed, "optim.epochs": 2}), dataset)[1])
+
+    first, again, other = reports(0), reports(0), reports(1)
+    assert first == again
+    assert all(one[3] != two[3] and one[8] != two[8] for one, two in zip(first, other, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("values", "dataset"),
+    [
+        ({"model.shared": False}, PIXELS),
+        ({}, PIXELS),
+        (FROZEN, FEATURES),
+        (FROZEN | {"optim.schedule": "cosine", "optim.warmup": 0.5}, FEATURES),
+    ],
+    ids=["backbones of their own", "fine-tuned", "frozen", "frozen, cosine"],
+)
+def test_a_restored_run_gives_the_numbers_of_one_never_stopped(tmp_path, values, dataset):
+    config = tiny_config(values | RANDOM | {"optim.epochs": 6})
+    straight, expected = train(config, dataset)
+    stopped = CrossValidation(config, dataset, deal(dataset), CPU)
+    TrialWriter(tmp_path, 0, {}, config).load(stopped)
+    for _ in range(3):
+        next(stopped)
+    TrialWriter(tmp_path, 0, {}, config).save(stopped)
+    torch.manual_seed(torch.seed())
+
+    restored = CrossValidation(config, dataset, deal(dataset), CPU)
+    TrialWriter(tmp_path, 0, {}, config).load(restored)
+    assert numbers(restored.history) == numbers(expected[:3])
+    assert numbers(restored) == numbers(expected[3:])
+    for one, two in zip(straight.best_weights, restored.best_weights, strict=True):
+        assert all(torch.equal(value, two[key]) for key, value in one.items())
+
+
+def test_every_epoch_and_fold_draws_its_own_augmentation_and_dropout(monkeypatch):
+    trial = CrossValidation(tiny_config(FROZEN | {"optim.batch_size": 64}), FEATURES, deal(FEATURES), CPU)  # one step an epoch and fold
+    seeds, training = [], trial.batches.training
+
+    def spy(rows, label, generator):
+        seeds.append((generator.initial_seed(), torch.initial_seed()))
+        return training(rows, label, generator)
+
+    monkeypatch.setattr(trial.batches, "training", spy)
+    assert len(list(trial)) == 3
+    for of_one_kind in zip(*seeds, strict=True):
+        assert len(set(of_one_kind)) == 3 * 2
+
+
+def test_a_run_is_given_its_state_directly():
+    config = tiny_config(FROZEN)
+    trial = CrossValidation(config, FEATURES, deal(FEATURES), CPU)
+    next(trial)
+    assert numbers(crossval.run(config, FEATURES, deal(FEATURES), device=CPU, state=trial.state_dict()).history) == numbers(trial.history)
+
+
+def test_no_two_epochs_folds_or_networks_share_a_seed():
+    of_networks = {derive_seed(seed, fold) for seed in range(3) for fold in range(5)}
+    of_epochs = {derive_seed(seed, epoch, fold) for seed in range(3) for epoch in range(10) for fold in range(5)}
+    assert (len(of_networks), len(of_epochs)) == (15, 150)
+    assert of_networks.isdisjoint(of_epochs)
+
+
+# best weights --------------------------------------------------------------------------------------------------------
+
+
+def test_the_weights_kept_are_those_of_the_best_epoch(tmp_path):
+    dataset = feature_dataset(cases=12, signal=0.0, signature=3.0)  # nothing to learn but by heart: the best epoch is early
+    trial, reports = train(tiny_config(FROZEN | STILL | {"optim.epochs": 6}), dataset)
+    best = reports[-1].best_epoch
+    assert best < 6 and reports[-1].probability.tolist() != reports[best - 1].probability.tolist()
+    write_weights(tmp_path, trial)
+    networks = load_networks(tmp_path, trial.config, dataset, CPU)
+    oof = trial.out_of_fold
+    judged = [predict(network, trial.batches, oof.rows[oof.fold == fold]) for fold, network in enumerate(networks)]
+    np.testing.assert_array_equal(np.concatenate([part[0] for part in judged]), reports[best - 1].probability)
+    np.testing.assert_array_equal(np.concatenate([part[1] for part in judged]), reports[best - 1].importance)
+
+
+# numbers that are none -----------------------------------------------------------------------------------------------
+
+
+def test_a_loss_that_is_no_number_is_an_error_that_names_epoch_and_fold():
+    trial = CrossValidation(tiny_config(FROZEN), FEATURES, deal(FEATURES), CPU)
+    next(trial)
+    with torch.no_grad():
+        next(trial.networks[1].parameters()).fill_(torch.nan)
+    with pytest.raises(TrainingError, match="loss is nan in epoch 2, fold 2: lower optim.lr"):
+        next(trial)
+
+
+def test_weights_that_the_last_step_of_an_epoch_broke_are_an_error_too():
+    trial = CrossValidation(tiny_config(FROZEN | {"optim.batch_size": 64}), FEATURES, deal(FEATURES), CPU)  # one step an epoch
+
+    def diverge(optimizer, *_):
+        for group in optimizer.param_groups:
+            for parameter in group["params"]:
+                parameter.data.fill_(torch.nan)
+
+    trial.optimizers[0].register_step_post_hook(diverge)
+    with pytest.raises(TrainingError, match="epoch 1, fold 1"):
+        next(trial)

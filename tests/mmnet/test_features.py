@@ -1,0 +1,81 @@
+"""Frozen features: computed once, the same as the backbone gives, and never those of another backbone."""
+
+import numpy as np
+import pytest
+import torch
+
+from data.augment import to_float
+from data.errors import InputError
+from mmnet import features
+from mmnet.backbones import build_backbone
+from mmnet.features import with_features
+from tests.mmnet.tiny import CPU, pixel_dataset, tiny_config
+
+DATASET = pixel_dataset(cases=5)  # 40 images: two batches
+
+
+def compute(dataset=DATASET, progress=None, **values):
+    named = {name.replace("__", "."): value for name, value in values.items()}
+    return with_features(dataset, tiny_config({"model.frozen": True} | named), CPU, progress).features
+
+
+@pytest.fixture
+def computed(monkeypatch):
+    """How often features were really computed."""
+    calls, original = [], features._compute
+    monkeypatch.setattr(features, "_compute", lambda *arguments: (calls.append(1), original(*arguments)))
+    return calls
+
+
+def test_features_are_what_the_backbone_gives(computed):
+    config = tiny_config({"model.frozen": True})
+    with torch.inference_mode():
+        expected = build_backbone(config.model, 32, config.seed)(to_float(torch.from_numpy(DATASET.images)))
+    found = compute()
+    assert found.dtype == np.float16 and found.shape == (40, 64, 4, 4)
+    np.testing.assert_allclose(found, expected, rtol=2e-3, atol=1e-5)
+
+
+def test_features_replace_the_pixels():
+    dataset = with_features(DATASET, tiny_config({"model.frozen": True}), CPU)
+    assert dataset.images is None and dataset.table is DATASET.table and dataset.fingerprint == DATASET.fingerprint
+    with pytest.raises(ValueError, match="no pixels"):
+        with_features(dataset, tiny_config({"model.frozen": True}), CPU)
+
+
+def test_they_are_computed_once_for_every_configuration_of_the_head(computed):
+    first = compute()
+    again = compute(model__width=16, optim__lr=0.1, dropout__classifier=0.0, data__folds=3)
+    np.testing.assert_array_equal(first, again)
+    assert len(computed) == 1
+
+
+def test_they_are_computed_again_for_all_that_decides_them(computed, tmp_path):
+    for name, seed in (("one", 1), ("two", 2)):
+        body = build_backbone(tiny_config({"model.backbone": "timm:test_vit"}).model, 32, seed).body.model
+        torch.save(body.state_dict(), tmp_path / f"{name}.pth")
+    compute()
+    compute(seed=1)  # of random weights
+    compute(model__backbone="timm:test_vit")
+    compute(model__backbone="timm:test_vit", model__weights=str(tmp_path / "one.pth"))
+    compute(model__backbone="timm:test_vit", model__weights=str(tmp_path / "two.pth"))
+    compute(pixel_dataset(cases=5, size=48))
+    compute(pixel_dataset(cases=5, seed=1))
+    compute(DATASET.select_rows(np.arange(20)))
+    assert len(computed) == 8
+
+
+def test_progress_is_told_in_images():
+    told = []
+    compute(progress=lambda done, total: told.append((done, total)))
+    assert told == [(32, 40), (40, 40)]
+
+
+def test_a_computation_that_breaks_leaves_nothing_behind(own_cache, computed):
+    def full(done, total):
+        raise OSError(28, "No space left on device")
+
+    with pytest.raises(InputError, match="No space left"):
+        compute(progress=full)
+    assert list((own_cache / "features").iterdir()) == []
+    assert compute().shape[0] == 40 and len(computed) == 2

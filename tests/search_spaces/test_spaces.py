@@ -1,0 +1,76 @@
+"""The spaces that ship: each is valid on the defaults and the presets, and so is whatever is drawn from it."""
+
+import pytest
+
+from data.errors import InputError
+from mmnet.config import Config, get_value, load_config
+from search_spaces import get_space, space_names
+from tests.search_spaces.sampling import asked, random_study
+from tests.test_imports import ROOT
+
+NAMES = space_names()
+PRESETS = {path.stem: load_config(path) for path in (ROOT / "configs").glob("*.yaml")}
+BASES = {"defaults": Config(), "frozen": Config().with_values({"model.frozen": True})} | PRESETS
+
+
+def draw(name, base, count, seed=0):
+    return [get_space(name).sample(trial, base) for trial in asked(random_study(seed), count)]
+
+
+def test_the_spaces_are_those_of_the_folder_by_name():
+    assert set(NAMES) >= {"focal", "dropout", "fusion", "optim", "full", "smoke"} and "space" not in NAMES
+    assert all(get_space(name).name == name for name in NAMES)
+
+
+@pytest.mark.parametrize("name", ["everything", "space", "", "../focal"])
+def test_an_unknown_space_is_an_error_that_lists_them(name):
+    with pytest.raises(InputError, match="expected one of dropout, focal"):
+        get_space(name)
+
+
+@pytest.mark.parametrize("base", BASES)
+@pytest.mark.parametrize("name", NAMES)
+def test_every_space_fits_the_defaults_and_every_preset(name, base):
+    get_space(name).check(BASES[base])
+
+
+@pytest.mark.parametrize("base", BASES)
+@pytest.mark.parametrize("name", NAMES)
+def test_whatever_is_drawn_is_a_configuration_that_holds_it(name, base):
+    base = BASES[base]
+    for values in draw(name, base, 300):
+        config = base.with_values(values)
+        assert {path: get_value(config, path) for path in values} == values
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_what_was_drawn_can_be_enqueued_again(name):
+    space, study = get_space(name), random_study(seed=1)
+    for values in draw(name, Config(), 20):
+        study.enqueue_trial(space.encode(Config().with_values(values)))
+        assert space.sample(study.ask(), Config()) == values
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_searched_dimension_is_drawn_in_both_directions(name):
+    space = get_space(name)
+    drawn = [values for base in BASES.values() for values in draw(name, base, 100)]
+    for dimension in space.searched():
+        values = {values[dimension.path] for values in drawn if dimension.path in values}
+        assert len(values) == len(dimension.choices) if dimension.choices else min(values) < max(values)
+
+
+def test_full_searches_everything_that_the_others_do():
+    paths = {dimension.path for dimension in get_space("full").searched()}
+    for name in NAMES:
+        assert {dimension.path for dimension in get_space(name).searched()} <= paths
+
+
+def test_in_full_what_a_choice_switches_off_is_absent():
+    for base in (BASES["defaults"], BASES["frozen"]):
+        for values in draw("full", base, 100):
+            assert ("loss.gamma" in values) == ("loss.alpha" in values) == (values["loss.name"] == "focal")
+            assert ("optim.warmup" in values) == (values["optim.schedule"] == "cosine")
+            for name in ("crop", "color", "stain", "erase"):
+                assert (f"augment.{name}" in values) == (not base.model.frozen)
+            assert ("augment.feature_noise" in values) == base.model.frozen

@@ -1,0 +1,94 @@
+"""The rooms import in one direction (shared/design.md), wherever in a file the import stands."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+# room -> what it may import of other rooms: a whole room, or one module of it
+MAY = {
+    "data": set(),
+    "mmnet": {"data"},
+    "search_spaces": {"mmnet.config", "data.errors"},
+    "tuning": {"data", "mmnet", "search_spaces"},
+    "analysis": {"data", "mmnet"},
+}
+NEVER = {
+    "data": {"ray", "optuna", "pandas"},
+    "mmnet": {"ray", "optuna", "pandas"},
+    "search_spaces": {"ray"},
+    "tuning": set(),
+    "analysis": {"ray"},
+}
+OURS = {*MAY, "tests", *(path.stem for path in ROOT.glob("*.py"))}
+FILES = sorted(path for room in MAY for path in (ROOT / room).rglob("*.py"))
+
+
+def imported(source: str) -> set[str]:
+    """Every module that a source imports, by statement at any depth or by `import_module`; `a.b` for `from a import b`."""
+    names = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, "relative import: its target cannot be read off the line"
+            names |= {f"{node.module}.{alias.name}" for alias in node.names}
+        elif isinstance(node, ast.Call) and "import_module" in ast.unparse(node.func) and node.args:
+            names.add(ast.unparse(node.args[0]).lstrip("f").strip("'\""))
+    return names
+
+
+def forbidden(room: str, names: set[str]) -> set[str]:
+    def allowed(name: str) -> bool:
+        top = name.partition(".")[0]
+        if top in OURS:
+            return any(f"{name}.".startswith(f"{place}.") for place in {room, *MAY[room]})
+        return top not in NEVER[room]
+
+    return {name for name in names if not allowed(name)}
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_imports_point_up_the_table_only(path):
+    assert forbidden(path.relative_to(ROOT).parts[0], imported(path.read_text())) == set()
+
+
+def test_every_room_is_looked_at():
+    assert {path.relative_to(ROOT).parts[0] for path in FILES} == set(MAY)
+    assert len(FILES) > 40
+
+
+@pytest.mark.parametrize(
+    ("room", "line"),
+    [
+        ("data", "from mmnet.config import Config"),
+        ("data", "import pandas as pd"),
+        ("mmnet", "from tuning import study"),
+        ("mmnet", "import ray.tune"),
+        ("mmnet", "import main"),
+        ("search_spaces", "from mmnet.network import Head"),
+        ("search_spaces", "from mmnet import config, network"),
+        ("search_spaces", "from data.errorstore import x"),
+        ("tuning", "from analysis.leaderboard import rank"),
+        ("analysis", "from ray import tune"),
+        ("analysis", "import importlib; importlib.import_module('tuning.study')"),
+        ("analysis", "import importlib; importlib.import_module(f'search_spaces.{name}')"),
+    ],
+)
+def test_a_wrong_import_is_seen_also_inside_a_function(room, line):
+    assert forbidden(room, imported(line))
+    assert forbidden(room, imported(f"def later():\n    {line}\n"))
+
+
+@pytest.mark.slow
+def test_data_and_mmnet_import_where_ray_optuna_and_pandas_are_not_installed():
+    modules = [
+        ".".join(path.relative_to(ROOT).with_suffix("").parts) for path in FILES if path.relative_to(ROOT).parts[0] in ("data", "mmnet")
+    ]
+    absent = "import sys\nfor name in ('ray', 'optuna', 'pandas'): sys.modules[name] = None\n"
+    lines = "".join(f"import {name.removesuffix('.__init__')}\n" for name in modules)
+    done = subprocess.run([sys.executable, "-c", absent + lines], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr

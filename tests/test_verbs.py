@@ -1,0 +1,234 @@
+"""The verbs as a user runs them: real processes, real Ray, real files."""
+
+import csv
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import optuna
+import pytest
+from optuna.trial import TrialState
+
+from data.synthetic import generate
+from mmnet.config import load_config
+from mmnet.records import read_trials
+
+ROOT = Path(__file__).parent.parent
+SMALL = (
+    "--backbone tiny --weights none --image-size 32 --folds 2 --epochs 4 --seed 0 "
+    "--set model.width=8 --set model.heads=2 --set optim.lr=0.003 --set optim.batch_size=16"
+).split()
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    return generate(tmp_path_factory.mktemp("data"), cases=16, images=2, size=32, seed=0)
+
+
+@pytest.fixture
+def environment(own_cache):
+    return os.environ | {"MMNET_CACHE": str(own_cache), "OMP_NUM_THREADS": "1", "COLUMNS": "200"}
+
+
+@pytest.fixture
+def run(environment):
+    def call(*arguments, expect=0):
+        done = subprocess.run(
+            [sys.executable, *map(str, arguments)], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300
+        )
+        assert done.returncode == expect, done.stdout + done.stderr
+        return done
+
+    return call
+
+
+def trials_of(study: Path) -> list[optuna.trial.FrozenTrial]:
+    return optuna.load_study(storage=f"sqlite:///{study / 'optuna.db'}", study_name=study.name).trials
+
+
+def hparams(folder: Path) -> list[str]:
+    """Tags of TensorBoard's HPARAMS records in a trial's event file."""
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    return sorted(EventAccumulator(str(folder)).Reload().summary_metadata)
+
+
+def test_a_study_from_search_to_sealed_test(run, data, tmp_path):
+    shown = run("tune_mmnet.py", "--data", data, "--space", "smoke", "--trials", 5, "--name", "s", "--output", tmp_path, *SMALL).stdout
+    study = tmp_path / "s"
+    assert "SYNTHETIC DATA" in shown and "best of 5 trials" in shown and "fold-epochs" in shown
+    assert not re.search(r"ray::|WARNING|Trial status|\(pid=", shown)  # Ray's chatter stays out
+
+    with (study / "results" / "leaderboard.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    required = "trial,status,epoch,fold_epochs,seconds,auc,balanced_accuracy,log_loss,patient_auc,patient_balanced_accuracy".split(",")
+    assert len(rows) == 5 and set(required) | {"optim.lr", "dropout.classifier"} <= set(rows[0])
+    assert float(rows[0]["log_loss"]) == min(float(row["log_loss"]) for row in rows)
+
+    records = read_trials(study)
+    states = {"done": TrialState.COMPLETE, "stopped": TrialState.PRUNED}
+    for record, trial in zip(records, trials_of(study), strict=True):
+        assert trial.state == states[record.status]
+        assert trial.intermediate_values == pytest.approx({line["epoch"]: line["score"] for line in record.epochs})
+        assert any("session_start" in tag for tag in hparams(record.folder)) and any("experiment" in tag for tag in hparams(record.folder))
+        assert np.load(record.folder / "predictions.npz")["oof"].shape[0] == len(record.epochs)
+    assert {"stopped", "done"} == {record.status for record in records}
+    for plot in ("optimisation_history", "learning_curves", "parallel_coordinates", "importance"):
+        assert (study / "plots" / f"{plot}.png").stat().st_size > 5000
+
+    # the sealed patients were in nothing that the search left behind
+    about = json.loads((study / "study.json").read_text())
+    sealed = set(about["splits"]["test"])
+    assert sealed and not sealed & set(np.load(records[0].folder / "predictions.npz")["patient"].tolist())
+
+    # the best configuration gives the same numbers in main.py, without Ray, and opens the sealed test once
+    best = load_config(study / "best_config.yaml")
+    main = ("main.py", "--data", data, "--config", study / "best_config.yaml", "--name", "m", "--output", tmp_path)
+    first = run(*main).stdout
+    assert best.seed == 0 and "sealed test" in first and "opened on" not in first
+    assert read_trials(tmp_path / "m")[0].score == pytest.approx(float(rows[0]["log_loss"]), abs=1e-6)
+    recorded = json.loads((tmp_path / "m" / "results" / "sealed_test.json").read_text())
+    assert {row["patient"] for row in recorded["patients"]} == sealed and recorded["synthetic"]
+    again = run("main.py", "--resume", "--name", "m", "--output", tmp_path).stdout
+    assert "was opened on" in again
+    assert json.loads((tmp_path / "m" / "results" / "sealed_test.json").read_text()) == recorded
+
+
+def test_a_study_stopped_by_ctrl_c_goes_on_with_the_same_numbers(run, environment, data, tmp_path):
+    options = ["--space", "smoke", "--trials", "4", "--concurrency", "1", "--output", str(tmp_path), *SMALL]
+    run("tune_mmnet.py", "--data", data, "--name", "whole", *options)
+    process = subprocess.Popen(
+        [sys.executable, "-u", "tune_mmnet.py", "--data", str(data), "--name", "cut", *options],
+        cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True,
+    )  # fmt: skip
+    assert process.stdout is not None
+    lines = []
+    for line in process.stdout:
+        lines.append(line)
+        if re.search(r"trial 0 (done|stopped)", line):
+            os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to the whole group
+    assert process.wait(timeout=120) == 130
+    assert "--resume --name cut" in "".join(lines)
+    resumed = run("tune_mmnet.py", "--resume", "--name", "cut", "--output", tmp_path).stdout
+    assert "best of 4 trials" in resumed
+    cut, whole = read_trials(tmp_path / "cut"), read_trials(tmp_path / "whole")
+    assert [r.params for r in cut] == [r.params for r in whole]
+    for a, b in zip(cut, whole, strict=True):
+        assert [line["metrics"] for line in a.epochs] == [line["metrics"] for line in b.epochs]
+    assert TrialState.RUNNING not in {trial.state for trial in trials_of(tmp_path / "cut")}
+
+
+def worker_of(driver: int) -> int | None:
+    """A Ray worker that runs a trial of this driver: its grandchild, by way of the raylet."""
+
+    def parent(pid: int) -> int:
+        return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            trial = process.joinpath("cmdline").read_bytes().startswith(b"ray::_Inner")
+            if trial and parent(parent(int(process.name))) == driver:
+                return int(process.name)
+        except OSError:
+            continue  # it ended meanwhile
+    return None
+
+
+def test_a_killed_worker_costs_no_trial_and_changes_no_number(run, environment, data, tmp_path):
+    options = ["--data", str(data), "--space", "smoke", "--trials", "3", "--concurrency", "1", "--output", str(tmp_path), *SMALL]
+    run("tune_mmnet.py", "--name", "whole", *options)
+    process = subprocess.Popen(
+        [sys.executable, "-u", "tune_mmnet.py", "--name", "cut", *options], cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None
+    worker = None
+    for line in process.stdout:
+        while "first trial starts" in line and worker is None and process.poll() is None:
+            worker = worker_of(process.pid)
+            if worker is not None:
+                os.kill(worker, signal.SIGKILL)
+    assert process.wait(timeout=120) == 0 and worker is not None
+    for a, b in zip(read_trials(tmp_path / "cut"), read_trials(tmp_path / "whole"), strict=True):
+        assert (a.status, a.params, [line["metrics"] for line in a.epochs]) == (b.status, b.params, [line["metrics"] for line in b.epochs])
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ("--data /nowhere", "data /nowhere: no such folder"),
+        ("--backbone resnet19", "model.backbone = 'resnet19' is unknown"),
+        ("--backbone resnet18 --weights /nowhere.pth", "model.weights = '/nowhere.pth': no such file"),
+        ("--set loss.gama=1", "unknown configuration key 'loss.gama': did you mean loss.gamma?"),
+        ("--set loss.gamma=-1", "configuration loss.gamma = -1.0: expected 0 to 10"),
+        ("--metric f7", "configuration metric = 'f7': expected one of log_loss"),
+        ("--folds 30", "benign cases for 30 folds"),
+        ("--space everything", "--space everything: expected one of dropout, focal"),
+        ("--time-budget soon", "--time-budget soon: expected a duration"),
+        ("--config nowhere", "--config nowhere: no such file"),
+        ("--name ../up", "--name ../up: expected letters"),
+        ("--resume --name nothing", "no readable study.json"),
+        ("--magnifications 40,80", "magnifications 80: the data set"),
+        ("--splits official:1", "not in the official folds"),
+    ],
+)
+def test_bad_input_stops_before_anything_is_written(monkeypatch, capsys, data, tmp_path, options, expected):
+    import tune_mmnet
+    from data.errors import InputError
+
+    arguments = ["--data", str(data), "--output", str(tmp_path), *SMALL, *options.split()]
+    if "--resume" in options:
+        arguments = [*options.split(), "--output", str(tmp_path)]
+    monkeypatch.setattr(sys, "argv", ["tune_mmnet.py", *arguments])
+    with pytest.raises(InputError, match=re.escape(expected)):
+        tune_mmnet.main()
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_existing_name_offers_resume_and_resume_refuses_other_data_and_configurations(monkeypatch, data, tmp_path):
+    from rich.console import Console
+
+    import tune_mmnet
+    from data.errors import InputError
+    from mmnet.study_folder import open_or_create
+
+    def attempt(*arguments):
+        monkeypatch.setattr(sys, "argv", ["tune_mmnet.py", "--output", str(tmp_path / "output"), *map(str, arguments)])
+        tune_mmnet.main()
+
+    study = open_or_create(tune_mmnet.parse(["--data", str(data), "--name", "s", "--output", str(tmp_path / "output"), *SMALL]), "tune")
+    study.write(study.prepare(Console(quiet=True), None), settings={"space": "smoke", "trials": 2}, rungs=[])
+    with pytest.raises(InputError, match="exists already; go on with it by --resume"):
+        attempt("--data", data, "--name", "s", *SMALL)
+    with pytest.raises(InputError, match=r"started with another configuration \(optim.epochs 4 -> 5\)"):
+        attempt("--resume", "--name", "s", "--epochs", 5)
+    with pytest.raises(InputError, match="searches space smoke"):
+        attempt("--resume", "--name", "s", "--space", "full")
+    other = generate(tmp_path / "other", cases=16, images=2, size=32, seed=1)
+    with pytest.raises(InputError, match="changed since study s began|do not fit the data"):
+        attempt("--resume", "--name", "s", "--data", other, "--trials", 2)
+
+
+def test_slide_grouping_and_official_folds_print_what_they_leak(run, data, tmp_path):
+    shown = run("tune_mmnet.py", "--data", data, "--dry-run", "--grouping", "slide", *SMALL).stdout
+    assert re.search(r"leak +\d+ case\(s\) stand on both sides: 10\d+ \(", shown)
+    assert not list(tmp_path.iterdir())
+
+
+def test_bad_input_is_one_line_and_status_2(run):
+    done = run("tune_mmnet.py", "--data", "/nowhere", expect=2)
+    assert done.stderr.startswith("error: data /nowhere: no such folder") and done.stderr.count("\n") == 1 and not done.stdout
+
+
+def test_help_names_every_option(run):
+    shown = run("tune_mmnet.py", "--help").stdout
+    for flag in (
+        "data name output space trials time-budget metric folds grouping test-fraction splits epochs magnifications image-size backbone weights "
+        "frozen gpus-per-trial cpus-per-trial concurrency address config set seed resume dry-run"
+    ).split():
+        assert f"--{flag}" in shown
