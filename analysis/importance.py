@@ -9,7 +9,7 @@ import optuna
 from mmnet.metrics import METRICS
 from mmnet.records import TrialRecord
 
-LEAST_TRIALS = 10
+LEAST_TRIALS = 20
 
 
 class Importance(NamedTuple):
@@ -21,7 +21,7 @@ class Importance(NamedTuple):
 def parameter_importance(study_db: Path, records: list[TrialRecord], metric: str) -> Importance:
     """PED-ANOVA (Watanabe et al., IJCAI 2023; Optuna's default) over scores at one common epoch.
 
-    Trials end at different epochs, and their last scores do not compare; the epoch used is the latest that at least ten
+    Trials end at different epochs, and their last scores do not compare; the epoch used is the latest that at least 20
     trials and half of them all reached.
     """
     usable = [record for record in records if record.ranked]

@@ -18,7 +18,7 @@ from mmnet.records import TrialRecord, whole_file  # noqa: E402
 
 # Okabe & Ito's colours, told apart by colour-blind readers
 COLORS = {"done": "#0072B2", "stopped": "#999999", "failed": "#D55E00", "running": "#E69F00", "best": "#009E73"}
-AXES_SHOWN = 12
+AXES_SHOWN = 10
 
 
 def metric_label(metric: str) -> str:
@@ -36,7 +36,7 @@ def _save(figure: Figure, path: Path, title: str, synthetic: bool) -> None:
 
 def optimisation_history(records: list[TrialRecord], metric: str, path: Path, synthetic: bool) -> None:
     """Score of each trial in order, and the best so far."""
-    figure, axes = plt.subplots(figsize=(7, 4))
+    figure, axes = plt.subplots(figsize=(7, 4.5))
     scored = [r for r in records if r.ranked]
     for status in ("stopped", "done", "running"):
         chosen = [r for r in scored if r.status == status]
@@ -57,7 +57,7 @@ def optimisation_history(records: list[TrialRecord], metric: str, path: Path, sy
 
 def learning_curves(records: list[TrialRecord], metric: str, path: Path, synthetic: bool) -> None:
     """Score by epoch of every trial; the best one with its folds' spread."""
-    figure, axes = plt.subplots(figsize=(7, 4))
+    figure, axes = plt.subplots(figsize=(7, 4.5))
     best = best_trial(records, metric)
     for record in records:
         if record.epochs and record is not best:

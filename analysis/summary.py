@@ -111,7 +111,8 @@ def print_summary(study: Path, best: TrialRecord, console: Console, seconds: flo
     values = np.array([[np.nan if fold[name] is None else fold[name] for name in names] for fold in folds])  # (K, metrics)
     for number, row in enumerate(values, start=1):
         table.add_row(f"fold {number}", *(f"{value:.3f}" for value in row))
-    table.add_row("mean ± sd", *(f"{m:.3f} ± {s:.3f}" for m, s in zip(np.nanmean(values, 0), np.nanstd(values, 0, ddof=1), strict=True)))
+    table.add_row("mean", *(f"{value:.3f}" for value in np.nanmean(values, 0)))
+    table.add_row("sd", *(f"{value:.3f}" for value in np.nanstd(values, 0, ddof=1)))
     table.add_row("pooled", *(f"{best.best['metrics'][name]:.3f}" for name in names))
     console.print(table)
     if searched:
