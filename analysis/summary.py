@@ -14,7 +14,7 @@ from analysis.leaderboard import best_trial, write_leaderboard
 from analysis.plots import importance_bars, learning_curves, optimisation_history, parallel_coordinates
 from mmnet.config import Config, save_config
 from mmnet.metrics import patient_mean
-from mmnet.records import TrialRecord, read_trials, whole_file, write_json
+from mmnet.records import TrialRecord, peak_memory, read_trials, whole_file, write_json
 
 SHOWN = ("log_loss", "auc", "balanced_accuracy", "patient_auc", "patient_balanced_accuracy")
 
@@ -130,6 +130,10 @@ def print_summary(study: Path, best: TrialRecord, console: Console, seconds: flo
         f"{count['failed']} failed" + (f", {count['running']} unfinished" if count["running"] else ""),
         highlight=False,
         soft_wrap=True,
+    )
+    console.print(
+        f"peak memory: this process {peak_memory():.0f} MiB, a trial's process {max(r.peak_mib for r in records):.0f} MiB (shared pages counted)",
+        highlight=False,
     )
     if count["failed"]:
         reasons = sorted({r.reason for r in records if r.status == "failed"})

@@ -69,10 +69,21 @@ def fused_against_single(cases: int, seed: int, console: Console) -> None:
         case_of = dataset.table.of_patients("case")
         case = np.array([case_of[patient] for patient in oof.patient.tolist()])
         best = fused.history[fused.history[-1].best_epoch - 1]
-        table = Table(title=f"seed {seed}: fused network against each single magnification, {cases} cases, each knows 0.8", title_justify="left")
-        for column in ("magnification", "ideal AUC", "view log loss", "patient AUC", "fused - single: patient AUC (95 %)", "log loss (95 %)"):
+        table = Table(
+            title=f"seed {seed}: fused network against each single magnification, {cases} cases, each knows 0.8", title_justify="left"
+        )
+        for column in (
+            "magnification",
+            "ideal AUC",
+            "view log loss",
+            "patient AUC",
+            "fused - single: patient AUC (95 %)",
+            "log loss (95 %)",
+        ):
             table.add_column(column, justify="right")
-        table.add_row("all four", f"{best_auc(knowledge):.3f}", f"{best.metrics['log_loss']:.3f}", f"{best.metrics['patient_auc']:.3f}", "", "")
+        table.add_row(
+            "all four", f"{best_auc(knowledge):.3f}", f"{best.metrics['log_loss']:.3f}", f"{best.metrics['patient_auc']:.3f}", "", ""
+        )
         for magnification in MAGNIFICATIONS:
             single = train(dataset, splits, seed=seed, **{"data.magnifications": [magnification]})
             report = single.history[single.history[-1].best_epoch - 1]
@@ -90,25 +101,27 @@ def fused_against_single(cases: int, seed: int, console: Console) -> None:
 
 def know_nothing(cases: int, seeds: int, console: Console) -> None:
     table = Table(title=f"one magnification knows nothing, the others 1.0; {cases} cases, mean of {seeds} seeds", title_justify="left")
-    for column in ("knows nothing", "penalty", "patient AUC", *(f"weight {m}X" for m in MAGNIFICATIONS), "log loss when it is masked", "… when another is"):
+    for column in (
+        "knows nothing",
+        "patient AUC",
+        *(f"weight {m}X" for m in MAGNIFICATIONS),
+        "log loss when it is masked",
+        "… when another is",
+    ):
         table.add_column(column, justify="right")
     for blind in MAGNIFICATIONS:
+        column = MAGNIFICATIONS.index(blind)
         knowledge = {m: 0.0 if m == blind else 1.0 for m in MAGNIFICATIONS}
-        rows: dict[float, list[np.ndarray]] = {0.0: [], 0.3: []}
+        found = []
         for seed in range(seeds):
             with tempfile.TemporaryDirectory() as folder:
-                dataset, splits = planted(knowledge, cases, seed, Path(folder))
-                for penalty, found in rows.items():
-                    trial = train(dataset, splits, seed=seed, **{"loss.importance_entropy": penalty})
-                    report = trial.history[-1]
-                    drops = np.array([masked_loss(trial, column) for column in range(len(MAGNIFICATIONS))]) - report.metrics["log_loss"]
-                    column = MAGNIFICATIONS.index(blind)
-                    others = np.delete(drops, column).mean()
-                    found.append(np.array([report.metrics["patient_auc"], *report.importance.mean(0), drops[column], others]))
-        for penalty, found in rows.items():
-            auc, *weights, own, others = np.mean(found, axis=0)
-            shown = [f"[bold]{w:.2f}[/]" if m == blind else f"{w:.2f}" for m, w in zip(MAGNIFICATIONS, weights, strict=True)]
-            table.add_row(f"{blind}X", f"{penalty}", f"{auc:.3f}", *shown, f"{own:+.3f}", f"{others:+.3f}")
+                trial = train(*planted(knowledge, cases, seed, Path(folder)), seed=seed)
+                report = trial.history[-1]
+                drops = np.array([masked_loss(trial, m) for m in range(len(MAGNIFICATIONS))]) - report.metrics["log_loss"]
+                found.append([report.metrics["patient_auc"], *report.importance.mean(0), drops[column], np.delete(drops, column).mean()])
+        auc, *weights, own, others = np.mean(found, axis=0)
+        shown = [f"[bold]{w:.2f}[/]" if m == blind else f"{w:.2f}" for m, w in zip(MAGNIFICATIONS, weights, strict=True)]
+        table.add_row(f"{blind}X", f"{auc:.3f}", *shown, f"{own:+.3f}", f"{others:+.3f}")
     console.print(table)
 
 

@@ -135,14 +135,12 @@ class LossConfig:
     alpha: float = 0.5  # weight of the malignant class; 1 - alpha weighs the benign one
     gamma: float = 3.0  # focusing: 0 is cross-entropy
     label_smoothing: float = 0.0  # targets move from {0, 1} towards 0.5 by this share
-    importance_entropy: float = 0.0  # penalty on spread-out magnification weights, share of the loss; 0.3 empties useless ones
 
     def __post_init__(self) -> None:
         _one_of("loss.name", self.name, ("focal", "cross_entropy"))
         _require(0 < self.alpha < 1, "loss.alpha", self.alpha, "between 0 and 1")
         _between("loss.gamma", self.gamma, 0, 10)
         _between("loss.label_smoothing", self.label_smoothing, 0, 0.5)
-        _between("loss.importance_entropy", self.importance_entropy, 0, 2)
 
 
 @dataclass(frozen=True)

@@ -19,12 +19,12 @@ from data.errors import DataError, LeakageError, shortlist
 from data.splits import Splits
 from data.views import ViewIndex
 from mmnet.batches import Batches
+from mmnet.build import build_network, parameter_groups
 from mmnet.config import Config
 from mmnet.device import autocast, best_device
-from mmnet.losses import focal_loss, importance_entropy
+from mmnet.losses import focal_loss
 from mmnet.metrics import evaluate
 from mmnet.network import MMNet
-from mmnet.networks import build_network, parameter_groups
 from mmnet.predict import predict
 from mmnet.schedule import best_epoch, lr_factor, out_of_patience
 
@@ -188,13 +188,10 @@ class CrossValidation(Iterator[EpochReport]):
                 for group in optimizer.param_groups:
                     group["lr"] = config.optim.lr * group["share"] * factor
                 with autocast(self.device, config.optim.amp):
-                    output = network(inputs, mask)
-                loss = focal_loss(output.logit.float(), target, alpha=alpha, gamma=gamma, label_smoothing=config.loss.label_smoothing)
-                objective = loss
-                if config.loss.importance_entropy:  # in units of the loss itself, so that gamma and alpha do not change its strength
-                    objective = loss + config.loss.importance_entropy * loss.detach() * importance_entropy(output.importance.float())
+                    logit = network(inputs, mask).logit
+                loss = focal_loss(logit.float(), target, alpha=alpha, gamma=gamma, label_smoothing=config.loss.label_smoothing)
                 optimizer.zero_grad(set_to_none=True)
-                objective.backward()
+                loss.backward()
                 torch.nn.utils.clip_grad_norm_(network.parameters(), config.optim.clip)
                 optimizer.step()
                 total += loss.detach() * len(target)

@@ -12,9 +12,9 @@ from data.augment import to_float
 from data.dataset import Dataset
 from data.store import atomic_folder, cache_root, require_space
 from mmnet.backbones import build_backbone, weights_digest
+from mmnet.build import channels_of
 from mmnet.config import Config
 from mmnet.device import autocast
-from mmnet.networks import channels_of
 
 BATCH = 32  # images at once
 FORMAT = 1

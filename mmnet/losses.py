@@ -1,4 +1,4 @@
-"""Binary focal loss with soft targets, and a penalty on spread-out importance weights."""
+"""Binary focal loss with soft targets."""
 
 from torch import Tensor
 from torch.nn import functional as F
@@ -15,12 +15,3 @@ def focal_loss(logit: Tensor, target: Tensor, *, alpha: float, gamma: float, lab
     log_p, log_q = F.logsigmoid(logit), F.logsigmoid(-logit)
     # exp(γ log q) instead of q^γ: its gradient stays finite when q underflows and γ < 1
     return -(alpha * target * (gamma * log_q).exp() * log_p + (1 - alpha) * (1 - target) * (gamma * log_p).exp() * log_q).mean()
-
-
-def importance_entropy(weights: Tensor) -> Tensor:
-    """Mean entropy (nats) of importance weights (B, M) whose rows sum to 1: 0 when one magnification has all of it.
-
-    The training loss alone is indifferent to weight on a magnification that the network has learned to ignore; a little
-    pressure on the entropy takes that weight away (Grandvalet & Bengio, Entropy Minimization, NeurIPS 2004, eq. 5).
-    """
-    return -(weights.clamp_min(1e-6).log() * weights).sum(1).mean()

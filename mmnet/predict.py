@@ -12,10 +12,10 @@ from data.dataset import Dataset
 from data.errors import InputError
 from data.views import ViewIndex, Views
 from mmnet.batches import Batches
+from mmnet.build import build_network
 from mmnet.config import Config
 from mmnet.device import autocast
 from mmnet.network import MMNet
-from mmnet.networks import build_network
 
 VIEWS_AT_ONCE = {True: 256, False: 64}  # by frozen
 

@@ -9,9 +9,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from mmnet.backbones import build_backbone, read_weights, weights_digest
+from mmnet.build import build_network
 from mmnet.config import ConfigError
 from mmnet.features import with_features
-from mmnet.networks import build_network
 from mmnet.torchvision_ops import import_torchvision
 from tests.mmnet.tiny import CPU, pixel_dataset, tiny_config
 from tests.test_imports import ROOT

@@ -157,14 +157,6 @@ def test_cross_entropy_is_focal_loss_without_focus():
     assert numbers(train(focal, FEATURES)[1]) == numbers(train(cross_entropy, FEATURES)[1])
 
 
-def test_pressure_on_the_entropy_of_importance_acts_and_is_not_counted_as_loss():
-    values = FROZEN | STILL | {"optim.lr": 3e-2}
-    free, pressed = (train(tiny_config(values | {"loss.importance_entropy": share}), FEATURES)[1] for share in (0.0, 2.0))
-    # an epoch of two steps, the first from equal weights, where the entropy has no gradient
-    assert pressed[0].train_loss == pytest.approx(free[0].train_loss, rel=1e-5)
-    assert pressed[-1].train_loss != pytest.approx(free[-1].train_loss, rel=1e-5)
-
-
 def test_the_learning_rate_follows_the_schedule_and_the_shares():
     config = tiny_config({"optim.schedule": "cosine", "optim.backbone_lr": 0.5, "optim.epochs": 2, "sampling.balance": "none"})
     trial, reports = train(config, PIXELS)

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from mmnet.losses import focal_loss, importance_entropy
+from mmnet.losses import focal_loss
 from mmnet.torchvision_ops import import_torchvision
 
 GENERATOR = torch.Generator().manual_seed(0)
@@ -74,15 +74,3 @@ def test_loss_and_gradient_are_finite_at_extreme_logits(gamma, target):
     loss = focal_loss(logit, torch.full_like(logit, target), alpha=0.5, gamma=gamma, label_smoothing=0.0)
     loss.backward()
     assert torch.isfinite(loss) and torch.isfinite(logit.grad).all()
-
-
-def test_the_entropy_of_weights_by_hand():
-    equal, certain, half = [0.25] * 4, [0.0, 1.0, 0.0, 0.0], [0.5, 0.5, 0.0, 0.0]
-    for rows, expected in (([equal], math.log(4)), ([certain], 0.0), ([half], math.log(2)), ([equal, certain], math.log(4) / 2)):
-        assert importance_entropy(torch.tensor(rows)).item() == pytest.approx(expected, abs=1e-6)
-
-
-def test_the_gradient_of_the_entropy_is_finite_where_weights_are_zero():
-    scores = torch.tensor([[0.0, 0.0, -torch.inf, -500.0]], requires_grad=True)
-    importance_entropy(scores.softmax(1)).backward()
-    assert torch.isfinite(scores.grad).all()

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from mmnet.networks import build_network, channels_of, parameter_groups
+from mmnet.build import build_network, channels_of, parameter_groups
 from tests.mmnet.tiny import feature_dataset, pixel_dataset, tiny_config
 
 PIXELS, FEATURES = pixel_dataset(), feature_dataset(channels=6)
