@@ -212,6 +212,14 @@ def write_status(folder: Path, status: str, reason: str, peak_mib: float | None 
     write_json(path, {"status": status, "reason": reason, "peak_mib": peak_mib or 0.0})
 
 
+def record_failure(folder: Path, number: int, params: dict[str, Any], config: Config, reason: str) -> None:
+    """The record of a trial whose process was lost, also when it was lost before it wrote anything."""
+    folder.mkdir(parents=True, exist_ok=True)
+    if not (folder / "config.json").exists():
+        write_json(folder / "config.json", {"number": number, "params": params, "config": config.to_dict()})
+    write_status(folder, "failed", reason)
+
+
 def peak_memory() -> float:
     """Peak resident memory of this process, MiB."""
     return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10), 1)

@@ -5,8 +5,10 @@ import json
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -156,6 +158,28 @@ def test_a_killed_worker_costs_no_trial_and_changes_no_number(run, environment, 
     assert process.wait(timeout=120) == 0 and worker is not None
     for a, b in zip(read_trials(tmp_path / "cut"), read_trials(tmp_path / "whole"), strict=True):
         assert (a.status, a.params, [line["metrics"] for line in a.epochs]) == (b.status, b.params, [line["metrics"] for line in b.epochs])
+
+
+def test_a_study_joins_a_ray_cluster_of_another_process(environment, run, data, tmp_path, request):
+    short = tempfile.TemporaryDirectory()  # a socket's path holds 107 characters, less than pytest's folders
+    request.addfinalizer(short.cleanup)
+    environment["RAY_AUTH_MODE"] = "disabled"  # for the head and the driver alike: whether a token lies on this machine is not the test's
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    command = (
+        f"start --head --block --port {port} --node-ip-address 127.0.0.1 --num-cpus 1 --include-dashboard=false --temp-dir {short.name}"
+    )
+    ray = Path(sys.executable).with_name("ray")
+    head = subprocess.Popen([ray, *command.split()], env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    try:
+        assert head.stdout is not None and any("--block" in line for line in head.stdout), "the head did not come up"
+        options = ["--space", "smoke", "--trials", 2, "--name", "s", "--output", tmp_path, "--address", f"127.0.0.1:{port}", *SMALL]
+        run("tune_mmnet.py", "--data", data, *options)
+    finally:
+        head.terminate()
+        head.wait(timeout=60)
+    assert {record.status for record in read_trials(tmp_path / "s")} <= {"done", "stopped"}
 
 
 @pytest.mark.parametrize(

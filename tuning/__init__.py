@@ -1,6 +1,7 @@
 """The only room that knows Ray: searcher, scheduler, trainable, cluster, study."""
 
 import os
+from pathlib import Path
 
 # read by Ray when it is imported; one line here instead of its 550 lines of chatter for a small study
 os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
@@ -9,3 +10,8 @@ os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")  # our records 
 os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")  # the study stops itself, so that it can say how to go on
 os.environ.setdefault("TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S", "0")
 os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # the default to be in later releases, silences its warning
+
+# a cluster's head that finds Ray's token asks for it; a driver that joins sends it only when told to, before the import
+_token = Path(os.environ.get("RAY_AUTH_TOKEN_PATH") or Path.home() / ".ray" / "auth_token")
+if os.environ.get("RAY_AUTH_TOKEN") or _token.is_file():
+    os.environ.setdefault("RAY_AUTH_MODE", "token")

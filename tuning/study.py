@@ -16,7 +16,7 @@ from data.dataset import Dataset
 from data.errors import InputError
 from data.splits import Splits
 from mmnet.config import Config
-from mmnet.records import StorageError, TrialRecord, read_trials, write_status
+from mmnet.records import StorageError, TrialRecord, read_trials, record_failure, write_status
 from search_spaces.space import Space
 from tuning.cluster import connect, resources
 from tuning.progress import ProgressCallback
@@ -58,8 +58,8 @@ class StudyStopper(tune.Stopper):
 class StatusCallback(tune.Callback):
     """Keeps status.json of trials that something outside them ended, and stops a hopeless study."""
 
-    def __init__(self, trials: Path, scheduler: RungScheduler, stopper: StudyStopper):
-        self._trials, self._scheduler, self._stopper = trials, scheduler, stopper
+    def __init__(self, trials: Path, base: Config, scheduler: RungScheduler, stopper: StudyStopper):
+        self._trials, self._base, self._scheduler, self._stopper = trials, base, scheduler, stopper
         self._failed, self._succeeded = 0, False
         self.stopped: list[Path] = []
 
@@ -76,10 +76,10 @@ class StatusCallback(tune.Callback):
             self._failure(result["failed"])
 
     def on_trial_error(self, iteration: int, trials: list, trial, **info: Any) -> None:
-        folder = self._trials / trial_name(trial.config["number"])
-        folder.mkdir(parents=True, exist_ok=True)
-        reason = f"worker lost {WORKER_RETRIES + 1} times"
-        write_status(folder, "failed", reason)
+        number, params = trial.config["number"], trial.config["params"]
+        cause = str(trial.get_error() or "no message").strip().splitlines()
+        reason = f"worker lost {WORKER_RETRIES + 1} times: {cause[-1][:300]}"
+        record_failure(self._trials / trial_name(number), number, params, self._base, reason)
         self._failure(reason)
 
     def _failure(self, reason: str) -> None:
@@ -109,7 +109,7 @@ def run_study(settings: StudySettings, space: Space, base: Config, dataset: Data
         connect(settings.address)
         per_trial, concurrency = resources(settings)
         scheduler = RungScheduler(base.metric, base.optim.epochs, settings.eta, records)
-        status = StatusCallback(trials, scheduler, stopper)
+        status = StatusCallback(trials, base, scheduler, stopper)
         progress = ProgressCallback(
             console,
             name=settings.name,
