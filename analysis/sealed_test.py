@@ -70,3 +70,5 @@ def print_sealed_test(result: dict[str, Any], again: bool, console: Console) -> 
         value, low, high = ("–" if row[key] is None else f"{row[key]:.3f}" for key in ("value", "low", "high"))
         table.add_row(name, value, f"{low} to {high}")
     console.print(table)
+    if any(row["low"] == row["high"] for row in result["metrics"].values()):
+        console.print("an interval without width does not mean certainty: no resample of so few cases holds a mistake", highlight=False)

@@ -10,6 +10,7 @@
 Every file appears under its name whole or not at all.
 """
 
+import io
 import json
 import os
 import resource
@@ -177,7 +178,9 @@ class TrialWriter:
     def save(self, trial: CrossValidation) -> None:
         """Write checkpoint.pt."""
         with whole_file(self.folder / "checkpoint.pt") as building:
-            torch.save(trial.state_dict(), building)
+            buffer = io.BytesIO()  # torch's own writer hides a full disk behind an internal message
+            torch.save(trial.state_dict(), buffer)
+            building.write_bytes(buffer.getbuffer())
 
     def finish(self, trial: CrossValidation) -> None:
         """Write predictions and the best epoch's weights; nothing is left to go on from."""

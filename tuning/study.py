@@ -139,6 +139,10 @@ def run_study(settings: StudySettings, space: Space, base: Config, dataset: Data
                 [status, TensorBoardCallback(trials, space, base), progress],
                 ray_folder,
             )
+    except optuna.exceptions.StorageInternalError as error:
+        raise StorageError(
+            f"cannot write {settings.folder / 'optuna.db'}: {error}; free some space or make it writable, then --resume"
+        ) from error
     finally:
         ray.shutdown()
         for number, handler in handlers.items():

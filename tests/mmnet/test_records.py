@@ -5,13 +5,13 @@ import json
 import math
 import resource
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
 from data.errors import InputError
-from mmnet import records
 from mmnet.config import Config
 from mmnet.crossval import CrossValidation
 from mmnet.records import StorageError, TrialWriter, peak_memory, read_trial, read_trials, whole_file, write_json, write_status
@@ -229,13 +229,15 @@ def test_a_full_disk_while_saving_keeps_the_checkpoint_before(tmp_path, monkeypa
     writer.save(trial)
     before = (tmp_path / "checkpoint.pt").read_bytes()
 
-    def full(state, path):
-        path.write_bytes(b"half")
+    def full(path, content):
+        with path.open("wb") as file:
+            file.write(content[:10])
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(records.torch, "save", full)
+    monkeypatch.setattr(Path, "write_bytes", full)
     with pytest.raises(StorageError, match="No space left"):
         writer.save(trial)
+    assert [path.name for path in tmp_path.iterdir() if "checkpoint" in path.name] == ["checkpoint.pt"]
     assert (tmp_path / "checkpoint.pt").read_bytes() == before
 
 

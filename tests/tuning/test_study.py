@@ -1,0 +1,47 @@
+"""A study in this process, on a real Ray, with trials that cannot work."""
+
+import pytest
+from optuna.trial import TrialState
+from rich.console import Console
+
+from data.errors import InputError
+from data.splits import make_splits
+from mmnet.records import read_trials
+from search_spaces.space import Dimension, Space
+from tests.mmnet.tiny import tiny_config
+from tuning.searcher import open_study
+from tuning.settings import StudySettings
+from tuning.study import run_study
+
+pytestmark = pytest.mark.slow
+
+
+def heads(*choices: int) -> Space:
+    """Three heads do not divide a width of 8: a combination that only shows in the trial."""
+    return Space("heads", (Dimension("model.heads", "scientific", "for this test", choices=choices),))
+
+
+@pytest.fixture
+def study(synthetic_dataset, tmp_path):
+    def run(space, trials):
+        splits = make_splits(synthetic_dataset.table, folds=2, test_fraction=0.0, grouping="case", seed=0)
+        settings = StudySettings(name="s", output=tmp_path, trials=trials, concurrency=1)
+        return run_study(settings, space, tiny_config(), synthetic_dataset, splits, Console(quiet=True))
+
+    return run
+
+
+def test_failed_trials_are_recorded_with_their_reason_and_the_study_goes_on(study, tmp_path):
+    assert study(heads(2, 3), trials=6).complete
+    records = read_trials(tmp_path / "s")
+    failed = [record for record in records if record.status == "failed"]
+    assert len(records) == 6 and failed and len(failed) < 6
+    assert all("model.heads = 3: expected a divisor" in record.reason for record in failed)
+    told = open_study(str(tmp_path / "s" / "optuna.db"), "s", "log_loss").trials
+    assert [t.number for t in told if t.state == TrialState.FAIL] == [record.number for record in failed]
+    assert all(record.reason == told[record.number].user_attrs["reason"] for record in failed)
+
+
+def test_a_study_whose_first_trials_all_fail_ends_with_the_reason(study):
+    with pytest.raises(InputError, match=r"the first 5 trials all failed, the last with: ConfigError: configuration model.heads"):
+        study(heads(3), trials=20)
