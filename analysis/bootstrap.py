@@ -1,5 +1,6 @@
 """Intervals by resampling cases, stratified by class. The case is the unit, never the image."""
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -45,13 +46,11 @@ def bootstrap_interval(
     level: float = 0.95,
 ) -> Interval:
     """Percentile interval of a metric (a name of mmnet.metrics) of V views (all arrays (V,))."""
-    number = np.unique(patient, return_inverse=True)[1]
-    values = [
-        evaluate_one(metric, probability[rows], label[rows], draw * len(number) + number[rows])
-        for rows, draw in resamples(label, case, count, rng)
-    ]
-    low, high = np.nanquantile(values, [(1 - level) / 2, (1 + level) / 2])
-    return Interval(evaluate_one(metric, probability, label, patient), float(low), float(high))
+
+    def statistic(rows: np.ndarray, drawn: np.ndarray) -> float:
+        return evaluate_one(metric, probability[rows], label[rows], drawn)
+
+    return _interval(statistic, label, patient, case, rng, count, level)
 
 
 def paired_difference(
@@ -67,11 +66,24 @@ def paired_difference(
     level: float = 0.95,
 ) -> Interval:
     """Interval of metric(first) - metric(second) on the same views: each resample draws the same cases for both."""
+
+    def statistic(rows: np.ndarray, drawn: np.ndarray) -> float:
+        return evaluate_one(metric, first[rows], label[rows], drawn) - evaluate_one(metric, second[rows], label[rows], drawn)
+
+    return _interval(statistic, label, patient, case, rng, count, level)
+
+
+def _interval(
+    statistic: Callable[[np.ndarray, np.ndarray], float],
+    label: np.ndarray,
+    patient: np.ndarray,
+    case: np.ndarray,
+    rng: np.random.Generator,
+    count: int,
+    level: float,
+) -> Interval:
+    """Percentile interval of a statistic of (rows, patient numbers), the patients of a case drawn twice counted as two."""
     number = np.unique(patient, return_inverse=True)[1]
-    values = []
-    for rows, draw in resamples(label, case, count, rng):
-        drawn = draw * len(number) + number[rows]
-        values.append(evaluate_one(metric, first[rows], label[rows], drawn) - evaluate_one(metric, second[rows], label[rows], drawn))
+    values = [statistic(rows, draw * len(number) + number[rows]) for rows, draw in resamples(label, case, count, rng)]
     low, high = np.nanquantile(values, [(1 - level) / 2, (1 + level) / 2])
-    value = evaluate_one(metric, first, label, patient) - evaluate_one(metric, second, label, patient)
-    return Interval(value, float(low), float(high))
+    return Interval(statistic(np.arange(len(label)), number), float(low), float(high))

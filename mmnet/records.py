@@ -142,7 +142,10 @@ class TrialWriter:
 
     def __init__(self, folder: Path, number: int, params: dict[str, Any], config: Config):
         self.folder = folder
-        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise _disk_error(folder, error) from error
         write_json(folder / "config.json", {"number": number, "params": params, "config": config.to_dict()})
         self._last_save, self._save_cost = time.perf_counter(), 0.0
         self.status("running", "")
