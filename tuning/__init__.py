@@ -1,6 +1,7 @@
 """The only room that knows Ray: searcher, scheduler, trainable, cluster, study."""
 
 import os
+import sys
 from pathlib import Path
 
 # read by Ray when it is imported; one line here instead of its 550 lines of chatter for a small study
@@ -12,7 +13,7 @@ os.environ.setdefault("TUNE_DISABLE_STRICT_METRIC_CHECKING", "1")  # a trial tha
 os.environ.setdefault("TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S", "0")
 os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # the default to be in later releases, silences its warning
 
-# a cluster's head that finds Ray's token asks for it; a driver that joins sends it only when told to, before the import
+# a cluster's head that finds Ray's token asks for it; a driver that joins sends it only when told to before ray is imported
 _token = Path(os.environ.get("RAY_AUTH_TOKEN_PATH") or Path.home() / ".ray" / "auth_token")
-if os.environ.get("RAY_AUTH_TOKEN") or _token.is_file():
+if "ray" not in sys.modules and (os.environ.get("RAY_AUTH_TOKEN") or _token.is_file()):
     os.environ.setdefault("RAY_AUTH_MODE", "token")
