@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import signal
 import time
 
 from mmnet.command_line import add_shared_arguments, run_verb
@@ -14,6 +13,13 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
         prog="main.py", description="Train one configuration on k patient-wise folds and judge it on the sealed test patients."
     )
     add_shared_arguments(parser)
+    kinds = parser.add_mutually_exclusive_group()
+    kinds.add_argument(
+        "--single-mag", metavar="MAG", help="train the networks of one magnification as well, and compare: 40, 100, 200, 400 or all"
+    )
+    kinds.add_argument(
+        "--nested", metavar="K", type=int, help="nested cross-validation: K outer folds judge what the rest trained and chose"
+    )
     return parser.parse_args(arguments)
 
 
@@ -22,29 +28,38 @@ def main() -> int:
     started = time.time()
     from rich.console import Console
 
-    from analysis.summary import print_summary, write_results
     from mmnet.device import best_device
-    from mmnet.records import TrialWriter, read_trials
     from mmnet.study_folder import open_or_create
 
     console, device = Console(), best_device()
     study = open_or_create(arguments, "main")
+    kept = study.about.get("settings", {})
+    outer, singles = nested_folds(arguments.nested, kept), single_magnifications(arguments.single_mag, study.config, kept)
     prepared = study.prepare(console, device)
-    study.write(prepared)
-    if not any(record.status == "done" for record in read_trials(study.path)):
-        writer = TrialWriter(study.path / "trials" / "0000", 0, {}, study.config)
-        try:
-            train(study.config, prepared, writer, device, console)
-        except KeyboardInterrupt:
-            console.print(
-                f"[yellow]interrupted[/]: go on with  python main.py --resume --name {study.name} --output {study.path.parent}",
-                soft_wrap=True,
-                highlight=False,
-            )
-            return 130
+    trials, nested = planned_trials(study, prepared, outer, singles)
+    study.write(prepared, settings={"nested": outer, "single_magnifications": singles}, nested=[splits.to_json() for splits in nested])
+    from mmnet.training import train_all
+
+    try:
+        train_all(study.path, trials, device, console)
+    except KeyboardInterrupt:
+        hint = f"[yellow]interrupted[/]: go on with  python main.py --resume --name {study.name} --output {study.path.parent}"
+        console.print(hint, soft_wrap=True, highlight=False)
+        return 130
+    if nested:
+        from analysis.nested import print_nested, write_nested
+
+        print_nested(write_nested(study.path, prepared.development, study.config, nested, device), study.path, console)
+        return 0
+    from analysis.summary import print_summary, write_results
+
     best = write_results(study.path)
     assert best is not None
     print_summary(study.path, best, console, time.time() - started)
+    if singles:
+        from analysis.single_magnification import print_comparison, write_comparison
+
+        print_comparison(write_comparison(study.path), console)
     if prepared.splits.test:
         from analysis.sealed_test import open_sealed_test, print_sealed_test
 
@@ -53,37 +68,58 @@ def main() -> int:
     return 0
 
 
-def train(config, prepared, writer, device, console) -> None:
-    """All epochs of all folds, a bar over epochs, the state saved when interrupted."""
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+def nested_folds(given: int | None, kept: dict) -> int | None:
+    """How many outer folds; None: no nested cross-validation. A resumed study keeps its own."""
+    from data.errors import InputError
 
-    from mmnet import crossval
-    from mmnet.crossval import TrainingError
-    from mmnet.records import StorageError
+    if given is not None and given < 2:
+        raise InputError(f"--nested {given}: expected at least 2 outer folds")
+    if kept and given is not None and given != kept["nested"]:
+        raise InputError(
+            f"--nested {given}: the study has {kept['nested'] or 'no'} outer folds; resume it without --nested, or start another --name"
+        )
+    return kept["nested"] if kept else given
 
-    trial = crossval.run(config, prepared.development, prepared.splits, device=device)
-    writer.load(trial)
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # a preempted machine saves its state, too
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console) as bar:
-        task = bar.add_task(f"{config.data.folds} folds", total=config.optim.epochs, completed=len(trial.history))
-        try:
-            for report in trial:
-                writer.report(trial)
-                text = f"epoch {report.epoch}: {config.metric} {report.metrics[config.metric]:.4f}, best {report.score:.4f} at epoch {report.best_epoch}"
-                bar.update(task, completed=report.epoch, description=text)
-            writer.finish(trial)
-            writer.status("done", "")
-        except KeyboardInterrupt:
-            writer.save(trial)
-            raise
-        except (TrainingError, StorageError) as error:
-            from data.errors import InputError
 
-            if isinstance(error, TrainingError):
-                writer.status("failed", str(error))
-                raise InputError(f"training failed: {error}") from error
-            raise
+def single_magnifications(given: str | None, config, kept: dict) -> list[int]:
+    """The magnifications that get a network of their own, those of the study so far included."""
+    from data.errors import InputError
+
+    have = config.data.magnifications
+    before = kept.get("single_magnifications", [])
+    if given is None:
+        return before
+    asked = have if given == "all" else [int(given.upper().removesuffix("X"))] if given.upper().removesuffix("X").isdecimal() else []
+    if not asked or not set(asked) <= set(have) or len(have) < 2 or kept.get("nested"):
+        raise InputError(
+            f"--single-mag {given}: expected all or one of {', '.join(map(str, have))}, in a study of at least two magnifications and not nested"
+        )
+    return sorted({*before, *asked})
+
+
+def planned_trials(study, prepared, outer: int | None, singles: list[int]):
+    """(what to train, the nested splits): the fused network and single ones on the same folds, or one trial an outer fold."""
+    from data.splits import Splits, nested_splits
+    from mmnet.training import PlannedTrial
+
+    config, development = study.config, prepared.development
+    if outer is None:
+        trials = [PlannedTrial(0, {}, config, development, prepared.splits, "fused" if singles else "training")]
+        for magnification in singles:
+            params = {"data.magnifications": [magnification]}
+            number = 1 + config.data.magnifications.index(magnification)
+            trials.append(PlannedTrial(number, params, config.with_values(params), development, prepared.splits, f"{magnification}X alone"))
+        return trials, []
+    if study.about.get("nested"):
+        nested = [Splits.from_json(stored) for stored in study.about["nested"]]
+    else:
+        settings = config.data
+        nested = list(nested_splits(development.table, outer, folds=settings.folds, grouping=settings.grouping, seed=settings.split_seed))
+    trials = [
+        PlannedTrial(number, {}, config, development.select_patients(splits.development()), splits, f"outer fold {number + 1} of {outer}")
+        for number, splits in enumerate(nested)
+    ]
+    return trials, nested
 
 
 if __name__ == "__main__":

@@ -64,12 +64,14 @@ def main() -> int:
 
 def print_plan(console, settings, space, config, levels: tuple[int, ...], *, dimensions: bool) -> None:
     """What will be searched and what it may cost, in fold-epochs (one epoch of one fold)."""
+    from mmnet.config import text_of
+
     folds, epochs = config.data.folds, config.optim.epochs
     for dimension in space.dimensions if dimensions else ():
         if dimension.kind == "fixed":
             shown = f"= {dimension.value}"
         elif dimension.choices:
-            shown = " | ".join((",".join(map(str, c)) or "none") if isinstance(c, tuple) else str(c) for c in dimension.choices)
+            shown = " | ".join(str(text_of(choice)) for choice in dimension.choices)
         else:
             shown = f"{dimension.low:g} … {dimension.high:g}{' (log)' if dimension.log else ''}"
         condition = f" if {dimension.when[0]} is {' or '.join(map(str, dimension.when[1]))}" if dimension.when else ""

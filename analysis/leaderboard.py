@@ -5,6 +5,7 @@ import io
 from pathlib import Path
 from typing import Any
 
+from mmnet.config import text_of
 from mmnet.metrics import METRICS
 from mmnet.records import TrialRecord, whole_file
 
@@ -46,6 +47,13 @@ def best_trial(records: list[TrialRecord], metric: str) -> TrialRecord | None:
     return next((record for record in rank(records, metric) if record.ranked), None)
 
 
+def standing_trial(about: dict[str, Any], records: list[TrialRecord]) -> TrialRecord | None:
+    """The trial that stands for a study (`about`: its study.json): the best of a search, the configured one of a training."""
+    if about["verb"] == "main":
+        return records[0] if records and records[0].ranked else None
+    return best_trial(records, about["config"]["metric"])
+
+
 def leaderboard_rows(records: list[TrialRecord], metric: str) -> tuple[list[str], list[dict[str, Any]]]:
     """(column names, one row a trial, best first): metrics are out of fold at the trial's best epoch."""
     params = list(dict.fromkeys(path for record in records for path in record.params))
@@ -63,7 +71,7 @@ def leaderboard_rows(records: list[TrialRecord], metric: str) -> tuple[list[str]
             "reason": record.reason,
         }
         row |= {name: best["metrics"][name] if best else "" for name in COLUMNS if name in METRICS}
-        row |= {path: _text(record.params.get(path, "")) for path in params}
+        row |= {path: text_of(record.params.get(path, "")) for path in params}
         rows.append(row)
     return [*COLUMNS, *params], rows
 
@@ -77,7 +85,3 @@ def write_leaderboard(path: Path, records: list[TrialRecord], metric: str) -> No
     writer.writerows(rows)
     with whole_file(path) as building:
         building.write_text(text.getvalue())
-
-
-def _text(value: Any) -> Any:
-    return " ".join(map(str, value)) or "none" if isinstance(value, (list, tuple)) else value

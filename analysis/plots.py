@@ -1,37 +1,25 @@
-"""Figures of a study, as PNG."""
+"""Figures of a search: history, curves, parameters."""
 
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import matplotlib
+import matplotlib.pyplot as plt
+import numpy as np
 
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt  # noqa: E402 - after the backend is chosen
-import numpy as np  # noqa: E402
-from matplotlib.figure import Figure  # noqa: E402
+from analysis.figure import BLUE, GREEN, GREY, ORANGE, VERMILION, save_figure
+from analysis.importance import Importance
+from analysis.leaderboard import best_trial, rank
+from mmnet.metrics import METRICS
+from mmnet.records import TrialRecord
 
-from analysis.importance import Importance  # noqa: E402
-from analysis.leaderboard import best_trial, rank  # noqa: E402
-from mmnet.metrics import METRICS  # noqa: E402
-from mmnet.records import TrialRecord, whole_file  # noqa: E402
-
-# Okabe & Ito's colours, told apart by colour-blind readers
-COLORS = {"done": "#0072B2", "stopped": "#999999", "failed": "#D55E00", "running": "#E69F00", "best": "#009E73"}
+COLORS = {"done": BLUE, "stopped": GREY, "failed": VERMILION, "running": ORANGE, "best": GREEN}
 AXES_SHOWN = 10
 
 
 def metric_label(metric: str) -> str:
     unit = " (nats)" if metric.endswith("log_loss") else ""
     return f"out-of-fold {metric.replace('_', ' ')}{unit}, {'lower' if METRICS[metric] == 'min' else 'higher'} is better"
-
-
-def _save(figure: Figure, path: Path, title: str, synthetic: bool) -> None:
-    figure.suptitle(title + ("\nSYNTHETIC DATA" if synthetic else ""), fontsize=11)
-    figure.tight_layout()
-    with whole_file(path) as building, building.open("wb") as file:
-        figure.savefig(file, format="png", dpi=150)
-    plt.close(figure)
 
 
 def optimisation_history(records: list[TrialRecord], metric: str, path: Path, synthetic: bool) -> None:
@@ -52,7 +40,7 @@ def optimisation_history(records: list[TrialRecord], metric: str, path: Path, sy
         axes.step([r.number for r in scored], best, where="post", color=COLORS["best"], label="best so far")
         axes.legend()
     axes.set(xlabel="trial", ylabel=metric_label(metric))
-    _save(figure, path, "Optimisation history", synthetic)
+    save_figure(figure, path, "Optimisation history", synthetic)
 
 
 def learning_curves(records: list[TrialRecord], metric: str, path: Path, synthetic: bool) -> None:
@@ -84,7 +72,7 @@ def learning_curves(records: list[TrialRecord], metric: str, path: Path, synthet
         )
         axes.legend()
     axes.set(xlabel="epoch", ylabel=metric_label(metric))
-    _save(figure, path, "Learning curves", synthetic)
+    save_figure(figure, path, "Learning curves", synthetic)
 
 
 def parallel_coordinates(records: list[TrialRecord], metric: str, path: Path, synthetic: bool, order: list[str]) -> None:
@@ -103,7 +91,7 @@ def parallel_coordinates(records: list[TrialRecord], metric: str, path: Path, sy
     axes.set_xticks(range(len(paths)), [p.replace(".", ".\n") for p in paths], fontsize=8)
     axes.set_yticks([0, 1], ["low", "high"])
     axes.set_ylabel("value within the range tried (dark: best score)")
-    _save(figure, path, "Parallel coordinates", synthetic)
+    save_figure(figure, path, "Parallel coordinates", synthetic)
 
 
 def importance_bars(importance: Importance, path: Path, synthetic: bool) -> None:
@@ -117,7 +105,7 @@ def importance_bars(importance: Importance, path: Path, synthetic: bool) -> None
     else:
         axes.text(0.5, 0.5, f"not enough comparable trials ({importance.trials})", ha="center", va="center")
         axes.set_axis_off()
-    _save(figure, path, "Parameter importance", synthetic)
+    save_figure(figure, path, "Parameter importance", synthetic)
 
 
 def _scale(values: list) -> Callable[[Any], float]:

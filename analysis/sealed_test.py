@@ -14,7 +14,7 @@ from analysis.bootstrap import bootstrap_interval
 from data.dataset import Dataset
 from data.splits import Splits
 from mmnet.config import Config
-from mmnet.metrics import patient_mean
+from mmnet.metrics import evaluate_one, patient_mean
 from mmnet.predict import predict_ensemble
 from mmnet.records import write_json
 
@@ -31,7 +31,8 @@ def open_sealed_test(study: Path, dataset: Dataset, splits: Splits, config: Conf
     if path.exists():
         return json.loads(path.read_text()), True
     sealed = dataset.select_patients(splits.test)
-    probability, views, index = predict_ensemble(study / "models", config, sealed, device)
+    by_model, views, index = predict_ensemble(study / "models", config, sealed, device)
+    probability = by_model.mean(0)
     patient, label = index.patients[views.patient], index.label[views.patient]
     case_of = sealed.table.of_patients("case")
     case = np.array([case_of[name] for name in patient.tolist()])
@@ -49,6 +50,7 @@ def open_sealed_test(study: Path, dataset: Dataset, splits: Splits, config: Conf
         ],
         "views": len(probability),
         "metrics": intervals,
+        "fold_models": [{name: evaluate_one(name, single, label, patient) for name in METRICS} for single in by_model],
         "interval": f"95 % percentile bootstrap over cases, stratified by class, {RESAMPLES} resamples",
     }
     write_json(path, result)
@@ -64,11 +66,12 @@ def print_sealed_test(result: dict[str, Any], again: bool, console: Console) -> 
         title=f"sealed test{synthetic}: {len(result['patients'])} patients of {result['cases']} cases ({malignant} malignant), {result['views']} views, mean of the fold models",
         title_justify="left",
     )
-    for column in ("metric", "value", "95 % interval"):
+    for column in ("metric", "value", "95 % interval", "one fold model"):
         table.add_column(column, justify="left" if column == "metric" else "right")
     for name, row in result["metrics"].items():
         value, low, high = ("–" if row[key] is None else f"{row[key]:.3f}" for key in ("value", "low", "high"))
-        table.add_row(name, value, f"{low} to {high}")
+        single = [model[name] for model in result["fold_models"] if model[name] is not None]
+        table.add_row(name, value, f"{low} to {high}", f"{min(single):.3f} to {max(single):.3f}" if single else "–")
     console.print(table)
     if any(row["low"] == row["high"] for row in result["metrics"].values()):
         console.print("an interval without width does not mean certainty: no resample of so few cases holds a mistake", highlight=False)

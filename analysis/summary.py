@@ -10,10 +10,11 @@ from rich.console import Console
 from rich.table import Table
 
 from analysis.importance import parameter_importance
-from analysis.leaderboard import best_trial, write_leaderboard
+from analysis.leaderboard import standing_trial, write_leaderboard
 from analysis.plots import importance_bars, learning_curves, optimisation_history, parallel_coordinates
+from analysis.tables import write_table
 from mmnet.config import Config, save_config
-from mmnet.metrics import patient_mean
+from mmnet.metrics import METRICS, patient_mean
 from mmnet.records import TrialRecord, peak_memory, read_trials, whole_file, write_json
 
 SHOWN = ("log_loss", "auc", "balanced_accuracy", "patient_auc", "patient_balanced_accuracy")
@@ -27,12 +28,12 @@ def write_results(study: Path) -> TrialRecord | None:
     for folder in ("results", "plots"):
         (study / folder).mkdir(exist_ok=True)
     write_leaderboard(study / "results" / "leaderboard.csv", records, metric)
-    best = best_trial(records, metric)
+    best = standing_trial(about, records)
     if best is None:
         return None
     write_best(study, best, about)
     learning_curves(records, metric, study / "plots" / "learning_curves.png", synthetic)
-    if len(records) > 1:
+    if about["verb"] == "tune":
         importance = parameter_importance(study / "optuna.db", records, metric)
         optimisation_history(records, metric, study / "plots" / "optimisation_history.png", synthetic)
         parallel_coordinates(records, metric, study / "plots" / "parallel_coordinates.png", synthetic, list(importance.share))
@@ -42,7 +43,7 @@ def write_results(study: Path) -> TrialRecord | None:
 
 def write_best(study: Path, best: TrialRecord, about: dict[str, Any]) -> None:
     """best_config.yaml, models/ and one JSON a fold; weights of other trials are removed, they only cost space."""
-    config = Config().with_values(_flat(best.config))
+    config = Config().with_values(best.config)
     note = f"best of study {about['name']}: trial {best.name}, out-of-fold {config.metric} {best.score:.4f} at epoch {best.best['epoch']}"
     note += "\nSYNTHETIC DATA: not for patients" if about["data"]["synthetic"] else ""
     note += "\nthis score chose the configuration, so it is optimistic; judge it on the sealed test: python main.py --config FILE"
@@ -58,12 +59,16 @@ def write_best(study: Path, best: TrialRecord, about: dict[str, Any]) -> None:
 
 
 def write_folds(study: Path, best: TrialRecord, synthetic: bool) -> None:
-    """results/fold_<n>.json: metrics of a fold at the best epoch and the out-of-fold probability of each of its patients."""
+    """results/fold_<n>.json: a fold's metrics at the best epoch and the out-of-fold probability of its patients; summary.csv of all folds."""
     path = best.folder / "predictions.npz"
     if not path.exists():  # still running
         return
     with np.load(path) as saved:
         predictions = {name: saved[name] for name in ("oof", "patient", "label", "fold")}
+    values = fold_values(best, tuple(METRICS))
+    rows = [[number, *row] for number, row in enumerate(values, start=1)]
+    rows += [["mean", *values.mean(0)], ["sd", *values.std(0, ddof=1)], ["pooled", *(best.best["metrics"][name] for name in METRICS)]]
+    write_table(study / "results" / "summary.csv", ["fold", *METRICS], [[row[0], *(round(float(v), 6) for v in row[1:])] for row in rows])
     epoch = best.best["epoch"]
     probability = predictions["oof"][epoch - 1]
     for number, metrics in enumerate(best.best["fold_metrics"], start=1):
@@ -86,11 +91,9 @@ def write_folds(study: Path, best: TrialRecord, synthetic: bool) -> None:
         )
 
 
-def _flat(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in config.items():
-        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
-    return flat
+def fold_values(record: TrialRecord, names: tuple[str, ...]) -> np.ndarray:
+    """(K, metrics) of each fold at the best epoch."""
+    return np.array([[np.nan if fold[name] is None else fold[name] for name in names] for fold in record.best["fold_metrics"]])
 
 
 def print_summary(study: Path, best: TrialRecord, console: Console, seconds: float) -> None:
@@ -100,15 +103,14 @@ def print_summary(study: Path, best: TrialRecord, console: Console, seconds: flo
     if about["data"]["synthetic"]:
         console.print("[bold yellow]SYNTHETIC DATA[/]: the numbers below say nothing about patients")
     metric = about["config"]["metric"]
-    searched = len(records) > 1
+    searched = about["verb"] == "tune"
     title = f"best of {len(records)} trials: trial {best.name}" if searched else f"out of fold, trial {best.name}"
     table = Table(title=f"{title}, epoch {best.best['epoch']} of {len(best.epochs)}", title_justify="left")
     names = SHOWN if metric in SHOWN else (metric, *SHOWN)
     table.add_column("out of fold")
     for name in names:
         table.add_column(name.replace("_", " ") + (" *" if name == metric else ""), justify="right")
-    folds = best.best["fold_metrics"]
-    values = np.array([[np.nan if fold[name] is None else fold[name] for name in names] for fold in folds])  # (K, metrics)
+    values = fold_values(best, names)
     for number, row in enumerate(values, start=1):
         table.add_row(f"fold {number}", *(f"{value:.3f}" for value in row))
     table.add_row("mean", *(f"{value:.3f}" for value in np.nanmean(values, 0)))
@@ -124,7 +126,7 @@ def print_summary(study: Path, best: TrialRecord, console: Console, seconds: flo
         console.print(f"* chosen by it, so the value of {metric} is optimistic; so, less, are the others", highlight=False)
     count = {status: sum(r.status == status for r in records) for status in ("done", "stopped", "failed", "running")}
     cost = sum(r.fold_epochs for r in records)
-    full = len(records) * about["config"]["optim"]["epochs"] * len(folds)
+    full = len(records) * about["config"]["optim"]["epochs"] * len(values)
     console.print(
         f"cost: {seconds:.0f} s this run; {cost} fold-epochs of {full} without early stopping; {count['done']} trials done, {count['stopped']} stopped early, "
         f"{count['failed']} failed" + (f", {count['running']} unfinished" if count["running"] else ""),

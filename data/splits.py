@@ -38,6 +38,10 @@ class Splits:
     def to_json(self) -> dict:
         return asdict(self)
 
+    @staticmethod
+    def from_json(stored: dict) -> "Splits":
+        return Splits(tuple(map(tuple, stored["folds"])), tuple(stored["test"]), stored["grouping"], stored["source"])
+
 
 def make_splits(table: PatientTable, *, folds: int, test_fraction: float, grouping: str, seed: int) -> Splits:
     """Seal `test_fraction` of the groups, stratified by class, and deal the rest into stratified folds.
@@ -111,6 +115,20 @@ def _official_test(source: str, patients: list[str]) -> tuple[str, ...]:
     if unknown:
         raise DataError(f"splits {source}: {shortlist(unknown)} not in the official folds; they only cover BreakHis")
     return tuple(patient for patient in patients if number in test_in[patient])
+
+
+def nested_splits(table: PatientTable, outer: int, *, folds: int, grouping: str, seed: int) -> tuple[Splits, ...]:
+    """Nested cross-validation: `outer` splits, each with one outer fold as its test and the rest dealt into `folds` inner folds.
+
+    Every patient of the table is the test of exactly one of them. Raises DataError when a class has too few groups.
+    """
+    around = make_splits(table, folds=outer, test_fraction=0.0, grouping=grouping, seed=seed)
+    nested = []
+    for number, test in enumerate(around.folds, start=1):
+        rest = table.select(~np.isin(table.patient, test))
+        inner = make_splits(rest, folds=folds, test_fraction=0.0, grouping=grouping, seed=seed)
+        nested.append(Splits(inner.folds, test, grouping, f"nested {number} of {outer}"))
+    return tuple(nested)
 
 
 def case_leaks(splits: Splits, table: PatientTable) -> dict[str, tuple[str, ...]]:

@@ -26,7 +26,8 @@ class ViewIndex:
     """Which rows each patient has at each magnification, and the views made of them."""
 
     def __init__(self, table: PatientTable, magnifications: tuple[int, ...]):
-        self.patients = table.patients()  # (P,) str
+        # (P,) str: a patient without an image at these magnifications has nothing to show
+        self.patients = np.unique(table.patient[np.isin(table.magnification, magnifications)])
         label_of = table.of_patients("label")
         self.label = np.array([label_of[patient] for patient in self.patients.tolist()], dtype=np.int64)  # (P,)
         self._rows = [

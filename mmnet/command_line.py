@@ -210,7 +210,7 @@ def describe(prepared: Prepared, config: Config, console: Console) -> None:
         here = [label_of[patient] for patient in part if patient in label_of]
         described.append(f"{name} {len(here)} ({here.count(0)} benign)")
     console.print(f"patients  {', '.join(described)}; grouped by {splits.grouping}, {splits.source}", soft_wrap=True, highlight=False)
-    leaks = case_leaks(splits, dataset.table) if set(label_of) >= {p for _, part in parts for p in part} else {}
+    leaks = case_leaks(splits, dataset.table)
     if leaks:
         listed = ", ".join(f"{case} ({' and '.join(held)})" for case, held in leaks.items())
         console.print(f"[bold red]leak[/]      {len(leaks)} case(s) stand on both sides: {listed}", soft_wrap=True, highlight=False)

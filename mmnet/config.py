@@ -259,6 +259,11 @@ def get_value(config: Config, path: str) -> Any:
     return value
 
 
+def text_of(value: Any) -> Any:
+    """A value as samplers, tables and people are shown it: lists as text, `1,3,5` or `none`; all else as it is."""
+    return ",".join(map(str, value)) or "none" if isinstance(value, (list, tuple)) else value
+
+
 def _unknown(path: str) -> ConfigError:
     near = difflib.get_close_matches(path, field_paths(), n=1, cutoff=0.5)
     hint = f"did you mean {near[0]}?" if near else "see mmnet/config.py for all keys"

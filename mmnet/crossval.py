@@ -6,7 +6,7 @@ between epochs goes on with the same numbers as one never stopped.
 """
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -54,6 +54,11 @@ class EpochReport:
         """Cost so far, in epochs of one fold."""
         return self.epoch * len(self.fold_metrics)
 
+    def line(self) -> dict[str, Any]:
+        """All but the arrays: what is reported to a scheduler and stands in epochs.jsonl."""
+        arrays = ("probability", "importance")
+        return {key: value for key, value in vars(self).items() if key not in arrays} | {"fold_epochs": self.fold_epochs}
+
 
 @dataclass(frozen=True)
 class OutOfFold:
@@ -61,6 +66,8 @@ class OutOfFold:
 
     rows: np.ndarray  # (V, M) rows of the table
     patient: np.ndarray  # (V,) str
+    case: np.ndarray  # (V,) str, the unit of every interval
+    subtype: np.ndarray  # (V,) str
     label: np.ndarray  # (V,)
     fold: np.ndarray  # (V,)
 
@@ -91,9 +98,13 @@ class CrossValidation(Iterator[EpochReport]):
                     f"fold {f + 1} has views of one class only at magnifications {config.data.magnifications}; use other splits or magnifications"
                 )
         member = np.concatenate([part.patient for part in views])
+        patient = self.index.patients[member]
+        case_of, subtype_of = dataset.table.of_patients("case"), dataset.table.of_patients("subtype")
         self.out_of_fold = OutOfFold(
             np.concatenate([part.rows for part in views]),
-            self.index.patients[member],
+            patient,
+            np.array([case_of[name] for name in patient.tolist()]),
+            np.array([subtype_of[name] for name in patient.tolist()]),
             self.index.label[member],
             np.repeat(np.arange(len(views)), [len(part.patient) for part in views]),
         )
@@ -106,6 +117,7 @@ class CrossValidation(Iterator[EpochReport]):
         self.batch_size = config.optim.batch_size or default_batch_size(config.model.frozen, device)
         self.history: list[EpochReport] = []
         self.best_weights: list[dict[str, Tensor]] | None = None
+        self.after_fold: Callable[[], None] = lambda: None  # called when a fold has trained for one epoch, for progress bars
 
     @property
     def scores(self) -> list[float]:
@@ -123,7 +135,10 @@ class CrossValidation(Iterator[EpochReport]):
             raise StopIteration
         started = time.perf_counter()
         epoch, folds = len(self.history), range(len(self.networks))
-        losses = [self._train_fold(fold, epoch) for fold in folds]
+        losses = []
+        for fold in folds:
+            losses.append(self._train_fold(fold, epoch))
+            self.after_fold()
         broken = [str(fold + 1) for fold, loss in enumerate(losses) if not np.isfinite(loss)]
         if broken:
             raise TrainingError(

@@ -7,7 +7,7 @@ does not reward betting on the larger class.
 from collections.abc import Callable
 
 import numpy as np
-from sklearn.metrics import roc_auc_score
+from scipy.stats import rankdata
 
 Metric = Callable[[np.ndarray, np.ndarray], float]
 
@@ -28,8 +28,15 @@ def brier(probability: np.ndarray, label: np.ndarray) -> float:
 
 
 def auc(probability: np.ndarray, label: np.ndarray) -> float:
-    """Area under the ROC curve; NaN where only one class is present."""
-    return float(roc_auc_score(label, probability)) if len(np.unique(label)) == 2 else float("nan")
+    """Area under the ROC curve as the Mann-Whitney statistic, ties count half; NaN where only one class is present.
+
+    Hanley & McNeil, Radiology 1982. By ranks, because scikit-learn's checks of its arguments cost 20 times what the area
+    does, and a bootstrap asks for it tens of thousands of times.
+    """
+    positive = label == 1
+    n = int(positive.sum())
+    pairs = n * (len(label) - n)
+    return float((rankdata(probability)[positive].sum() - n * (n + 1) / 2) / pairs) if pairs else float("nan")
 
 
 def balanced_accuracy(probability: np.ndarray, label: np.ndarray) -> float:

@@ -51,9 +51,21 @@ def load_networks(folder: Path, config: Config, dataset: Dataset, device: torch.
 
 
 def predict_ensemble(folder: Path, config: Config, dataset: Dataset, device: torch.device) -> tuple[np.ndarray, Views, ViewIndex]:
-    """Mean probability (V,) of the fold networks over the evaluation views of every patient of a data set."""
+    """Probability (K, V) by each of K fold networks of the evaluation views of every patient of a data set.
+
+    The ensemble's probability is the mean over the networks.
+    """
     index = ViewIndex(dataset.table, config.data.magnifications)
     views = index.evaluation(np.arange(len(index.patients)))
     batches = Batches(dataset, config, device)
-    probabilities = [predict(network, batches, views.rows)[0] for network in load_networks(folder, config, dataset, device)]
-    return np.mean(probabilities, axis=0), views, index
+    networks = load_networks(folder, config, dataset, device)
+    return np.stack([predict(network, batches, views.rows)[0] for network in networks]), views, index
+
+
+def predict_out_of_fold(networks: list[MMNet], batches: Batches, rows: np.ndarray, fold: np.ndarray) -> np.ndarray:
+    """rows (V, M), fold (V,) -> (V,) probability, each view by the network that did not see its fold."""
+    probability = np.empty(len(fold), dtype=np.float32)
+    for number, network in enumerate(networks):
+        chosen = fold == number
+        probability[chosen] = predict(network, batches, rows[chosen])[0]
+    return probability

@@ -192,7 +192,7 @@ class TrialWriter:
         (self.folder / "checkpoint.pt").unlink(missing_ok=True)
 
     def write_predictions(self, trial: CrossValidation) -> None:
-        """predictions.npz: oof (E, V), importance at the best epoch (V, M), and patient, fold, label, rows of the views."""
+        """predictions.npz: oof (E, V), importance at the best epoch (V, M), and the fields of `OutOfFold`."""
         if not trial.history:
             return
         oof, best = trial.out_of_fold, trial.history[-1].best_epoch
@@ -201,11 +201,8 @@ class TrialWriter:
                 file,
                 oof=np.stack([report.probability for report in trial.history]),
                 importance=trial.history[best - 1].importance,
-                patient=oof.patient,
-                fold=oof.fold,
-                label=oof.label,
-                rows=oof.rows,
                 best_epoch=best,
+                **vars(oof),
             )
 
 
@@ -218,12 +215,12 @@ def write_status(folder: Path, status: str, reason: str, peak_mib: float | None 
     write_json(path, {"status": status, "reason": reason, "peak_mib": peak_mib or 0.0})
 
 
-def record_failure(folder: Path, number: int, params: dict[str, Any], config: Config, reason: str) -> None:
-    """The record of a trial whose process was lost, also when it was lost before it wrote anything."""
+def record_failure(folder: Path, number: int, params: dict[str, Any], config: Config, reason: str, peak_mib: float | None = None) -> None:
+    """The record of a trial that failed, also when it failed, or its process was lost, before it wrote anything."""
     folder.mkdir(parents=True, exist_ok=True)
     if not (folder / "config.json").exists():
         write_json(folder / "config.json", {"number": number, "params": params, "config": config.to_dict()})
-    write_status(folder, "failed", reason)
+    write_status(folder, "failed", reason, peak_mib)
 
 
 def peak_memory() -> float:
@@ -246,6 +243,4 @@ def write_weights(folder: Path, trial: CrossValidation) -> None:
 
 
 def _line(report: EpochReport) -> str:
-    arrays = ("probability", "importance")
-    fields = {key: value for key, value in vars(report).items() if key not in arrays}
-    return json.dumps(_without_nan(fields | {"fold_epochs": report.fold_epochs})) + "\n"
+    return json.dumps(_without_nan(report.line())) + "\n"

@@ -21,7 +21,7 @@ from mmnet.command_line import SYNTHETIC, Prepared, base_config, describe, overr
 from mmnet.config import Config, ConfigError, field_paths, get_value
 from mmnet.records import write_json
 
-FORMAT = 1
+FORMAT = 2
 PACKAGES = ("torch", "torchvision", "timm", "numpy", "scikit-learn", "ray", "optuna")
 
 
@@ -45,10 +45,7 @@ class StudyFolder:
 
     def prepare(self, console: Console, device: torch.device | None) -> Prepared:
         """Data and splits, described to the console. Raises DataError when the data of a resumed study changed."""
-        splits = None
-        if self.resumed:
-            stored = self.about["splits"]
-            splits = Splits(tuple(map(tuple, stored["folds"])), tuple(stored["test"]), stored["grouping"], stored["source"])
+        splits = Splits.from_json(self.about["splits"]) if self.resumed else None
         prepared = prepare(self.config, self.data, console, device, splits)
         if self.resumed and prepared.dataset.fingerprint != self.about["data"]["fingerprint"]:
             raise DataError(

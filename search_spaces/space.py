@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from itertools import product
 from typing import Any, Protocol
 
-from mmnet.config import Config, ConfigError, get_value
+from mmnet.config import Config, ConfigError, get_value, text_of
 
 KINDS = ("scientific", "nuisance", "fixed")
 
@@ -45,7 +45,7 @@ class Dimension:
     def suggest(self, trial: Suggests) -> Any:
         """Ask the sampler for a value. Lists are passed to it as text, which its storage can hold."""
         if self.choices:
-            text = {_text(choice): choice for choice in self.choices}
+            text = {text_of(choice): choice for choice in self.choices}
             return text[trial.suggest_categorical(self.path, tuple(text))]
         if isinstance(self.low, int) and isinstance(self.high, int):
             return trial.suggest_int(self.path, self.low, self.high, log=self.log)
@@ -55,8 +55,8 @@ class Dimension:
     def encode(self, value: Any) -> Any:
         """A configuration value as the sampler holds it; raises ValueError when it lies outside."""
         if self.choices:
-            texts = {_text(choice) for choice in self.choices}
-            text = _text(list(value) if isinstance(value, tuple) else value)
+            texts = {text_of(choice) for choice in self.choices}
+            text = text_of(value)
             if text not in texts:
                 raise ValueError
             return text
@@ -64,10 +64,6 @@ class Dimension:
         if not isinstance(value, (int, float)) or not self.low <= value <= self.high:
             raise ValueError
         return value
-
-
-def _text(value: Any) -> Any:
-    return ",".join(map(str, value)) if isinstance(value, (list, tuple)) else value
 
 
 @dataclass(frozen=True)

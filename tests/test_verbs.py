@@ -1,6 +1,7 @@
 """The verbs as a user runs them: real processes, real Ray, real files."""
 
 import csv
+import dataclasses
 import json
 import os
 import re
@@ -242,6 +243,24 @@ def test_slide_grouping_and_official_folds_print_what_they_leak(run, data, tmp_p
     shown = run("tune_mmnet.py", "--data", data, "--dry-run", "--grouping", "slide", *SMALL).stdout
     assert re.search(r"leak +\d+ case\(s\) stand on both sides: 10\d+ \(", shown)
     assert not list(tmp_path.iterdir())
+
+
+def test_the_leak_audit_also_speaks_where_the_magnifications_leave_patients_out(capsys):
+    from rich.console import Console
+
+    from data.splits import Splits
+    from mmnet.command_line import Prepared, describe
+    from mmnet.config import Config
+    from tests.mmnet.tiny import feature_dataset
+
+    dataset = feature_dataset(cases=6, images=1)
+    a, b, *rest = dataset.table.patients().tolist()
+    case = dataset.table.case.copy()
+    case[dataset.table.patient == b] = dataset.table.case[dataset.table.patient == a][0]
+    leaking = dataclasses.replace(dataset, table=dataclasses.replace(dataset.table, case=case))
+    splits = Splits(((a, *rest[:2]), (b, *rest[2:], "SOB_B_A_14-9999")), (), "slide", "generated")  # the last has no image at these
+    describe(Prepared(leaking, splits), Config(), Console())
+    assert "1 case(s) stand on both sides" in capsys.readouterr().out
 
 
 def test_bad_input_is_one_line_and_status_2(run):

@@ -16,7 +16,7 @@ from data.dataset import Dataset
 from data.errors import InputError
 from data.splits import Splits
 from mmnet.config import Config
-from mmnet.records import StorageError, TrialRecord, read_trials, record_failure, write_status
+from mmnet.records import StorageError, read_trials, record_failure, write_status
 from search_spaces.space import Space
 from tuning.cluster import connect, resources
 from tuning.progress import ProgressCallback
@@ -124,20 +124,22 @@ def run_study(settings: StudySettings, space: Space, base: Config, dataset: Data
             MMNetTrainable, dataset=dataset, splits=splits, base=base, trials=trials, threads=max(int(settings.cpus_per_trial), 1)
         )
         with progress:
-            _run(
+            tune.run(
                 trainable,
-                settings,
-                optuna_study,
-                space,
-                base,
-                unfinished,
-                left,
-                concurrency,
-                per_trial,
-                scheduler,
-                stopper,
-                [status, TensorBoardCallback(trials, space, base), progress],
-                ray_folder,
+                name="run",
+                storage_path=str(ray_folder),
+                num_samples=left,
+                search_alg=StudySearcher(optuna_study, space, base, unfinished, scheduler.stopped),
+                max_concurrent_trials=concurrency,
+                scheduler=scheduler,
+                stop=stopper,
+                resources_per_trial=per_trial,
+                reuse_actors=True,
+                max_failures=WORKER_RETRIES,
+                raise_on_failed_trial=False,
+                callbacks=[status, TensorBoardCallback(trials, space, base), progress],
+                trial_dirname_creator=lambda trial: trial_name(trial.config["number"]),
+                verbose=0,
             )
     except optuna.exceptions.StorageInternalError as error:
         raise StorageError(
@@ -149,45 +151,11 @@ def run_study(settings: StudySettings, space: Space, base: Config, dataset: Data
             signal.signal(number, handler)
         shutil.rmtree(ray_folder, ignore_errors=True)
     if stopper.error:
-        raise StorageError(stopper.error) if "cannot write" in stopper.error else InputError(stopper.error)
+        raise InputError(stopper.error)
     for folder in status.stopped:  # a rung's decision is final
         (folder / "checkpoint.pt").unlink(missing_ok=True)
     ended = sum(record.status != "running" for record in read_trials(settings.folder))
     return Outcome(ended >= settings.trials, stopper.reason)
-
-
-def _run(
-    trainable,
-    settings: StudySettings,
-    study: optuna.Study,
-    space: Space,
-    base: Config,
-    unfinished: list[TrialRecord],
-    left: int,
-    concurrency: int,
-    per_trial: dict[str, float],
-    scheduler: RungScheduler,
-    stopper: StudyStopper,
-    callbacks: list[tune.Callback],
-    folder: Path,
-) -> None:
-    tune.run(
-        trainable,
-        name="run",
-        storage_path=str(folder),
-        num_samples=left,
-        search_alg=StudySearcher(study, space, base, unfinished, scheduler.stopped),
-        max_concurrent_trials=concurrency,
-        scheduler=scheduler,
-        stop=stopper,
-        resources_per_trial=per_trial,
-        reuse_actors=True,
-        max_failures=WORKER_RETRIES,
-        raise_on_failed_trial=False,
-        callbacks=callbacks,
-        trial_dirname_creator=lambda trial: trial_name(trial.config["number"]),
-        verbose=0,
-    )
 
 
 def _stop_on_signals(stopper: StudyStopper) -> dict[int, Any]:

@@ -12,7 +12,7 @@ from tensorboard.plugins.hparams.api_pb2 import STATUS_FAILURE, STATUS_SUCCESS, 
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData, SessionEndInfo, SessionStartInfo
 from torch.utils.tensorboard import SummaryWriter
 
-from mmnet.config import Config, get_value
+from mmnet.config import Config, get_value, text_of
 from mmnet.metrics import METRICS
 from search_spaces.space import Space
 from tuning.trainable import trial_name
@@ -34,7 +34,7 @@ class TensorBoardCallback(tune.Callback):
         self._writers[trial.trial_id] = writer
         # a conditional parameter that was off is recorded as "off", so that every trial has every column
         params = {
-            d.path: _plain(trial.config["params"].get(d.path, "off" if d.when else get_value(self._base, d.path)))
+            d.path: text_of(trial.config["params"].get(d.path, "off" if d.when else get_value(self._base, d.path)))
             for d in self._space.searched()
         }
         experiment = Experiment(
@@ -77,10 +77,6 @@ class TensorBoardCallback(tune.Callback):
             end = SessionEndInfo(status=status, end_time_secs=time.time())
             _write(writer, metadata.SESSION_END_INFO_TAG, HParamsPluginData(session_end_info=end))
             writer.close()
-
-
-def _plain(value: Any) -> Any:
-    return ",".join(map(str, value)) or "none" if isinstance(value, (list, tuple)) else value
 
 
 def _value(value: Any) -> Value:

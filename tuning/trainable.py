@@ -11,7 +11,7 @@ from data.dataset import Dataset
 from data.splits import Splits
 from mmnet import crossval
 from mmnet.config import Config
-from mmnet.records import StorageError, TrialWriter
+from mmnet.records import StorageError, TrialWriter, peak_memory, record_failure
 
 
 def trial_name(number: int) -> str:
@@ -36,11 +36,11 @@ class MMNetTrainable(tune.Trainable):
         self._close()
         dataset, splits, base, trials = self._shared
         number, params = new_config["number"], new_config["params"]
+        self._place = trials / trial_name(number), number, params, base
         self._failure: dict[str, Any] | None = None
         self._trial: crossval.CrossValidation | None = None
         self._writer: TrialWriter | None = None
         with self._recording():
-            self._writer = TrialWriter(trials / trial_name(number), number, params, base)
             config = base.with_values(params)
             self._writer = TrialWriter(trials / trial_name(number), number, params, config)
             self._trial = crossval.run(config, dataset, splits)
@@ -61,19 +61,7 @@ class MMNetTrainable(tune.Trainable):
                     self._writer.report(self._trial)
                 if report.finished:
                     self._writer.status("done", "")
-                fields = (
-                    "epoch",
-                    "score",
-                    "best_epoch",
-                    "metrics",
-                    "fold_metrics",
-                    "train_loss",
-                    "lr",
-                    "seconds",
-                    "finished",
-                    "fold_epochs",
-                )
-                return {name: getattr(report, name) for name in fields} | {"done": report.finished}
+                return report.line() | {"done": report.finished}
         return self._failure | {"done": True, "finished": False}
 
     def cleanup(self) -> None:
@@ -108,13 +96,11 @@ class _Recording:
             return True
         reason = failure_reason(error)
         self.owner._failure = {"failed": reason}
-        writer = self.owner._writer
-        if writer is not None:
-            try:
-                writer.status("failed", reason)
-                (writer.folder / "error.txt").write_text("".join(traceback.format_exception(error)))
-            except (StorageError, OSError) as full:
-                self.owner._failure = {"abort": str(full)}
+        try:
+            record_failure(*self.owner._place, reason, peak_memory())
+            (self.owner._place[0] / "error.txt").write_text("".join(traceback.format_exception(error)))
+        except (StorageError, OSError) as full:
+            self.owner._failure = {"abort": str(full)}
         return True
 
 

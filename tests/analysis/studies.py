@@ -10,6 +10,7 @@ from mmnet.config import Config
 from mmnet.crossval import CrossValidation
 from mmnet.metrics import METRICS
 from mmnet.records import TrialRecord, TrialWriter
+from mmnet.study_folder import FORMAT
 from tests.mmnet.tiny import CPU, deal, feature_dataset, tiny_config
 
 CONFIG = tiny_config({"model.frozen": True, "optim.epochs": 3, "optim.patience": None})
@@ -71,6 +72,13 @@ def make_study(study: Path, config: Config = CONFIG) -> Path:
     run_trial(study, 3, {"optim.lr": 2e-2}, "failed", epochs=1, reason="loss is nan")
     run_trial(study, 4, {"optim.lr": 1.0}, "failed", epochs=0, reason="out of memory")
     (study / "trials" / "0005").mkdir()
-    about = {"name": "tiny", "config": config.to_dict(), "data": {"synthetic": True}}
+    about = {
+        "format": FORMAT,
+        "verb": "tune",
+        "name": "tiny",
+        "config": config.to_dict(),
+        "data": {"synthetic": True, "fingerprint": DATASET.fingerprint},
+        "splits": splits().to_json(),
+    }
     (study / "study.json").write_text(json.dumps(about))
     return study

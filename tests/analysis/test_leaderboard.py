@@ -62,5 +62,5 @@ def test_a_real_study_has_every_trial_that_started_with_the_required_columns_bef
     assert len(rows) == 5 and all(rows[0][name] for name in REQUIRED)
     best = records[1].best
     assert float(rows[0]["log_loss"]) == best["metrics"]["log_loss"] and float(rows[0]["patient_auc"]) == best["metrics"]["patient_auc"]
-    assert (rows[0]["epoch"], rows[0]["fold_epochs"], rows[0]["model.pool_scales"]) == ("3", "6", "1 3")
+    assert (rows[0]["epoch"], rows[0]["fold_epochs"], rows[0]["model.pool_scales"]) == ("3", "6", "1,3")
     assert (rows[-1]["epoch"], rows[-1]["log_loss"], rows[-1]["reason"]) == ("0", "", "out of memory")

@@ -31,11 +31,15 @@ def opened(study, monkeypatch):
 def test_it_judges_the_sealed_patients_and_nobody_else(opened):
     study, config, result = opened
     assert [row["patient"] for row in result["patients"]] == sorted(splits().test)
-    probability, views, index = predict_ensemble(study / "models", config, DATASET.select_patients(splits().test), CPU)
+    by_model, views, index = predict_ensemble(study / "models", config, DATASET.select_patients(splits().test), CPU)
+    probability = by_model.mean(0)
     expected = evaluate(probability, index.label[views.patient], index.patients[views.patient])
     for name, interval in result["metrics"].items():
         assert interval["value"] == expected[name]
         assert interval["low"] <= interval["value"] <= interval["high"]
+    for single, metrics in zip(by_model, result["fold_models"], strict=True):
+        of_one = evaluate(single, index.label[views.patient], index.patients[views.patient])
+        assert metrics == {name: of_one[name] for name in metrics} and set(metrics) == set(result["metrics"])
     assert result["views"] == len(probability) and result["cases"] == 4 and result["fingerprint"] == DATASET.fingerprint
     np.testing.assert_allclose(
         [row["probability"] for row in result["patients"]], [probability[views.patient == n].mean() for n in range(4)], atol=1e-6

@@ -1,5 +1,6 @@
 """What stands at the end of a study, and that it belongs to the best trial."""
 
+import csv
 import io
 import json
 
@@ -28,7 +29,8 @@ def test_results_figures_models_and_the_best_configuration_are_written(study):
         "models/network.json",
         "models/fold_1.safetensors",
         "models/fold_2.safetensors",
-        *(f"plots/{name}.png" for name in figures),
+        "results/summary.csv",
+        *(f"plots/{name}.{kind}" for name in figures for kind in ("png", "pdf")),
     }
 
 
@@ -59,6 +61,16 @@ def test_a_fold_file_holds_each_patient_of_the_fold_once(study):
         assert sum(right) / len(right) == fold["metrics"]["patient_accuracy"]
 
 
+def test_the_summary_of_folds_has_their_mean_spread_and_the_pooled_value(study):
+    best = write_results(study)
+    with (study / "results" / "summary.csv").open() as file:
+        rows = {row["fold"]: row for row in csv.DictReader(file)}
+    assert list(rows) == ["1", "2", "mean", "sd", "pooled"]
+    one, two = (fold["auc"] for fold in best.best["fold_metrics"])
+    shown = [float(rows[name]["auc"]) for name in rows]
+    assert shown == pytest.approx([one, two, (one + two) / 2, abs(one - two) / 2**0.5, best.best["metrics"]["auc"]], abs=1e-6)
+
+
 def test_models_never_belong_to_another_trial_than_the_best(study):
     write_results(study)
     line = json.loads((study / "trials/0002/epochs.jsonl").read_text())  # stopped early, so without weights
@@ -75,11 +87,12 @@ def test_a_study_without_a_score_leaves_its_leaderboard_and_no_best(study):
     assert not (study / "best_config.yaml").exists()
 
 
-def test_a_study_of_one_trial_needs_no_search_figures(tmp_path, trained_study):
+def test_a_training_has_no_search_figures(tmp_path, trained_study):
     run_trial(tmp_path, 0, {}, "done", epochs=3)
-    (tmp_path / "study.json").write_bytes((trained_study / "study.json").read_bytes())
+    about = json.loads((trained_study / "study.json").read_text()) | {"verb": "main"}
+    (tmp_path / "study.json").write_text(json.dumps(about))
     assert write_results(tmp_path).name == "0000"
-    assert [path.name for path in (tmp_path / "plots").iterdir()] == ["learning_curves.png"]
+    assert {path.stem for path in (tmp_path / "plots").iterdir()} == {"learning_curves"}
 
 
 @pytest.mark.parametrize("trial", ["0000", "0001"])

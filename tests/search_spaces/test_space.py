@@ -32,7 +32,7 @@ def test_a_sample_holds_what_was_searched_in_the_types_of_the_configuration():
 
 
 def test_a_condition_is_seen_against_the_value_drawn_not_the_default():
-    trial = fixed(optim__lr=1e-3, optim__schedule="plateau", model__pool_scales="", optim__epochs=5)
+    trial = fixed(optim__lr=1e-3, optim__schedule="plateau", model__pool_scales="none", optim__epochs=5)
     sampled = SPACE.sample(trial, Config().with_values({"optim.schedule": "cosine"}))
     assert "optim.warmup" not in sampled and sampled["model.pool_scales"] == ()
 

@@ -1,0 +1,99 @@
+"""The predictions that judge a study, at three levels: image, view, patient.
+
+A view's probability is what the network said. An image's is the mean over the views that show it, a patient's the mean
+over its views. All arrays of a level have one entry a unit.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from analysis.leaderboard import standing_trial
+from data.errors import InputError
+from data.views import MISSING
+from mmnet.metrics import patient_mean
+from mmnet.records import TrialRecord, read_trials
+from mmnet.study_folder import read_study
+
+LEVELS = ("image", "view", "patient")
+
+
+class Level(NamedTuple):
+    """Predictions of N units of one level."""
+
+    probability: np.ndarray  # (N,) of malignant
+    label: np.ndarray  # (N,)
+    patient: np.ndarray  # (N,) str
+    case: np.ndarray  # (N,) str
+    fold: np.ndarray  # (N,) int, from 0
+    magnification: np.ndarray  # (N,) of an image, 0 at other levels
+
+    def select(self, rows: np.ndarray) -> "Level":
+        return Level(*(column[rows] for column in self))
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """V views, each predicted by a network that never saw its patient."""
+
+    probability: np.ndarray  # (V,)
+    label: np.ndarray  # (V,)
+    patient: np.ndarray  # (V,) str
+    case: np.ndarray  # (V,) str
+    subtype: np.ndarray  # (V,) str
+    fold: np.ndarray  # (V,) int, from 0
+    rows: np.ndarray  # (V, M) of the development table
+    magnifications: tuple[int, ...]
+
+    def level(self, name: str) -> Level:
+        """image, view or patient."""
+        if name == "view":
+            return Level(self.probability, self.label, self.patient, self.case, self.fold, np.zeros_like(self.label))
+        if name == "patient":
+            mean, first = patient_mean(self.probability, self.patient)
+            return Level(mean, self.label[first], self.patient[first], self.case[first], self.fold[first], np.zeros_like(first))
+        view, column = np.nonzero(self.rows != MISSING)
+        mean, first = patient_mean(self.probability[view], self.rows[view, column])
+        of = view[first]
+        shown = np.array(self.magnifications)[column[first]]
+        return Level(mean, self.label[of], self.patient[of], self.case[of], self.fold[of], shown)
+
+
+def chosen_trial(study: Path) -> TrialRecord:
+    """The trial that stands for a study, see `standing_trial`. Raises InputError without one."""
+    found = standing_trial(read_study(study), read_trials(study))
+    if found is None:
+        raise InputError(f"study {study}: no trial has a score yet; let it run, or --resume it")
+    return found
+
+
+def read_arrays(path: Path) -> dict[str, np.ndarray]:
+    """An .npz of a trial. Raises InputError when it is absent or damaged."""
+    try:
+        with np.load(path) as saved:
+            return {name: saved[name] for name in saved.files}
+    except (OSError, ValueError, KeyError) as error:
+        raise InputError(f"predictions {path}: absent or damaged ({error}); let the trial finish by --resume, or train again") from error
+
+
+def trial_predictions(record: TrialRecord, epoch: int | None = None) -> Predictions:
+    """Out-of-fold predictions of a trial after an epoch (from 1; None: its best)."""
+    saved = read_arrays(record.folder / "predictions.npz")
+    columns = {name: saved[name] for name in ("label", "patient", "case", "subtype", "fold", "rows")}
+    probability = saved["oof"][(int(saved["best_epoch"]) if epoch is None else epoch) - 1].astype(np.float64)
+    return Predictions(probability, **columns, magnifications=tuple(record.config["data"]["magnifications"]))
+
+
+def study_predictions(study: Path) -> Predictions:
+    """Of the trial that stands for a study, or of all outer folds of a nested one (a fold is an outer fold then)."""
+    about = read_study(study)
+    if not about.get("nested"):
+        return trial_predictions(chosen_trial(study))
+    parts = [read_arrays(record.folder / "held_out.npz") for record in read_trials(study)]
+    columns = {
+        name: np.concatenate([part[name] for part in parts]) for name in ("probability", "label", "patient", "case", "subtype", "rows")
+    }
+    fold = np.repeat(np.arange(len(parts)), [len(part["label"]) for part in parts])
+    return Predictions(**columns, fold=fold, magnifications=tuple(about["config"]["data"]["magnifications"]))

@@ -1,0 +1,87 @@
+"""Trials trained in this process, one after the other: each epoch a line, each fold a step of the bar."""
+
+import signal
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+
+from data.dataset import Dataset
+from data.errors import InputError
+from data.splits import Splits
+from mmnet import crossval
+from mmnet.config import Config
+from mmnet.crossval import EpochReport, TrainingError
+from mmnet.records import TrialWriter, read_trials
+
+
+@dataclass(frozen=True)
+class PlannedTrial:
+    """A trial to train: `dataset` holds the patients of its folds only."""
+
+    number: int
+    params: dict[str, Any]  # where it departs from the study's configuration
+    config: Config
+    dataset: Dataset
+    splits: Splits
+    title: str
+
+
+def train_all(study: Path, trials: list[PlannedTrial], device: torch.device, console: Console) -> None:
+    """Train what is not done yet, from its last checkpoint where there is one.
+
+    Raises InputError when a trial cannot be trained; on Ctrl-C or SIGTERM saves its state and raises KeyboardInterrupt.
+    """
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # a preempted machine saves its state, too
+    done = {record.number for record in read_trials(study) if record.status == "done"}
+    for trial in trials:
+        if trial.number not in done:
+            _train(study / "trials" / f"{trial.number:04d}", trial, device, console)
+
+
+def _train(folder: Path, planned: PlannedTrial, device: torch.device, console: Console) -> None:
+    config = planned.config
+    writer = TrialWriter(folder, planned.number, planned.params, config)
+    trial = crossval.run(config, planned.dataset, planned.splits, device=device)
+    writer.load(trial)
+    folds, epochs = len(planned.splits.folds), config.optim.epochs
+    begun, first = time.perf_counter(), len(trial.history)
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("fold-epochs"))
+    try:
+        with Progress(*columns, console=console, transient=True) as bar:
+            task = bar.add_task(planned.title, total=folds * epochs, completed=folds * first)
+
+            def after_fold() -> None:
+                bar.advance(task)
+                step = int(bar.tasks[0].completed) - 1
+                bar.update(task, description=f"{planned.title}: epoch {step // folds + 1}/{epochs}, fold {step % folds + 1}/{folds}")
+
+            trial.after_fold = after_fold
+            for report in trial:
+                writer.report(trial)
+                each = (time.perf_counter() - begun) / (report.epoch - first)
+                left = 0.0 if report.finished else each * (epochs - report.epoch)
+                console.print(_line(planned.title, config, report, left), highlight=False, soft_wrap=True)
+        if trial.history and trial.history[-1].epoch == first:  # a process ended between the last epoch and this
+            writer.finish(trial)
+        writer.status("done", "")
+    except KeyboardInterrupt:
+        writer.save(trial)
+        raise
+    except TrainingError as error:
+        writer.status("failed", str(error))
+        raise InputError(f"training failed: {error}") from error
+
+
+def _line(title: str, config: Config, report: EpochReport, left: float) -> str:
+    metric = config.metric
+    folds = " ".join(f"{fold[metric]:.3f}" for fold in report.fold_metrics)
+    return (
+        f"{title}: epoch {report.epoch}/{config.optim.epochs}, {metric} {report.metrics[metric]:.4f} (folds {folds}), "
+        f"best {report.score:.4f} at epoch {report.best_epoch}, {report.seconds:.1f} s"
+        + (f", at most {left // 60:.0f}:{left % 60:02.0f} left" if left else ", finished")
+    )
