@@ -99,7 +99,7 @@ def single_magnifications(given: str | None, config, kept: dict) -> list[int]:
 
 def planned_trials(study, prepared, outer: int | None, singles: list[int]):
     """(what to train, the nested splits): the fused network and single ones on the same folds, or one trial an outer fold."""
-    from data.splits import Splits, nested_splits
+    from data.splits import Splits, check_splits, nested_splits
     from mmnet.training import PlannedTrial
 
     config, development = study.config, prepared.development
@@ -115,9 +115,10 @@ def planned_trials(study, prepared, outer: int | None, singles: list[int]):
     else:
         settings = config.data
         nested = list(nested_splits(development.table, outer, folds=settings.folds, grouping=settings.grouping, seed=settings.split_seed))
+    for splits in nested:
+        check_splits(splits, development.table)
     trials = [
-        PlannedTrial(number, {}, config, development.select_patients(splits.development()), splits, f"outer fold {number + 1} of {outer}")
-        for number, splits in enumerate(nested)
+        PlannedTrial(number, {}, config, development, splits, f"outer fold {number + 1} of {outer}") for number, splits in enumerate(nested)
     ]
     return trials, nested
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import time
+from dataclasses import asdict
 
 from mmnet.command_line import add_shared_arguments, run_verb
 
@@ -15,8 +16,12 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
         prog="tune_mmnet.py", description="Search configurations of MMNet on patient-wise folds. Without data: a synthetic data set."
     )
     add_shared_arguments(parser)
-    parser.add_argument("--space", metavar="NAME", help="what varies: focal, dropout, fusion, optim, full (default), smoke")
-    parser.add_argument("--trials", metavar="N", type=int, help="configurations to try, in all (default 30)")
+    parser.add_argument(
+        "--space",
+        metavar="NAME",
+        help="what varies: focal, dropout, fusion, optim, full (default), smoke; or ablation: every mechanism on and off",
+    )
+    parser.add_argument("--trials", metavar="N", type=int, help="configurations to try, in all (default 30; an ablation 3 seeds of each)")
     parser.add_argument("--time-budget", metavar="TIME", help="stop after 90s, 30m, 2h, …")
     parser.add_argument("--gpus-per-trial", metavar="X", type=float, help="share of a GPU (default: 1 where there is one)")
     parser.add_argument("--cpus-per-trial", metavar="X", type=float, help="CPU cores, and threads, of a trial (default 1)")
@@ -35,6 +40,7 @@ def main() -> int:
     from mmnet.device import best_device
     from mmnet.study_folder import open_or_create
     from search_spaces import get_space
+    from search_spaces.ablation import Ablation
     from tuning.settings import StudySettings, parse_duration, rungs
 
     console = Console()
@@ -46,19 +52,21 @@ def main() -> int:
     stored = study.about.get("settings", {})
     if given.get("space", stored.get("space")) != stored.get("space", given.get("space")):
         raise InputError(f"study {study.name} searches space {stored['space']}: resume it without --space, or start another --name")
-    settings = StudySettings(name=study.name, **stored | given)
-    space = get_space(settings.space)
+    space = get_space(given.get("space", stored.get("space", StudySettings.space)), study.config)
     space.check(study.config)
+    settings = StudySettings(**{"name": study.name, "trials": space.trials} | stored | given)
     prepared = study.prepare(console, None if arguments.dry_run else best_device())
-    levels = rungs(study.config.optim.epochs, settings.eta)
+    planned = isinstance(space, Ablation)
+    levels = () if planned else rungs(study.config.optim.epochs, settings.eta)
     print_plan(console, settings, space, study.config, levels, dimensions=arguments.dry_run)
     if arguments.dry_run:
         return 0
-    study.write(prepared, settings={name: getattr(settings, name) for name in KEPT}, rungs=levels)
+    kept = {name: getattr(settings, name) for name in KEPT}
+    study.write(prepared, settings=kept, rungs=levels, mechanisms=[asdict(m) for m in space.mechanisms] if planned else [])
 
     from tuning.study import run_study
 
-    outcome = run_study(settings, space, study.config, prepared.development, prepared.splits, console)
+    outcome = run_study(settings, space, study.config, levels, prepared.development, prepared.splits, console)
     return close(settings.folder, console, outcome.complete, outcome.reason, time.time() - started)
 
 
@@ -84,10 +92,12 @@ def print_plan(console, settings, space, config, levels: tuple[int, ...], *, dim
     for level in (*levels, epochs):
         expected += alive * (level - past) * folds
         alive, past = max(alive / settings.eta, 1), level
+    stopping = f"{', '.join(map(str, levels))} of {epochs} epochs; the best 1/{settings.eta} go on" if levels else "none"
+    cost = f"about {expected:.0f} with early stopping" if levels else "all of them run to their end"
     console.print(
         f"space     {space.name}: {len(space.searched())} dimensions; metric {config.metric}\n"
-        f"rungs     {', '.join(map(str, levels)) or 'none'} of {epochs} epochs; the best 1/{settings.eta} go on\n"
-        f"cost      {settings.trials} trials x {folds} folds x {epochs} epochs = {full} fold-epochs at most, about {expected:.0f} with early stopping",
+        f"rungs     {stopping}\n"
+        f"cost      {settings.trials} trials x {folds} folds x {epochs} epochs = {full} fold-epochs at most, {cost}",
         highlight=False,
         soft_wrap=True,
     )
@@ -95,11 +105,15 @@ def print_plan(console, settings, space, config, levels: tuple[int, ...], *, dim
 
 def close(folder, console, complete: bool, reason: str, seconds: float) -> int:
     """Write and print what the study found; the exit status."""
+    from analysis.ablation import print_ablation, write_ablation
     from analysis.summary import print_summary, write_results
+    from mmnet.study_folder import read_study
 
     best = write_results(folder)
     if best is not None:
         print_summary(folder, best, console, seconds)
+        if read_study(folder)["mechanisms"]:
+            print_ablation(write_ablation(folder), console)
     if not complete:
         console.print(
             f"[yellow]{reason or 'stopped'}[/]: go on with  python tune_mmnet.py --resume --name {folder.name} --output {folder.parent}",

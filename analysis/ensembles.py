@@ -10,13 +10,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from rich.console import Console
-from rich.table import Table
 from sklearn.linear_model import LogisticRegression
 
 from analysis.bootstrap import Interval, paired_difference
 from analysis.calibration import logit
 from analysis.predictions import read_arrays
-from analysis.tables import interval_text
+from analysis.tables import interval_text, narrow_table
 from data.errors import InputError
 from mmnet.metrics import METRICS, evaluate, evaluate_one, is_better
 from mmnet.records import TrialRecord, read_trials, write_json
@@ -40,10 +39,6 @@ class Fitting(NamedTuple):
 
     def score(self, probability: np.ndarray) -> float:
         return evaluate_one(self.metric, probability, self.label, self.patient)
-
-
-def weighted(weights: np.ndarray) -> Combine:
-    return lambda probability: weights @ probability
 
 
 def mean_of_best(count: int) -> Callable[[Fitting], np.ndarray]:
@@ -78,7 +73,7 @@ def greedy(data: Fitting, rounds: int = ROUNDS) -> np.ndarray:
 def stacked(data: Fitting) -> Combine:
     """Logistic regression, balanced by class, on the trials' logits. Wolpert, Stacked Generalization, 1992.
 
-    The L2 penalty is the one of best log loss over the fitting folds, each left out in turn.
+    The L2 penalty is the one of best log loss over the fitting folds, each left out in turn; the strongest where there is only one.
     """
     logits = logit(data.probability).T  # (N, T)
 
@@ -92,16 +87,17 @@ def stacked(data: Fitting) -> Combine:
             held[here] = model(strength, ~here).predict_proba(logits[here])[:, 1]
         return evaluate_one("log_loss", held, data.label, data.patient)
 
-    fitted = model(min(STRENGTHS, key=left_out_loss), np.ones(len(data.label), dtype=bool))
+    strength = min(STRENGTHS, key=left_out_loss) if len(np.unique(data.fold)) > 1 else min(STRENGTHS)
+    fitted = model(strength, np.ones(len(data.label), dtype=bool))
     return lambda probability: fitted.predict_proba(logit(probability).T)[:, 1]
 
 
 METHODS: dict[str, Callable[[Fitting], np.ndarray] | Callable[[Fitting], Combine]] = {
-    "best single trial": mean_of_best(1),
-    "mean of the 3 best": mean_of_best(3),
-    "mean of the 10 best": mean_of_best(10),
+    "best single": mean_of_best(1),
+    "mean of 3 best": mean_of_best(3),
+    "mean of 10 best": mean_of_best(10),
     "greedy selection": greedy,
-    "stacked logistic regression": stacked,
+    "stacked logistic": stacked,
 }
 
 
@@ -150,36 +146,43 @@ class Judged(NamedTuple):
     weights: dict[str, float]  # of each trial, fitted on everything; empty where it is not a weighted mean
 
 
+def fit(candidates: Candidates, rows: np.ndarray, metric: str) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """{method: ((V,) combined predictions, (T,) weights by trial)} fitted on some rows; no weights where it is not a weighted mean."""
+    trials, probability = prepare(candidates, rows, metric)
+    data = Fitting(probability[:, rows], candidates.label[rows], candidates.patient[rows], candidates.fold[rows], metric)
+    fits = {}
+    for name, method in METHODS.items():
+        fitted, weights = method(data), np.zeros(len(candidates.oof))
+        if callable(fitted):
+            fits[name] = fitted(probability), weights
+        else:
+            weights[trials] = fitted
+            fits[name] = fitted @ probability, weights
+    return fits
+
+
+def cross_fit(candidates: Candidates, metric: str) -> dict[str, np.ndarray]:
+    """{method: (V,) combined predictions}, those of each fold by what the other folds fitted."""
+    honest = {method: np.empty(len(candidates.label)) for method in METHODS}
+    for number in np.unique(candidates.fold):
+        here = candidates.fold == number
+        for method, (combined, _) in fit(candidates, ~here, metric).items():
+            honest[method][here] = combined[here]
+    return honest
+
+
 def judge(candidates: Candidates, metric: str, rng: np.random.Generator) -> list[Judged]:
     """Every method of METHODS against the best single trial, differences paired over cases."""
-    everything = np.ones(len(candidates.label), dtype=bool)
-
-    def fit(method: str, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """((V,) combined predictions, (T,) weights by trial) fitted on some rows."""
-        trials, probability = prepare(candidates, rows, metric)
-        data = Fitting(probability[:, rows], candidates.label[rows], candidates.patient[rows], candidates.fold[rows], metric)
-        fitted = METHODS[method](data)
-        if callable(fitted):
-            return fitted(probability), np.zeros(0)
-        weights = np.zeros(len(candidates.oof))
-        weights[trials] = fitted
-        return weighted(fitted)(probability), weights
-
-    honest: dict[str, np.ndarray] = {}
+    label, patient, case = candidates.label, candidates.patient, candidates.case
+    honest = cross_fit(candidates, metric)
     judged = []
-    for method in METHODS:
-        honest[method] = np.empty(len(candidates.label))
-        for number in np.unique(candidates.fold):
-            here = candidates.fold == number
-            honest[method][here] = fit(method, ~here)[0][here]
-        optimistic, weights = fit(method, everything)
-        arguments = honest[method], honest["best single trial"], candidates.label, candidates.patient, candidates.case
+    for method, (optimistic, weights) in fit(candidates, np.ones(len(label), dtype=bool), metric).items():
         judged.append(
             Judged(
                 method,
-                evaluate(honest[method], candidates.label, candidates.patient),
-                evaluate(optimistic, candidates.label, candidates.patient),
-                paired_difference(metric, *arguments, rng=rng, count=RESAMPLES),
+                evaluate(honest[method], label, patient),
+                evaluate(optimistic, label, patient),
+                paired_difference(metric, honest[method], honest["best single"], label, patient, case, rng=rng, count=RESAMPLES),
                 {candidates.names[t]: round(float(weights[t]), 4) for t in np.flatnonzero(weights)},
             )
         )
@@ -190,7 +193,7 @@ def recommend(judged: list[Judged], metric: str) -> tuple[Judged, str]:
     """(the method of best honest score, how sure that is in words)."""
     sign = 1 if METRICS[metric] == "min" else -1
     best = min(judged, key=lambda row: sign * row.honest[metric])
-    if best.method == "best single trial":
+    if best.method == "best single":
         return best, "no ensemble beats the best single trial"
     better = best.difference.high < 0 if sign == 1 else best.difference.low > 0
     if better:
@@ -224,16 +227,18 @@ def write_ensembles(study: Path) -> dict[str, Any]:
 def print_ensembles(report: dict[str, Any], console: Console) -> None:
     metric = report["metric"]
     name = metric.replace("_", " ")
-    table = Table(title=f"ensembles of {report['trials']} trials, judged on folds that did not choose them", title_justify="left")
-    for column in ("method", name, "optimistic", "− best single (95 %)", "AUC", "trials"):
-        table.add_column(column, justify="left" if column == "method" else "right")
+    synthetic = " (SYNTHETIC DATA)" if report["synthetic"] else ""
+    table = narrow_table(
+        f"ensembles of {report['trials']} trials{synthetic}, judged on folds that did not choose them",
+        ("method", name, "optimistic", "− best single (95 %)", "AUC", "trials"),
+    )
     for row in report["methods"]:
         d = row["difference"]
         table.add_row(
             row["method"] + (" *" if row["method"] == report["recommended"] else ""),
             f"{row['honest'][metric]:.3f}",
             f"{row['optimistic'][metric]:.3f}",
-            "" if row["method"] == "best single trial" else interval_text(d["value"], d["low"], d["high"], "+"),
+            "" if row["method"] == "best single" else interval_text(d["value"], d["low"], d["high"], "+"),
             f"{row['honest']['auc']:.3f}",
             str(len(row["weights"]) or "all"),
         )

@@ -47,9 +47,14 @@ def best_trial(records: list[TrialRecord], metric: str) -> TrialRecord | None:
     return next((record for record in rank(records, metric) if record.ranked), None)
 
 
+def is_search(about: dict[str, Any]) -> bool:
+    """Whether a study chose its configuration, or was given it (main.py, an ablation)."""
+    return about["verb"] == "tune" and not about.get("mechanisms")
+
+
 def standing_trial(about: dict[str, Any], records: list[TrialRecord]) -> TrialRecord | None:
-    """The trial that stands for a study (`about`: its study.json): the best of a search, the configured one of a training."""
-    if about["verb"] == "main":
+    """The trial that stands for a study (`about`: its study.json): the best of a search, the configured one of a training or an ablation."""
+    if not is_search(about):
         return records[0] if records and records[0].ranked else None
     return best_trial(records, about["config"]["metric"])
 

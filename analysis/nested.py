@@ -6,11 +6,10 @@ from typing import Any
 import numpy as np
 import torch
 from rich.console import Console
-from rich.table import Table
 
 from analysis.performance import NAMES, decision_metrics, performance_intervals
-from analysis.predictions import LEVELS, study_predictions, trial_predictions
-from analysis.tables import interval_text
+from analysis.predictions import LEVELS, Level, study_predictions, trial_predictions
+from analysis.tables import interval_text, narrow_table
 from analysis.thresholds import max_balanced_accuracy
 from data.dataset import Dataset
 from data.splits import Splits
@@ -57,7 +56,6 @@ def write_nested(study: Path, development: Dataset, config: Config, nested: list
         here = judged.fold == number
         folds.append(evaluate(judged.probability[here], judged.label[here], judged.patient[here]))
     patients = judged.level("patient")
-    rng = np.random.default_rng(config.seed)
     report = {
         "outer_folds": len(nested),
         "synthetic": development.synthetic,
@@ -67,27 +65,26 @@ def write_nested(study: Path, development: Dataset, config: Config, nested: list
         "outer": evaluate(judged.probability, judged.label, judged.patient),
         "outer_by_fold": folds,
         "inner_mean": {name: float(np.mean([metrics[name] for metrics in inner])) for name in inner[0]},
-        "levels": {
-            name: {key: value._asdict() for key, value in performance_intervals(judged.level(name), rng=rng, count=RESAMPLES).items()}
-            for name in LEVELS
-        },
+        "levels": {name: intervals(judged.level(name), config.seed) for name in LEVELS},
         "thresholds": thresholds,
         "patient_at_inner_thresholds": decision_metrics(patients.probability >= np.array(thresholds)[patients.fold], patients.label),
     }
-    (study / "results").mkdir(exist_ok=True)
     write_json(study / "results" / "nested.json", report)
     return report
+
+
+def intervals(level: Level, seed: int) -> dict[str, dict[str, float]]:
+    found = performance_intervals(level, rng=np.random.default_rng(seed), count=RESAMPLES)
+    return {name: interval._asdict() for name, interval in found.items()}
 
 
 def print_nested(report: dict[str, Any], study: Path, console: Console) -> None:
     metric = report["metric"]
     synthetic = " (SYNTHETIC DATA)" if report["synthetic"] else ""
-    table = Table(
-        title=f"nested cross-validation{synthetic}: {report['patients']} patients of {report['cases']} cases (95 % over cases)",
-        title_justify="left",
+    table = narrow_table(
+        f"nested cross-validation{synthetic}: {report['patients']} patients of {report['cases']} cases (95 % over cases)",
+        ("", *LEVELS),
     )
-    for column in ("", *LEVELS):
-        table.add_column(column, justify="right" if column else "left")
     for name, shown in NAMES.items():
         cells = [report["levels"][level][name] for level in LEVELS]
         table.add_row(shown, *(interval_text(c["value"], c["low"], c["high"]) for c in cells))

@@ -24,8 +24,8 @@ NAMES = {
     "auc": "AUC",
     "pr_auc": "PR-AUC",
     "brier": "Brier",
-    "calibration_error": "calibration err.",
-    "patient_recognition_rate": "recognition rate",
+    "calibration_error": "calib. error",
+    "patient_recognition_rate": "recognition",
 }
 
 
@@ -95,14 +95,18 @@ def patient_mean_of(values: np.ndarray, patient: np.ndarray) -> np.ndarray:
 
 
 def performance_intervals(level: Level, *, rng: np.random.Generator, count: int = 1000, confidence: float = 0.95) -> dict[str, Interval]:
-    """Every metric with its percentile bootstrap interval over cases, stratified by class."""
+    """Every metric with its percentile bootstrap interval over cases, stratified by class.
+
+    None for the calibration error: resampling adds noise to each bin and so only ever raises it.
+    """
     number = np.unique(level.patient, return_inverse=True)[1]
     drawn = [
         # a case drawn twice is two cases, and its patients are two patients each
         performance(level.select(rows)._replace(patient=draw * len(number) + number[rows]))
         for rows, draw in resamples(level.label, level.case, count, rng)
     ]
-    return quantiles(performance(level), drawn, confidence)
+    found = quantiles(performance(level), drawn, confidence)
+    return found | {"calibration_error": Interval(found["calibration_error"].value, float("nan"), float("nan"))}
 
 
 def quantiles(value: dict[str, float], drawn: list[dict[str, float]], confidence: float = 0.95) -> dict[str, Interval]:

@@ -61,8 +61,8 @@ def learning_curves(records: list[TrialRecord], metric: str, path: Path, synthet
         folds = np.array([[_number(fold[metric]) for fold in e["fold_metrics"]] for e in best.epochs])
         axes.fill_between(
             epochs,
-            folds.mean(1) - folds.std(1),
-            folds.mean(1) + folds.std(1),
+            folds.mean(1) - folds.std(1, ddof=1),
+            folds.mean(1) + folds.std(1, ddof=1),
             color=COLORS["best"],
             alpha=0.2,
             label="its folds, mean ± sd",

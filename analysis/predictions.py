@@ -49,6 +49,7 @@ class Predictions:
 
     def level(self, name: str) -> Level:
         """image, view or patient."""
+        assert name in LEVELS
         if name == "view":
             return Level(self.probability, self.label, self.patient, self.case, self.fold, np.zeros_like(self.label))
         if name == "patient":
@@ -74,7 +75,7 @@ def read_arrays(path: Path) -> dict[str, np.ndarray]:
     try:
         with np.load(path) as saved:
             return {name: saved[name] for name in saved.files}
-    except (OSError, ValueError, KeyError) as error:
+    except Exception as error:  # a damaged archive raises something else for every byte that is wrong
         raise InputError(f"predictions {path}: absent or damaged ({error}); let the trial finish by --resume, or train again") from error
 
 

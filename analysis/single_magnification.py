@@ -5,11 +5,10 @@ from typing import Any
 
 import numpy as np
 from rich.console import Console
-from rich.table import Table
 
 from analysis.bootstrap import Interval, paired_difference
 from analysis.predictions import Predictions, trial_predictions
-from analysis.tables import interval_text, write_table
+from analysis.tables import interval_text, narrow_table, write_table
 from data.views import MISSING
 from mmnet.metrics import evaluate
 from mmnet.records import read_trials, write_json
@@ -29,6 +28,13 @@ def on_views(single: Predictions, fused: Predictions) -> np.ndarray:
     of_image[single.rows[:, 0]] = single.probability
     shown = fused.rows[:, column]
     return np.where(shown == MISSING, np.nan, of_image[shown])
+
+
+def mean_of_present(probability: np.ndarray) -> np.ndarray:
+    """(T, V) -> (V,) mean over the networks that see a view, NaN where none does."""
+    present = ~np.isnan(probability)
+    total, count = np.where(present, probability, 0).sum(0), present.sum(0)
+    return np.divide(total, count, out=np.full(len(total), np.nan), where=count > 0)
 
 
 def compare(fused: Predictions, other: np.ndarray, name: str, rng: np.random.Generator) -> dict[str, Any]:
@@ -56,10 +62,7 @@ def write_comparison(study: Path) -> dict[str, Any]:
     fused = trial_predictions(fused_trial)
     others = {f"{single.magnifications[0]}X alone": on_views(single, fused) for single in map(trial_predictions, singles)}
     if len(others) > 1:
-        stacked = np.stack(list(others.values()))
-        there = ~np.isnan(stacked)
-        total, count = np.where(there, stacked, 0).sum(0), there.sum(0)
-        others["mean of the single networks"] = np.divide(total, count, out=np.full(len(total), np.nan), where=count > 0)
+        others["mean of the singles"] = mean_of_present(np.stack(list(others.values())))
     rng = np.random.default_rng(about["config"]["seed"])
     report = {
         "synthetic": about["data"]["synthetic"],
@@ -81,9 +84,8 @@ def write_comparison(study: Path) -> dict[str, Any]:
 
 def print_comparison(report: dict[str, Any], console: Console) -> None:
     synthetic = " (SYNTHETIC DATA)" if report["synthetic"] else ""
-    table = Table(title=f"fused − single magnification{synthetic} (95 %, paired over cases)", title_justify="left")
-    for column in ("against", "patients", "log loss", "patient AUC"):
-        table.add_column(column, justify="left" if column == "against" else "right")
+    columns = ("against", "patients", "log loss", "patient AUC")
+    table = narrow_table(f"fused − single magnification{synthetic} (95 %, paired over cases)", columns)
     for row in report["rows"]:
         shown = [row["fused_minus_other"][metric] for metric in ("log_loss", "patient_auc")]
         table.add_row(row["against"], str(row["patients"]), *(interval_text(d["value"], d["low"], d["high"], "+") for d in shown))

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from analysis.importance import parameter_importance
-from analysis.leaderboard import standing_trial, write_leaderboard
+from analysis.leaderboard import is_search, standing_trial, write_leaderboard
 from analysis.plots import importance_bars, learning_curves, optimisation_history, parallel_coordinates
 from analysis.tables import write_table
 from mmnet.config import Config, save_config
@@ -33,7 +33,7 @@ def write_results(study: Path) -> TrialRecord | None:
         return None
     write_best(study, best, about)
     learning_curves(records, metric, study / "plots" / "learning_curves.png", synthetic)
-    if about["verb"] == "tune":
+    if is_search(about):
         importance = parameter_importance(study / "optuna.db", records, metric)
         optimisation_history(records, metric, study / "plots" / "optimisation_history.png", synthetic)
         parallel_coordinates(records, metric, study / "plots" / "parallel_coordinates.png", synthetic, list(importance.share))
@@ -103,7 +103,7 @@ def print_summary(study: Path, best: TrialRecord, console: Console, seconds: flo
     if about["data"]["synthetic"]:
         console.print("[bold yellow]SYNTHETIC DATA[/]: the numbers below say nothing about patients")
     metric = about["config"]["metric"]
-    searched = about["verb"] == "tune"
+    searched = is_search(about)
     title = f"best of {len(records)} trials: trial {best.name}" if searched else f"out of fold, trial {best.name}"
     table = Table(title=f"{title}, epoch {best.best['epoch']} of {len(best.epochs)}", title_justify="left")
     names = SHOWN if metric in SHOWN else (metric, *SHOWN)

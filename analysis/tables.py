@@ -2,21 +2,39 @@
 
 import csv
 import io
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from rich import box
+from rich.table import Table
+
 from mmnet.records import whole_file
 
-_LATEX = str.maketrans({"%": r"\%", "&": r"\&", "_": r"\_", "#": r"\#", "±": r"$\pm$", "–": "--", "−": "$-$", "κ": r"$\kappa$"})
+_LATEX = str.maketrans(
+    {symbol: rf"\{symbol}" for symbol in "%&_#${}"}
+    | {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": "$<$", ">": "$>$"}
+    | {"±": r"$\pm$", "–": "--", "−": "$-$", "κ": r"$\kappa$"}
+)
 
 
 def interval_text(value: float | None, low: float | None, high: float | None, sign: str = "") -> str:
-    """`0.912 (0.84–0.97)`, or a dash where there is no number; `sign` "+" for differences."""
+    """`0.912 (0.84–0.97)`, a dash where there is no number; `sign` "+", for differences: `+0.012 (-0.005,+0.030)`."""
     if value is None or value != value:
         return "–"
     if low is None or high is None or low != low:
         return f"{value:{sign}.3f}"
-    return f"{value:{sign}.3f} ({low:{sign}.2f} to {high:{sign}.2f})" if sign else f"{value:.3f} ({low:.2f}–{high:.2f})"
+    return f"{value:{sign}.3f} ({low:{sign}.3f},{high:{sign}.3f})" if sign else f"{value:.3f} ({low:.2f}–{high:.2f})"
+
+
+def narrow_table(title: str, columns: Iterable[str]) -> Table:
+    """A table for the terminal, 80 columns wide with some thought: text on the left, numbers on the right, no line broken."""
+    table = Table(
+        title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, padding=(0, 0, 0, 1), pad_edge=False, show_edge=False
+    )
+    for number, column in enumerate(columns):
+        table.add_column(column, justify="right" if number else "left", no_wrap=True)
+    return table
 
 
 def write_table(path: Path, columns: list[str], rows: list[list[Any]], caption: str = "") -> None:

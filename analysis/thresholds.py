@@ -6,15 +6,22 @@ that the other folds chose (honest).
 """
 
 from collections.abc import Callable
-from typing import NamedTuple
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
+from rich.console import Console
 from sklearn.metrics import precision_recall_curve, roc_curve
 
 from analysis.performance import decision_metrics
-from analysis.predictions import Level
+from analysis.predictions import LEVELS, Level, study_predictions
+from analysis.tables import narrow_table, write_table
+from mmnet.records import write_json
+from mmnet.study_folder import read_study
 
 TARGET_SENSITIVITY = 0.95
+DIGITS = 12  # scores equal to so many decimals are equals: 2/3 - 1/3 is not 1/3 in floating point
+SHOWN = ("balanced_accuracy", "sensitivity", "specificity", "precision", "f1", "accuracy", "kappa")
 Rule = Callable[[np.ndarray, np.ndarray], float]  # probability (N,), label (N,) -> threshold
 
 
@@ -23,13 +30,13 @@ def max_f1(probability: np.ndarray, label: np.ndarray) -> float:
     precision, recall, threshold = precision_recall_curve(label, probability)
     total = precision + recall
     f1 = np.divide(2 * precision * recall, total, out=np.zeros_like(total), where=total > 0)[:-1]
-    return _between(probability, threshold[len(f1) - 1 - np.argmax(f1[::-1])])
+    return _between(probability, threshold[len(f1) - 1 - np.argmax(f1[::-1].round(DIGITS))])
 
 
 def max_balanced_accuracy(probability: np.ndarray, label: np.ndarray) -> float:
     """The threshold with the largest mean of sensitivity and specificity (Youden 1950); the highest one of equals."""
     false_positive, true_positive, threshold = roc_curve(label, probability, drop_intermediate=False)
-    return _between(probability, threshold[np.argmax(true_positive - false_positive)])
+    return _between(probability, threshold[np.argmax((true_positive - false_positive).round(DIGITS))])
 
 
 def target_sensitivity(probability: np.ndarray, label: np.ndarray, target: float = TARGET_SENSITIVITY) -> float:
@@ -46,8 +53,8 @@ def fixed(probability: np.ndarray, label: np.ndarray) -> float:
 RULES: dict[str, Rule] = {
     "0.5": fixed,
     "max F1": max_f1,
-    "max balanced accuracy": max_balanced_accuracy,
-    f"sensitivity {TARGET_SENSITIVITY:g}": target_sensitivity,
+    "max bal. acc.": max_balanced_accuracy,
+    f"sens. {TARGET_SENSITIVITY:g}": target_sensitivity,
 }
 
 
@@ -94,3 +101,46 @@ def threshold_reports(level: Level) -> list[ThresholdReport]:
         judged = [decision_metrics(level.probability >= threshold, level.label) for threshold in (honest, own, np.array(pooled))]
         reports.append(ThresholdReport(name, pooled, float(honest.min()), float(honest.max()), *judged))
     return reports
+
+
+def write_thresholds(study: Path) -> dict[str, Any]:
+    """results/thresholds.json and .csv: every rule over images, views and patients."""
+    about, predictions = read_study(study), study_predictions(study)
+    levels = {name: threshold_reports(predictions.level(name)) for name in LEVELS}
+    report = {
+        "synthetic": about["data"]["synthetic"],
+        "levels": {name: [row._asdict() for row in rows] for name, rows in levels.items()},
+    }
+    write_json(study / "results" / "thresholds.json", report)
+    ways = ("honest", "optimistic", "pooled")
+    rows = [
+        [name, row.rule, *(round(v, 6) for v in (row.threshold, row.lowest, row.highest)), *(round(getattr(row, w)[m], 6) for m in SHOWN for w in ways)]
+        for name, found in levels.items()
+        for row in found
+    ]  # fmt: skip
+    columns = ["level", "rule", "threshold", "lowest", "highest", *(f"{metric}_{way}" for metric in SHOWN for way in ways)]
+    write_table(study / "results" / "thresholds.csv", columns, rows)
+    return report
+
+
+def print_thresholds(report: dict[str, Any], console: Console) -> None:
+    synthetic = " (SYNTHETIC DATA)" if report["synthetic"] else ""
+    for level, rows in report["levels"].items():
+        columns = ("rule", "threshold", "bal. acc.", "optimistic", "F1", "optimistic", "sens.", "spec.")
+        table = narrow_table(f"thresholds over {level}s{synthetic}", columns)
+        for row in rows:
+            honest, optimistic = row["honest"], row["optimistic"]
+            table.add_row(
+                row["rule"],
+                f"{row['threshold']:.2f}",
+                *(f"{part['balanced_accuracy']:.3f}" for part in (honest, optimistic)),
+                *(f"{part['f1']:.3f}" for part in (honest, optimistic)),
+                *(f"{honest[name]:.3f}" for name in ("sensitivity", "specificity")),
+            )
+        console.print(table, "")
+    console.print(
+        "honest: each fold called by the threshold that the other folds chose; optimistic: by the one that it chose itself;\n"
+        "the threshold shown was chosen on all folds, for new patients; more: results/thresholds.csv",
+        highlight=False,
+        soft_wrap=True,
+    )

@@ -1,8 +1,9 @@
-"""Does fusion find what was planted? `python -m bench.planted [--cases N] [--seeds N]`.
+"""Does fusion find what was planted? `python -m bench.planted [--part fused|nothing|order] [--cases N] [--seeds N]`.
 
 Synthetic BreakHis with a known truth. First: four magnifications that each know a little; the fused network against the
 best single one, paired on the same cases. Then: one magnification knows nothing; its learned importance weight, and what
-the out-of-fold log loss loses when each magnification is masked out.
+the out-of-fold log loss loses when each magnification is masked out. Last: magnifications that know more and more; are
+they missed, and able alone, in that order?
 """
 
 import argparse
@@ -13,20 +14,21 @@ import numpy as np
 import torch
 from rich.console import Console
 from rich.table import Table
+from scipy.stats import spearmanr
 
 from analysis.bootstrap import paired_difference
+from analysis.missing import showing
 from bench.machine import describe_machine
 from data.dataset import Dataset
 from data.grammar import MAGNIFICATIONS
 from data.splits import Splits, build_splits
 from data.store import load_dataset
 from data.synthetic import best_auc, generate
-from data.views import MISSING
 from mmnet import crossval
 from mmnet.config import Config
 from mmnet.crossval import CrossValidation
-from mmnet.metrics import log_loss
-from mmnet.predict import predict
+from mmnet.metrics import evaluate_one
+from mmnet.predict import predict_out_of_fold
 
 SIZE, IMAGES, FOLDS, EPOCHS = 48, 4, 3, 18
 BASE = {
@@ -49,15 +51,18 @@ def train(dataset: Dataset, splits: Splits, **values: object) -> CrossValidation
     return trial
 
 
-def masked_loss(trial: CrossValidation, column: int) -> float:
-    """Out-of-fold log loss of the last epoch's networks with one magnification masked out."""
+def score_showing(trial: CrossValidation, columns: list[int], metric: str = "log_loss") -> float:
+    """Out-of-fold score of the last epoch's networks when views show only some magnifications."""
     oof = trial.out_of_fold
-    probability = np.empty(len(oof.label))
-    for fold, network in enumerate(trial.networks):
-        rows = oof.rows[oof.fold == fold].copy()
-        rows[:, column] = MISSING
-        probability[oof.fold == fold] = predict(network, trial.batches, rows)[0]
-    return log_loss(probability, oof.label)
+    rows, _ = showing(oof.rows, columns)
+    return evaluate_one(metric, predict_out_of_fold(trial.networks, trial.batches, rows, oof.fold), oof.label, oof.patient)
+
+
+def changes_when_masked(trial: CrossValidation) -> np.ndarray:
+    """(M,) what the out-of-fold log loss changes by when each magnification is masked."""
+    columns = range(len(MAGNIFICATIONS))
+    masked = [score_showing(trial, [c for c in columns if c != m]) for m in columns]
+    return np.array(masked) - trial.history[-1].metrics["log_loss"]
 
 
 def fused_against_single(cases: int, seed: int, console: Console) -> None:
@@ -117,7 +122,7 @@ def know_nothing(cases: int, seeds: int, console: Console) -> None:
             with tempfile.TemporaryDirectory() as folder:
                 trial = train(*planted(knowledge, cases, seed, Path(folder)), seed=seed)
                 report = trial.history[-1]
-                drops = np.array([masked_loss(trial, m) for m in range(len(MAGNIFICATIONS))]) - report.metrics["log_loss"]
+                drops = changes_when_masked(trial)
                 found.append([report.metrics["patient_auc"], *report.importance.mean(0), drops[column], np.delete(drops, column).mean()])
         auc, *weights, own, others = np.mean(found, axis=0)
         shown = [f"[bold]{w:.2f}[/]" if m == blind else f"{w:.2f}" for m, w in zip(MAGNIFICATIONS, weights, strict=True)]
@@ -125,16 +130,68 @@ def know_nothing(cases: int, seeds: int, console: Console) -> None:
     console.print(table)
 
 
+def planted_order(cases: int, seeds: int, console: Console) -> None:
+    """Magnifications that know more and more: is each missed, and able alone, in that order? With and without masking in training."""
+    knowledge = dict(zip(MAGNIFICATIONS, (0.2, 0.5, 0.9, 1.4), strict=True))
+    for masking in (0.0, 0.3):
+        missed, alone, weights, aucs = [], [], [], []
+        for seed in range(seeds):
+            with tempfile.TemporaryDirectory() as folder:
+                trial = train(*planted(knowledge, cases, seed, Path(folder)), seed=seed, **{"augment.masking": masking})
+            missed.append(changes_when_masked(trial))
+            alone.append([score_showing(trial, [m]) for m in range(len(MAGNIFICATIONS))])
+            aucs.append([score_showing(trial, [m], "patient_auc") for m in range(len(MAGNIFICATIONS))])
+            weights.append(trial.history[-1].importance.mean(0))
+        table = Table(
+            title=f"more and more knowledge, {cases} cases, {seeds} seeds (mean, sd over them); augment.masking {masking:g}",
+            title_justify="left",
+        )
+        columns = (
+            "magnification",
+            "knows",
+            "ideal AUC alone",
+            "ideal AUC without",
+            "patient AUC alone",
+            "log loss alone",
+            "… change when masked",
+            "weight",
+        )
+        for column in columns:
+            table.add_column(column, justify="right")
+        for m, magnification in enumerate(MAGNIFICATIONS):
+            others = {other: knows for other, knows in knowledge.items() if other != magnification}
+            found = (f"{np.mean(part, 0)[m]:.3f} ({np.std(part, 0)[m]:.3f})" for part in (aucs, alone, missed, weights))
+            ideal = best_auc({magnification: knowledge[magnification]}), best_auc(others)
+            table.add_row(f"{magnification}X", f"{knowledge[magnification]}", *(f"{auc:.3f}" for auc in ideal), *found)
+        console.print(table)
+        for name, part, sign in (
+            ("log loss alone", alone, -1),
+            ("patient AUC alone", aucs, 1),
+            ("change when masked", missed, 1),
+            ("weight", weights, 1),
+        ):
+            of_seed = [spearmanr(list(knowledge.values()), sign * np.array(values)).statistic for values in part]
+            of_mean = spearmanr(list(knowledge.values()), sign * np.mean(part, 0)).statistic
+            console.print(
+                f"rank correlation with what was planted, {name}: of the means {of_mean:.1f}; by seed {', '.join(f'{value:.1f}' for value in of_seed)}"
+            )
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m bench.planted")
+    parser.add_argument("--part", choices=("fused", "nothing", "order"), help="default: all")
     parser.add_argument("--cases", type=int, default=120)
     parser.add_argument("--seeds", type=int, default=2)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     console = Console(width=180)
     console.print(describe_machine())
-    fused_against_single(arguments.cases, 0, console)
-    know_nothing(arguments.cases, arguments.seeds, console)
+    if arguments.part in (None, "fused"):
+        fused_against_single(arguments.cases, 0, console)
+    if arguments.part in (None, "nothing"):
+        know_nothing(arguments.cases, arguments.seeds, console)
+    if arguments.part in (None, "order"):
+        planted_order(arguments.cases, arguments.seeds, console)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """A data set ready for training: the patient table and, row by row, its pixels or its frozen features."""
 
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -18,6 +19,7 @@ class Dataset:
     name: str
     synthetic: bool = False
     features: np.ndarray | None = None  # (N, C, H, W) float16
+    skipped: Mapping[str, str] = field(default_factory=dict)  # {path: reason} of files that were left out as bad
 
     def select_rows(self, rows: np.ndarray) -> "Dataset":
         """Only these rows (boolean mask or index); what is left out can no longer be read through the result."""

@@ -23,6 +23,7 @@ DAMAGED = (tarfile.TarError, zipfile.BadZipFile, zlib.error, EOFError, OSError, 
 MAX_FILE_BYTES = 256 * 2**20
 MAX_MEMBERS = 1_000_000
 SYNTHETIC_MARKER = "SYNTHETIC.json"
+UNKNOWN = -1  # the label of a patient to be predicted
 
 Row = tuple[str, int, str, str, str, int]  # path, magnification, patient, case, subtype, label
 Loader = Callable[[], bytes]
@@ -83,13 +84,17 @@ class FolderSource:
 
 
 class ManifestSource:
-    """An own data set: a CSV with path, patient, label, magnification and optional case and subtype."""
+    """An own data set: a CSV with path, patient, label, magnification and optional case and subtype.
 
-    REQUIRED = ("path", "patient", "label", "magnification")
-    OPTIONAL = ("case", "subtype")
+    `labelled` False, for patients to be predicted: the label may be absent or empty and is UNKNOWN then.
+    """
+
     LABELS = {"0": 0, "1": 1, "benign": 0, "malignant": 1}
 
-    def __init__(self, manifest: Path):
+    def __init__(self, manifest: Path, labelled: bool = True):
+        required = ("path", "patient", *(("label",) if labelled else ()), "magnification")
+        optional = ("case", "subtype", *(() if labelled else ("label",)))
+        self.labels = self.LABELS if labelled else self.LABELS | {"": UNKNOWN}
         self.root = manifest.parent
         self.name = str(manifest)
         self.synthetic = (self.root / SYNTHETIC_MARKER).exists()
@@ -99,12 +104,12 @@ class ManifestSource:
             raise DataError(f"manifest {manifest}: cannot read it: {error}") from error
         reader = csv.DictReader(text.splitlines())
         columns = reader.fieldnames or []
-        missing = [name for name in self.REQUIRED if name not in columns]
-        unknown = [name for name in columns if name not in self.REQUIRED + self.OPTIONAL]
+        missing = [name for name in required if name not in columns]
+        unknown = [name for name in columns if name not in required + optional]
         if missing or unknown:
             raise DataError(
                 f"manifest {manifest}: missing columns {missing}, unknown columns {unknown}; "
-                f"expected {','.join(self.REQUIRED)} and optionally {','.join(self.OPTIONAL)}"
+                f"expected {','.join(required)} and optionally {','.join(optional)}"
             )
         self._rows: dict[str, Row] = {}
         for line, record in enumerate(reader, start=2):
@@ -120,13 +125,13 @@ class ManifestSource:
         magnification = value["magnification"].upper().removesuffix("X")
         if None in record or not value["path"] or not value["patient"]:
             raise DataError(f"manifest {manifest}, line {line}: expected one value for each column, got {record}")
-        if value["label"].lower() not in self.LABELS:
-            raise DataError(f"manifest {manifest}, line {line}: label {value['label']!r}: expected 0, 1, benign or malignant")
+        label = value.get("label", "").lower()
+        if label not in self.labels:
+            raise DataError(f"manifest {manifest}, line {line}: label {label!r}: expected 0, 1, benign or malignant")
         if not magnification.isdecimal() or int(magnification) == 0:
             raise DataError(f"manifest {manifest}, line {line}: magnification {value['magnification']!r}: expected a number such as 40")
         case = value.get("case") or value["patient"]
-        label = self.LABELS[value["label"].lower()]
-        return value["path"], int(magnification), value["patient"], case, value.get("subtype", ""), label
+        return value["path"], int(magnification), value["patient"], case, value.get("subtype", ""), self.labels[label]
 
     def stamp(self) -> str:
         parts = []
@@ -205,8 +210,8 @@ def _read_member(archive: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
 Source = FolderSource | ManifestSource | ArchiveSource
 
 
-def open_source(path: str | Path) -> Source:
-    """The source at a path: a folder, an archive (.tar.gz, .tgz, .tar, .zip) or a manifest (.csv).
+def open_source(path: str | Path, *, labelled: bool = True) -> Source:
+    """The source at a path: a folder, an archive (.tar.gz, .tgz, .tar, .zip) or a manifest (.csv), with or without labels.
 
     Raises DataError when nothing is there, or nothing of these kinds.
     """
@@ -216,7 +221,7 @@ def open_source(path: str | Path) -> Source:
     if not path.exists():
         raise DataError(f"data {path}: no such folder or file; pass --data DIR (a BreakHis folder, archive or CSV manifest)")
     if path.name.lower().endswith(".csv"):
-        return ManifestSource(path)
+        return ManifestSource(path, labelled)
     if path.name.lower().endswith(ARCHIVE_SUFFIXES):
         return ArchiveSource(path)
     raise DataError(f"data {path}: expected a folder, an archive ({', '.join(ARCHIVE_SUFFIXES)}) or a .csv manifest")

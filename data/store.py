@@ -69,12 +69,15 @@ def require_space(folder: Path, needed: int) -> None:
         )
 
 
-def load_dataset(path: str | Path, image_size: int, on_bad_file: str = "error", progress: Progress | None = None) -> Dataset:
+def load_dataset(
+    path: str | Path, image_size: int, on_bad_file: str = "error", progress: Progress | None = None, *, labelled: bool = True
+) -> Dataset:
     """Scan, check and decode a data set, or open what an earlier run decoded.
 
     `on_bad_file`: "error" raises DataError naming every bad file with its reason; "skip" leaves those files out.
+    `labelled` False: a manifest needs no labels, see `ManifestSource`.
     """
-    source = open_source(path)
+    source = open_source(path, labelled=labelled)
     key = hashlib.sha256(f"{FORMAT} {source.stamp()} {image_size} {on_bad_file}".encode()).hexdigest()[:16]
     folder = cache_root() / "images" / f"{key}-{image_size}px"
     if not (folder / "meta.json").exists():
@@ -88,7 +91,7 @@ def load_dataset(path: str | Path, image_size: int, on_bad_file: str = "error", 
         images = np.load(folder / "images.npy", mmap_mode="r")
     except (OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile) as error:
         raise InputError(f"cache {folder}: damaged ({error}); remove that folder, it will be built again") from error
-    return Dataset(table, images, meta["fingerprint"], source.name, meta["synthetic"])
+    return Dataset(table, images, meta["fingerprint"], source.name, meta["synthetic"], skipped=meta["skipped"])
 
 
 def _build(source: Source, size: int, on_bad_file: str, folder: Path, progress: Progress | None) -> None:

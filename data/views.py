@@ -70,6 +70,18 @@ def _cycle(rows: np.ndarray, count: int, rng: np.random.Generator | None) -> np.
     return np.concatenate([rng.permutation(rows) for _ in range(rounds)] or [rows])[:count]
 
 
+def hide(rows: np.ndarray, share: float, rng: np.random.Generator) -> np.ndarray:
+    """rows (V, M) with each image hidden (MISSING) with probability `share`, but never the last one of a view.
+
+    Which one stays where all would go is drawn as well.
+    """
+    there = rows != MISSING
+    hidden = there & (rng.random(rows.shape) < share)
+    stays = np.where(there, rng.random(rows.shape), -1).argmax(1)
+    hidden[np.arange(len(rows)), stays] &= ~(hidden == there).all(1)
+    return np.where(hidden, MISSING, rows)
+
+
 def balanced_counts(natural: np.ndarray, label: np.ndarray, balance: str, rng: np.random.Generator) -> np.ndarray:
     """(P,) views per patient: their total stays, their shares follow `balance`; fractions are rounded at random."""
     if balance == "none":

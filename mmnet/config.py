@@ -84,10 +84,11 @@ class AugmentConfig:
     erase: float = 0.0  # probability of erasing a rectangle
     mixup: float = 0.0  # alpha of the Beta distribution; 0: off
     feature_noise: float = 0.0  # standard deviation of multiplicative noise on frozen features
+    masking: float = 0.0  # probability of hiding each magnification of a view; one always stays
 
     def __post_init__(self) -> None:
         _between("augment.crop", self.crop, 0.1, 1)
-        for name, high in (("color", 0.9), ("stain", 0.9), ("erase", 1), ("mixup", 10), ("feature_noise", 2)):
+        for name, high in (("color", 0.9), ("stain", 0.9), ("erase", 1), ("mixup", 10), ("feature_noise", 2), ("masking", 0.9)):
             _between(f"augment.{name}", getattr(self, name), 0, high)
 
 

@@ -17,7 +17,7 @@ from torch import Tensor
 from data.dataset import Dataset
 from data.errors import DataError, LeakageError, shortlist
 from data.splits import Splits
-from data.views import ViewIndex
+from data.views import ViewIndex, hide
 from mmnet.batches import Batches
 from mmnet.build import build_network, parameter_groups
 from mmnet.config import Config
@@ -187,6 +187,9 @@ class CrossValidation(Iterator[EpochReport]):
             per_patient=config.sampling.views_per_patient,
             rng=np.random.default_rng(derive_seed(config.seed, epoch, fold, 0)),
         )
+        rows = views.rows
+        if config.augment.masking:
+            rows = hide(rows, config.augment.masking, np.random.default_rng(derive_seed(config.seed, epoch, fold, 3)))
         generator = torch.Generator(self.device).manual_seed(derive_seed(config.seed, epoch, fold, 1))
         steps = -(-len(views.patient) // self.batch_size)
         alpha, gamma = (0.5, 0.0) if config.loss.name == "cross_entropy" else (config.loss.alpha, config.loss.gamma)
@@ -196,7 +199,7 @@ class CrossValidation(Iterator[EpochReport]):
             torch.manual_seed(derive_seed(config.seed, epoch, fold, 2))  # dropout and stochastic depth draw from the global generator
             for step in range(steps):
                 part = slice(step * self.batch_size, (step + 1) * self.batch_size)
-                inputs, mask, target = self.batches.training(views.rows[part], self.index.label[views.patient[part]], generator)
+                inputs, mask, target = self.batches.training(rows[part], self.index.label[views.patient[part]], generator)
                 factor = lr_factor(
                     config.optim.schedule, (epoch + step / steps) / config.optim.epochs, config.optim.warmup, self.scores, config.metric
                 )

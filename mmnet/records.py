@@ -36,7 +36,8 @@ CHECKPOINT_SHARE = 0.05  # of a trial's time may go into checkpoints
 
 
 def write_json(path: Path, content: Any) -> None:
-    """JSON with NaN as null."""
+    """JSON with NaN as null; its folder is made if need be."""
+    path.parent.mkdir(parents=True, exist_ok=True)
     with whole_file(path) as building:
         building.write_text(json.dumps(_without_nan(content), indent=1))
 

@@ -101,13 +101,7 @@ def open_or_create(arguments: argparse.Namespace, verb: str) -> StudyFolder:
 
 
 def _resume(arguments: argparse.Namespace, output: Path, verb: str) -> StudyFolder:
-    if arguments.name:
-        path = output / arguments.name
-    else:
-        found = sorted(output.glob("*/study.json"), key=lambda file: file.stat().st_mtime)
-        if not found:
-            raise InputError(f"--resume: no study stands in {output}; pass --output DIR or start one without --resume")
-        path = found[-1].parent
+    path = find_study(output, arguments.name)
     about = read_study(path)
     if about["verb"] != verb:
         raise InputError(f"study {path} was made by {about['verb']}: resume it with that command")
@@ -118,6 +112,16 @@ def _resume(arguments: argparse.Namespace, output: Path, verb: str) -> StudyFold
         listed = ", ".join(f"{key} {get_value(config, key)} -> {get_value(wanted, key)}" for key in changed[:5])
         raise ConfigError(f"study {path} was started with another configuration ({listed}); resume it unchanged, or start another --name")
     return StudyFolder(path, config, arguments.data or about["data"]["path"], verb, about)
+
+
+def find_study(output: Path, name: str | None) -> Path:
+    """The folder of a study by its name, or (None) of the newest one. Raises InputError when there is none."""
+    if name:
+        return output / name
+    found = sorted(output.glob("*/study.json"), key=lambda file: file.stat().st_mtime)
+    if not found:
+        raise InputError(f"no study stands in {output}; pass --output DIR, or start one with tune_mmnet.py or main.py")
+    return found[-1].parent
 
 
 def read_study(path: Path) -> dict[str, Any]:

@@ -21,12 +21,12 @@ from mmnet.records import TrialWriter, read_trials
 
 @dataclass(frozen=True)
 class PlannedTrial:
-    """A trial to train: `dataset` holds the patients of its folds only."""
+    """A trial to train."""
 
     number: int
     params: dict[str, Any]  # where it departs from the study's configuration
     config: Config
-    dataset: Dataset
+    dataset: Dataset  # the trial gets the patients of its folds and no others
     splits: Splits
     title: str
 
@@ -34,9 +34,10 @@ class PlannedTrial:
 def train_all(study: Path, trials: list[PlannedTrial], device: torch.device, console: Console) -> None:
     """Train what is not done yet, from its last checkpoint where there is one.
 
-    Raises InputError when a trial cannot be trained; on Ctrl-C or SIGTERM saves its state and raises KeyboardInterrupt.
+    Raises InputError when a trial cannot be trained. Ctrl-C and SIGTERM raise KeyboardInterrupt and save nothing: they come in
+    the middle of an epoch, and half-trained networks would go on to other numbers than the checkpoint of the last epochs.
     """
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # a preempted machine saves its state, too
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     done = {record.number for record in read_trials(study) if record.status == "done"}
     for trial in trials:
         if trial.number not in done:
@@ -46,7 +47,8 @@ def train_all(study: Path, trials: list[PlannedTrial], device: torch.device, con
 def _train(folder: Path, planned: PlannedTrial, device: torch.device, console: Console) -> None:
     config = planned.config
     writer = TrialWriter(folder, planned.number, planned.params, config)
-    trial = crossval.run(config, planned.dataset, planned.splits, device=device)
+    dataset = planned.dataset.select_patients(planned.splits.development())  # here, so that one copy of the pixels is held at a time
+    trial = crossval.run(config, dataset, planned.splits, device=device)
     writer.load(trial)
     folds, epochs = len(planned.splits.folds), config.optim.epochs
     begun, first = time.perf_counter(), len(trial.history)
@@ -64,14 +66,8 @@ def _train(folder: Path, planned: PlannedTrial, device: torch.device, console: C
             for report in trial:
                 writer.report(trial)
                 each = (time.perf_counter() - begun) / (report.epoch - first)
-                left = 0.0 if report.finished else each * (epochs - report.epoch)
-                console.print(_line(planned.title, config, report, left), highlight=False, soft_wrap=True)
-        if trial.history and trial.history[-1].epoch == first:  # a process ended between the last epoch and this
-            writer.finish(trial)
+                console.print(_line(planned.title, config, report, each * (epochs - report.epoch)), highlight=False, soft_wrap=True)
         writer.status("done", "")
-    except KeyboardInterrupt:
-        writer.save(trial)
-        raise
     except TrainingError as error:
         writer.status("failed", str(error))
         raise InputError(f"training failed: {error}") from error
@@ -79,9 +75,10 @@ def _train(folder: Path, planned: PlannedTrial, device: torch.device, console: C
 
 def _line(title: str, config: Config, report: EpochReport, left: float) -> str:
     metric = config.metric
+    minutes, seconds = divmod(round(left), 60)
     folds = " ".join(f"{fold[metric]:.3f}" for fold in report.fold_metrics)
     return (
         f"{title}: epoch {report.epoch}/{config.optim.epochs}, {metric} {report.metrics[metric]:.4f} (folds {folds}), "
         f"best {report.score:.4f} at epoch {report.best_epoch}, {report.seconds:.1f} s"
-        + (f", at most {left // 60:.0f}:{left % 60:02.0f} left" if left else ", finished")
+        + (", finished" if report.finished else f", at most {minutes}:{seconds:02} left")
     )

@@ -73,6 +73,15 @@ class Space:
     name: str
     dimensions: tuple[Dimension, ...]
 
+    @property
+    def trials(self) -> int:
+        """How many configurations to try unless the user says."""
+        return 30
+
+    def point(self, number: int, base: Config) -> dict[str, Any] | None:
+        """The sampler's parameters that trial `number` is to have; None: the sampler decides. The base comes first."""
+        return self.encode(base) if number == 0 else None
+
     def searched(self) -> tuple[Dimension, ...]:
         return tuple(dimension for dimension in self.dimensions if dimension.kind != "fixed")
 

@@ -8,7 +8,6 @@ from ray.tune.schedulers import AsyncHyperBandScheduler, TrialScheduler
 
 from mmnet.metrics import METRICS
 from mmnet.records import TrialRecord
-from tuning.settings import rungs
 
 
 class RungScheduler(AsyncHyperBandScheduler):
@@ -18,8 +17,8 @@ class RungScheduler(AsyncHyperBandScheduler):
     trials that a rung ended, which Ray itself cannot tell from those that the end of the study cut off.
     """
 
-    def __init__(self, metric: str, epochs: int, eta: int, records: list[TrialRecord]):
-        levels = rungs(epochs, eta)
+    def __init__(self, metric: str, epochs: int, eta: int, levels: tuple[int, ...], records: list[TrialRecord]):
+        """`levels`: the rungs, η apart; none: every trial runs to its end."""
         super().__init__(
             time_attr="epoch",
             metric="score",

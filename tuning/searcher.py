@@ -7,6 +7,7 @@ and the trial records are the only state: a resumed study is built from them, wh
 
 import warnings
 from collections.abc import Collection
+from itertools import count
 from typing import Any
 
 import optuna
@@ -19,6 +20,8 @@ from mmnet.crossval import derive_seed
 from mmnet.metrics import METRICS
 from mmnet.records import TrialRecord
 from search_spaces.space import Space
+
+NEVER_STARTED = "never started"
 
 
 def open_study(path: str, name: str, metric: str) -> optuna.Study:
@@ -50,8 +53,6 @@ class StudySearcher(Searcher):
         self._unfinished, self._stopped = list(unfinished), stopped
         self._trials: dict[str, Trial] = {}
         self._reported: dict[str, int] = {}
-        if not study.get_trials(deepcopy=False):
-            study.enqueue_trial(space.encode(base), user_attrs={"origin": "base configuration"})
 
     def suggest(self, trial_id: str) -> dict[str, Any]:
         if self._unfinished:
@@ -60,7 +61,13 @@ class StudySearcher(Searcher):
             frozen = self._study.get_trials(deepcopy=False)[record.number]
             self._trials[trial_id], params = Trial(self._study, frozen._trial_id), record.params
         else:
-            self._study.sampler = _sampler(self._base.seed, len(self._study.get_trials(deepcopy=False)))
+            trials = self._study.get_trials(deepcopy=False)
+            waiting = any(trial.state == TrialState.WAITING for trial in trials)  # an earlier run ended before it was asked for
+            number, place = len(trials) - waiting, _first_free_place(trials)
+            point = self._space.point(place, self._base)
+            if point is not None and not waiting:
+                self._study.enqueue_trial(point, user_attrs={"planned": place})
+            self._study.sampler = _sampler(self._base.seed, number)
             self._trials[trial_id] = self._study.ask()
             params = self._space.sample(self._trials[trial_id], self._base)
         return {"number": self._trials[trial_id].number, "params": params}
@@ -97,6 +104,12 @@ class StudySearcher(Searcher):
         return {}
 
 
+def _first_free_place(trials: list[optuna.trial.FrozenTrial]) -> int:
+    """The place in the plan that comes next: a trial that never started leaves its own to another."""
+    taken = {trial.user_attrs.get("planned") for trial in trials if trial.user_attrs.get("reason") != NEVER_STARTED}
+    return next(place for place in count() if place not in taken)
+
+
 def reconcile(study: optuna.Study, records: list[TrialRecord]) -> list[TrialRecord]:
     """Bring Optuna's storage to what the trial records say; returns the trials to take up again, by number.
 
@@ -121,6 +134,6 @@ def reconcile(study: optuna.Study, records: list[TrialRecord]) -> list[TrialReco
                     trial.report(line["score"], line["epoch"])
                 study.tell(trial, state=TrialState.PRUNED)
         else:
-            trial.set_user_attr("reason", record.reason if record else "never started")
+            trial.set_user_attr("reason", record.reason if record else NEVER_STARTED)
             study.tell(trial, state=TrialState.FAIL)
     return unfinished

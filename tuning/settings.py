@@ -10,9 +10,9 @@ from data.errors import InputError
 @dataclass(frozen=True)
 class StudySettings:
     name: str
+    trials: int  # in all, also over several runs of a resumed study
     output: Path = Path("output")
     space: str = "full"
-    trials: int = 30  # in all, also over several runs of a resumed study
     time_budget: float | None = None  # seconds of this run
     gpus_per_trial: float | None = None  # None: 1 where the cluster has a GPU, else 0
     cpus_per_trial: float = 1

@@ -88,8 +88,10 @@ class StatusCallback(tune.Callback):
             self._stopper.error = f"the first {self._failed} trials all failed, the last with: {reason}"
 
 
-def run_study(settings: StudySettings, space: Space, base: Config, dataset: Dataset, splits: Splits, console: Console) -> Outcome:
-    """Search until `settings.trials` trials ended, the budget is used up, or a signal comes.
+def run_study(
+    settings: StudySettings, space: Space, base: Config, levels: tuple[int, ...], dataset: Dataset, splits: Splits, console: Console
+) -> Outcome:
+    """Search, with rungs at `levels`, until `settings.trials` trials ended, the budget is used up, or a signal comes.
 
     `dataset`: development patients only. What was recorded before is kept and gone on with; to start or resume is the
     caller's decision. Raises InputError when nothing can be written, or when all first trials fail.
@@ -108,7 +110,7 @@ def run_study(settings: StudySettings, space: Space, base: Config, dataset: Data
     try:
         connect(settings.address)
         per_trial, concurrency = resources(settings)
-        scheduler = RungScheduler(base.metric, base.optim.epochs, settings.eta, records)
+        scheduler = RungScheduler(base.metric, base.optim.epochs, settings.eta, levels, records)
         status = StatusCallback(trials, base, scheduler, stopper)
         progress = ProgressCallback(
             console,

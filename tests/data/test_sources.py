@@ -10,7 +10,8 @@ import pytest
 
 from data import locate
 from data.errors import DataError
-from data.sources import SYNTHETIC_MARKER, ArchiveSource, FolderSource, ManifestSource, breakhis_row, is_image, open_source
+from data.sources import SYNTHETIC_MARKER, UNKNOWN, ArchiveSource, FolderSource, ManifestSource, breakhis_row, is_image, open_source
+from data.store import load_dataset
 from tests.data.trees import NAMES, write_tree
 
 
@@ -151,3 +152,62 @@ def test_breakhis_is_found_by_environment_else_in_the_usual_places(tmp_path, mon
     assert locate.find_breakhis().resolve() == tmp_path / "data" / "BreaKHis_v1"
     monkeypatch.setenv("BREAKHIS_ROOT", "/somewhere/else")
     assert str(locate.find_breakhis()) == "/somewhere/else"
+
+
+# patients to be predicted --------------------------------------------------------------------------------------------
+
+
+def unlabelled(folder, *lines):
+    """A manifest of the images of NAMES with these lines."""
+    write_tree(folder / "tree")
+    (folder / "new.csv").write_text("\n".join(lines) + "\n")
+    return folder / "new.csv"
+
+
+def without_a_column(folder):
+    return unlabelled(folder, "path,patient,magnification", *(f"tree/{name},p{n},40" for n, name in enumerate(NAMES)))
+
+
+def without_a_value(folder):
+    return unlabelled(folder, "path,patient,label,magnification", *(f"tree/{name},p{n}, ,40" for n, name in enumerate(NAMES)))
+
+
+@pytest.mark.parametrize("manifest", [without_a_column, without_a_value])
+def test_a_manifest_without_labels_is_read_where_none_are_needed(tmp_path, manifest):
+    dataset = load_dataset(manifest(tmp_path), 32, labelled=False)
+    assert dataset.table.patient.tolist() == ["p0", "p1", "p2", "p3"] == dataset.table.case.tolist()
+    assert dataset.table.label.tolist() == [UNKNOWN] * 4
+
+
+@pytest.mark.parametrize(
+    ("manifest", "message"),
+    [(without_a_column, r"missing columns \['label'\]"), (without_a_value, "line 2: label '': expected 0, 1, benign")],
+)
+def test_a_manifest_without_labels_cannot_be_trained_on_also_after_it_was_predicted(tmp_path, manifest, message):
+    path = manifest(tmp_path)
+    load_dataset(path, 32, labelled=False)
+    with pytest.raises(DataError, match=message):
+        load_dataset(path, 32)
+
+
+def test_labels_that_are_known_are_kept_where_none_are_needed(tmp_path):
+    lines = [f"tree/{name},p{n},40,{label}" for n, (name, label) in enumerate(zip(NAMES, ("benign", "1", "", "0"), strict=True))]
+    path = unlabelled(tmp_path, "path,patient,magnification,label", *lines)
+    assert load_dataset(path, 32, labelled=False).table.label.tolist() == [0, 1, UNKNOWN, 0]
+
+
+def test_a_wrong_label_is_no_unknown_one(tmp_path):
+    path = unlabelled(tmp_path, "path,patient,label,magnification", f"tree/{NAMES[0]},p,maybe,40")
+    with pytest.raises(DataError, match="line 2: label 'maybe': expected 0, 1, benign or malignant"):
+        open_source(path, labelled=False)
+
+
+def test_a_patient_of_which_one_image_only_has_a_label_is_a_contradiction(tmp_path):
+    path = unlabelled(tmp_path, "path,patient,label,magnification", f"tree/{NAMES[0]},p,1,40", f"tree/{NAMES[1]},p,,40")
+    with pytest.raises(DataError, match="patient p stands"):
+        load_dataset(path, 32, labelled=False)
+
+
+def test_the_names_of_a_tree_say_the_labels_also_where_none_are_needed(tmp_path):
+    tree = write_tree(tmp_path)
+    assert load_dataset(tree, 32, labelled=False).table.label.tolist() == load_dataset(tree, 32).table.label.tolist() == [0, 0, 1, 1]

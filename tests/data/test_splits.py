@@ -5,7 +5,8 @@ import json
 import numpy as np
 import pytest
 
-from data.splits import Splits, build_splits, case_leaks, check_splits, make_splits, official_splits, read_splits
+from data.errors import DataError
+from data.splits import Splits, build_splits, case_leaks, check_splits, make_splits, nested_splits, official_splits, read_splits
 from tests.data.trees import slides, table_of
 
 SEEDS = range(20)
@@ -122,3 +123,46 @@ def test_development_and_fold_of_leave_the_sealed_out():
     splits = Splits((("a", "b"), ("c",)), ("sealed",), "case", "here")
     assert splits.development() == ("a", "b", "c")
     assert splits.fold_of() == {"a": 0, "b": 0, "c": 1}
+
+
+def test_splits_come_back_from_json_as_they_were():
+    for splits in (make_splits(TABLE, folds=3, test_fraction=0.2, grouping="slide", seed=0), *nested_splits(TABLE, 3, **INNER)):
+        assert Splits.from_json(json.loads(json.dumps(splits.to_json()))) == splits
+
+
+# nested --------------------------------------------------------------------------------------------------------------
+
+INNER = {"folds": 2, "grouping": "case", "seed": 0}
+
+
+@pytest.mark.parametrize("outer", [2, 3])
+def test_every_patient_is_the_test_of_exactly_one_outer_fold_and_in_an_inner_fold_of_all_others(outer):
+    nested = nested_splits(TABLE, outer, **INNER)
+    assert len(nested) == outer
+    assert sorted(patient for splits in nested for patient in splits.test) == TABLE.patients().tolist()
+    for number, splits in enumerate(nested, start=1):
+        assert len(splits.folds) == 2 and splits.source == f"nested {number} of {outer}"
+        assert sorted([*splits.development(), *splits.test]) == TABLE.patients().tolist()
+
+
+def test_no_case_is_divided_by_outer_or_inner_folds_and_both_classes_stand_everywhere():
+    for seed in SEEDS:
+        for splits in nested_splits(TABLE, 3, **INNER | {"seed": seed}):
+            check_splits(splits, TABLE)
+            assert case_leaks(splits, TABLE) == {}
+
+
+def test_nested_slide_grouping_divides_cases_between_outer_folds():
+    divided = [nested_splits(TABLE, 3, **INNER | {"seed": seed, "grouping": "slide"}) for seed in SEEDS]
+    assert any(case_leaks(splits, TABLE) for nested in divided for splits in nested)
+
+
+def test_nested_splits_repeat_by_seed():
+    made = [nested_splits(TABLE, 3, **INNER | {"seed": seed}) for seed in (7, 7, 8)]
+    assert made[0] == made[1] != made[2]
+
+
+@pytest.mark.parametrize(("outer", "folds", "message"), [(7, 2, "6 benign cases for 7 folds"), (3, 5, "4 benign cases for 5 folds")])
+def test_too_few_cases_for_outer_or_inner_folds_are_an_error(outer, folds, message):
+    with pytest.raises(DataError, match=message):
+        nested_splits(TABLE, outer, **INNER | {"folds": folds})

@@ -128,6 +128,25 @@ def test_skip_leaves_out_exactly_the_bad_files(tmp_path):
     assert sorted(load_dataset(tree, 32, "skip").table.path) == sorted({*os.listdir(tree)} - {"holiday.png", NAMES[0], NAMES[2]})
 
 
+def test_what_was_left_out_is_named_with_its_reason_also_from_a_warm_cache(tmp_path, monkeypatch):
+    tree = write_tree(tmp_path, (*NAMES, "SOB_B_A-14-1005-40-001.png", "SOB_M_DC-14-1006-40-001.png"))
+    write_png(tree / "holiday.png", 50)
+    (tree / NAMES[0]).write_bytes(b"damaged")
+    shutil.copy(tree / NAMES[1], tree / NAMES[2])
+    cold = load_dataset(tree, 32, "skip")
+    monkeypatch.setattr(store, "decode", lambda *_: pytest.fail("decoded again"))
+    warm = load_dataset(tree, 32, "skip")
+    assert warm.skipped == cold.skipped and set(cold.skipped) == {"holiday.png", *NAMES[:3]}
+    assert "duplicate" in cold.skipped[NAMES[1]] and "duplicate" not in cold.skipped[NAMES[0]] and all(cold.skipped.values())
+    assert cold.select_rows(np.array([0])).skipped == cold.skipped
+
+
+def test_where_nothing_is_left_out_nothing_is_named(tmp_path):
+    tree = write_tree(tmp_path)
+    shutil.copytree(tree, tree / "BreaKHis_v1")  # second copies are not bad files
+    assert load_dataset(tree, 32, "skip").skipped == load_dataset(tree, 32).skipped == {}
+
+
 def test_skip_is_no_excuse_once_nothing_is_left(tmp_path):
     tree = write_tree(tmp_path, NAMES[:2])
     for name in NAMES[:2]:

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from data.views import MISSING, ViewIndex, balanced_counts
+from data.views import MISSING, ViewIndex, balanced_counts, hide
 from tests.data.trees import table_of
 
 # patient 0: 3 images at 40X, 1 at 100X; patient 1: only 100X, 2 images; patient 2: 2 at each
@@ -114,3 +114,58 @@ def test_training_follows_the_balance():
     assert (np.abs(np.bincount(views.patient) - 7 / 3) < 1).all()
     views = train(0, balance="class_patient", per_patient=4)
     assert np.bincount(views.patient).tolist() == [3, 3, 6]
+
+
+def test_a_patient_without_an_image_at_the_magnifications_is_left_out():
+    index = ViewIndex(TABLE, (40,))
+    assert index.patients.tolist() == ["SOB_B_A_14-1001", "SOB_M_DC_14-1003"]
+    assert (index.label.tolist(), index.images.tolist()) == ([0, 1], [3, 2])
+    drawn = index.training(np.arange(2), balance="none", per_patient=None, rng=np.random.default_rng(0))
+    for views in (index.evaluation(np.arange(2)), drawn):
+        assert views.mask.all() and (TABLE.magnification[views.rows] == 40).all()
+        assert (TABLE.patient[views.rows[:, 0]] == index.patients[views.patient]).all()
+    assert sorted(index.evaluation(np.arange(2)).rows[:, 0].tolist()) == np.flatnonzero(TABLE.magnification == 40).tolist()
+
+
+# hiding magnifications -----------------------------------------------------------------------------------------------
+
+# 4, 2 and 1 images, one of them row 0, and none at all
+SHOWN = np.array([[3, 0, 5, 7], [MISSING, 2, MISSING, 9], [MISSING, MISSING, 4, MISSING], [MISSING] * 4])
+
+
+def hidden(share, seed=0, repeats=20_000):
+    """(repeats, 4, 4) bool: which images of SHOWN were hidden."""
+    rows = hide(np.tile(SHOWN, (repeats, 1)), share, np.random.default_rng(seed)).reshape(repeats, 4, 4)
+    return (rows != SHOWN) & (rows == MISSING)
+
+
+@pytest.mark.parametrize("share", [0.2, 0.9, 1.0])
+def test_hiding_never_takes_the_last_image_of_a_view(share):
+    left = (SHOWN != MISSING).sum(1) - hidden(share).sum(2)
+    assert (left[:, :3] >= 1).all() and (left[:, 2] == 1).all() and (left[:, 3] == 0).all()
+
+
+def test_hiding_invents_and_moves_no_image():
+    rows = np.tile(SHOWN, (1000, 1))
+    after = hide(rows, 0.5, np.random.default_rng(0))
+    assert ((after == rows) | (after == MISSING)).all()
+    assert (rows == np.tile(SHOWN, (1000, 1))).all()  # and leaves its argument as it was
+
+
+@pytest.mark.parametrize("share", [0.1, 0.5, 0.9])
+def test_each_image_is_hidden_with_the_share_that_was_asked_for_but_for_the_one_that_stays(share):
+    """Of n images, where all would go (share ** n), one stays: each is hidden with share - share ** n / n."""
+    mean = hidden(share).mean(0)
+    for view, n in ((0, 4), (1, 2)):
+        np.testing.assert_allclose(mean[view][SHOWN[view] != MISSING], share - share**n / n, atol=0.015)
+
+
+def test_which_image_stays_where_all_would_go_is_drawn():
+    stays = ~hidden(1.0)[:, 0]
+    assert (stays.sum(1) == 1).all()
+    np.testing.assert_allclose(stays.mean(0), 1 / 4, atol=0.015)
+
+
+def test_a_share_of_nothing_hides_nothing_and_the_seed_decides_the_rest():
+    assert (hide(SHOWN, 0.0, np.random.default_rng(0)) == SHOWN).all()
+    assert (hidden(0.5, seed=1) == hidden(0.5, seed=1)).all() and (hidden(0.5, seed=1) != hidden(0.5, seed=2)).any()

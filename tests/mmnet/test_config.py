@@ -28,6 +28,7 @@ OTHER = {  # a valid value of every field that is not its default
     "augment.erase": 0.3,
     "augment.mixup": 0.4,
     "augment.feature_noise": 0.1,
+    "augment.masking": 0.3,
     "model.backbone": "tiny",
     "model.weights": None,
     "model.frozen": True,

@@ -12,6 +12,7 @@ from data.errors import DataError, LeakageError
 from data.splits import Splits
 from data.store import load_dataset
 from data.synthetic import generate
+from data.views import MISSING
 from mmnet import crossval
 from mmnet.crossval import CrossValidation, TrainingError, derive_seed
 from mmnet.metrics import evaluate
@@ -28,7 +29,14 @@ STILL = {f"dropout.{place}": 0.0 for place in ("classifier", "fusion", "attentio
     "augment.color": 0.0,
     "augment.stain": 0.0,
 }
-RANDOM = {"augment.mixup": 0.4, "dropout.path": 0.2, "dropout.classifier": 0.5, "augment.feature_noise": 0.2, "augment.erase": 0.3}
+RANDOM = {
+    "augment.mixup": 0.4,
+    "augment.masking": 0.3,
+    "augment.feature_noise": 0.2,
+    "augment.erase": 0.3,
+    "dropout.path": 0.2,
+    "dropout.classifier": 0.5,
+}
 UNLEARNING = {"optim.lr": 1e-12, "metric": "balanced_accuracy"}  # the score never changes
 
 
@@ -173,6 +181,50 @@ def test_a_trial_ends_after_its_patience():
 
 def test_a_trial_without_patience_takes_all_its_epochs():
     assert len(train(tiny_config(FROZEN | UNLEARNING | {"optim.patience": None, "optim.epochs": 5}), FEATURES)[1]) == 5
+
+
+# masked magnifications ------------------------------------------------------------------------------------------------
+
+
+def rows_seen(monkeypatch, masking):
+    """(a trial after an epoch, rows (V, 4) of each step of training, and of judging)."""
+    trial = CrossValidation(tiny_config(FROZEN | {"augment.masking": masking}), FEATURES, deal(FEATURES), CPU)
+    trained, judged = [], []
+    training, evaluation = trial.batches.training, trial.batches.evaluation
+    monkeypatch.setattr(trial.batches, "training", lambda rows, *rest: trained.append(rows) or training(rows, *rest))
+    monkeypatch.setattr(trial.batches, "evaluation", lambda rows: judged.append(rows) or evaluation(rows))
+    next(trial)
+    return trial, np.concatenate(trained), np.concatenate(judged)
+
+
+def test_masking_hides_magnifications_in_training_and_never_in_judging(monkeypatch):
+    _, whole, judged = rows_seen(monkeypatch, 0.0)
+    masked_trial, masked, judged_masked = rows_seen(monkeypatch, 0.5)
+    assert (whole != MISSING).all() and 0.3 < (masked == MISSING).mean() < 0.6
+    assert (masked != MISSING).any(1).all()
+    np.testing.assert_array_equal(np.where(masked == MISSING, whole, masked), whole)  # the views are those of a run without masking
+    np.testing.assert_array_equal(judged_masked, judged)
+    assert (masked_trial.out_of_fold.rows != MISSING).all()
+    assert (masked_trial.history[0].importance > 0).all()
+
+
+def test_masking_changes_what_is_learned_and_a_run_without_it_is_as_if_there_were_none(monkeypatch):
+    def trained(masking):
+        return numbers(train(tiny_config(FROZEN | {"augment.masking": masking, "optim.epochs": 1}), FEATURES)[1])
+
+    plain, masked = trained(0.0), trained(0.5)
+    assert masked[0][3] != plain[0][3] and masked[0][8] != plain[0][8]
+    monkeypatch.setattr(crossval, "hide", lambda rows, share, rng: rows)  # draws nothing, hides nothing
+    assert trained(0.5) == plain
+    monkeypatch.setattr(crossval, "hide", lambda *_: pytest.fail("hid something"))
+    assert trained(0.0) == plain
+
+
+def test_every_epoch_and_fold_hides_other_images(monkeypatch):
+    seeds = []
+    monkeypatch.setattr(crossval, "hide", lambda rows, share, rng: seeds.append(rng.bit_generator.state["state"]["state"]) or rows)
+    train(tiny_config(FROZEN | {"augment.masking": 0.5}), FEATURES)
+    assert len(set(seeds)) == len(seeds) == 3 * 2
 
 
 # seeds and restarts --------------------------------------------------------------------------------------------------

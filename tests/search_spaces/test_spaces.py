@@ -14,24 +14,25 @@ BASES = {"defaults": Config(), "frozen": Config().with_values({"model.frozen": T
 
 
 def draw(name, base, count, seed=0):
-    return [get_space(name).sample(trial, base) for trial in asked(random_study(seed), count)]
+    space = get_space(name, base)
+    return [space.sample(trial, base) for trial in asked(random_study(seed), count)]
 
 
 def test_the_spaces_are_those_of_the_folder_by_name():
-    assert set(NAMES) >= {"focal", "dropout", "fusion", "optim", "full", "smoke"} and "space" not in NAMES
-    assert all(get_space(name).name == name for name in NAMES)
+    assert set(NAMES) >= {"ablation", "focal", "dropout", "fusion", "optim", "full", "smoke"} and "space" not in NAMES
+    assert all(get_space(name, Config()).name == name for name in NAMES)
 
 
 @pytest.mark.parametrize("name", ["everything", "space", "", "../focal"])
 def test_an_unknown_space_is_an_error_that_lists_them(name):
-    with pytest.raises(InputError, match="expected one of dropout, focal"):
-        get_space(name)
+    with pytest.raises(InputError, match="expected one of ablation, dropout, focal"):
+        get_space(name, Config())
 
 
 @pytest.mark.parametrize("base", BASES)
 @pytest.mark.parametrize("name", NAMES)
 def test_every_space_fits_the_defaults_and_every_preset(name, base):
-    get_space(name).check(BASES[base])
+    get_space(name, BASES[base]).check(BASES[base])
 
 
 @pytest.mark.parametrize("base", BASES)
@@ -45,7 +46,7 @@ def test_whatever_is_drawn_is_a_configuration_that_holds_it(name, base):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_what_was_drawn_can_be_enqueued_again(name):
-    space, study = get_space(name), random_study(seed=1)
+    space, study = get_space(name, Config()), random_study(seed=1)
     for values in draw(name, Config(), 20):
         study.enqueue_trial(space.encode(Config().with_values(values)))
         assert space.sample(study.ask(), Config()) == values
@@ -53,7 +54,7 @@ def test_what_was_drawn_can_be_enqueued_again(name):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_every_searched_dimension_is_drawn_in_both_directions(name):
-    space = get_space(name)
+    space = get_space(name, Config())
     drawn = [values for base in BASES.values() for values in draw(name, base, 100)]
     for dimension in space.searched():
         values = {values[dimension.path] for values in drawn if dimension.path in values}
@@ -61,9 +62,23 @@ def test_every_searched_dimension_is_drawn_in_both_directions(name):
 
 
 def test_full_searches_everything_that_the_others_do():
-    paths = {dimension.path for dimension in get_space("full").searched()}
+    paths = {dimension.path for dimension in get_space("full", Config()).searched()}
+    for name in set(NAMES) - {"ablation"}:  # which is no search
+        assert {dimension.path for dimension in get_space(name, Config()).searched()} <= paths
+
+
+def test_the_ablation_is_made_around_its_base_and_a_search_is_the_same_around_any():
+    one = Config().with_values({"data.magnifications": (200,)})
+    assert get_space("ablation", one) != get_space("ablation", Config())
+    assert all(get_space(name, one) == get_space(name, Config()) for name in set(NAMES) - {"ablation"})
+
+
+def test_a_search_is_given_its_first_trial_and_an_ablation_every_one():
+    base = Config()
     for name in NAMES:
-        assert {dimension.path for dimension in get_space(name).searched()} <= paths
+        space = get_space(name, base)
+        assert space.point(0, base) == space.encode(base)
+        assert [space.point(number, base) is None for number in (1, 2, 99)] == [name != "ablation"] * 3
 
 
 def test_in_full_what_a_choice_switches_off_is_absent():

@@ -24,7 +24,7 @@ def step(scheduler, trial, epoch, score, finished=False):
 
 @pytest.fixture
 def scheduler():
-    return RungScheduler("log_loss", 9, 3, [])
+    return RungScheduler("log_loss", 9, 3, (1, 3), [])
 
 
 def test_the_best_third_goes_on_and_others_stop_with_a_mark(scheduler):
@@ -43,7 +43,7 @@ def test_between_rungs_nothing_stops(scheduler):
 
 
 def test_a_metric_to_maximise_turns_the_rule_around():
-    scheduler = RungScheduler("auc", 9, 3, [])
+    scheduler = RungScheduler("auc", 9, 3, (1, 3), [])
     assert step(scheduler, add(scheduler, 0), 1, 0.6) == CONTINUE
     assert step(scheduler, add(scheduler, 1), 1, 0.5) == STOP
 
@@ -56,16 +56,16 @@ def test_the_last_epoch_is_no_rungs_decision(scheduler):
 
 def test_rungs_are_filled_from_the_records_of_an_earlier_run(tmp_path):
     before = [record(tmp_path, n, "done", [score] * 9) for n, score in enumerate((0.3, 0.35, 0.4))]
-    scheduler = RungScheduler("log_loss", 9, 3, before)
+    scheduler = RungScheduler("log_loss", 9, 3, (1, 3), before)
     assert step(scheduler, add(scheduler, 7), 1, 0.5) == STOP
-    fresh = RungScheduler("log_loss", 9, 3, [])
+    fresh = RungScheduler("log_loss", 9, 3, (1, 3), [])
     assert step(fresh, add(fresh, 7), 1, 0.5) == CONTINUE
 
 
 def test_a_resumed_trial_is_not_judged_again_at_rungs_it_passed(tmp_path):
     resumed = record(tmp_path, 5, "running", [0.9, 0.9])
     others = [record(tmp_path, n, "done", [0.1] * 9) for n in range(3)]
-    scheduler = RungScheduler("log_loss", 9, 3, [*others, resumed])
+    scheduler = RungScheduler("log_loss", 9, 3, (1, 3), [*others, resumed])
     trial = add(scheduler, 5)
     assert step(scheduler, trial, 2, 0.9) == CONTINUE  # its last epoch, reported again; rung 1 is behind it
     assert step(scheduler, trial, 3, 0.9) == STOP
@@ -73,10 +73,22 @@ def test_a_resumed_trial_is_not_judged_again_at_rungs_it_passed(tmp_path):
 
 def test_a_resumed_trial_is_judged_at_a_rung_that_the_interruption_kept_from_judging_it(tmp_path):
     others = [record(tmp_path, n, "done", [0.1] * 9) for n in range(3)]
-    scheduler = RungScheduler("log_loss", 9, 3, [*others, record(tmp_path, 5, "running", [0.9])])
+    scheduler = RungScheduler("log_loss", 9, 3, (1, 3), [*others, record(tmp_path, 5, "running", [0.9])])
     assert step(scheduler, add(scheduler, 5), 1, 0.9) == STOP
 
 
 def test_a_trial_that_failed_before_its_first_epoch_is_let_through_to_its_end(scheduler):
     trial = add(scheduler, 0)
     assert scheduler.on_trial_result(None, trial, {"failed": "bad", "done": True}) == CONTINUE
+
+
+@pytest.mark.parametrize("metric", ["log_loss", "auc"])
+def test_without_levels_nothing_is_stopped_before_its_end(tmp_path, metric):
+    before = [record(tmp_path, n, "done", [0.5] * 9) for n in range(3)]
+    scheduler = RungScheduler(metric, 9, 3, (), before)
+    for number in range(3, 9):  # better and worse than all before it
+        trial = add(scheduler, number)
+        decisions = [step(scheduler, trial, epoch, 0.5 + (-1) ** number * number / 20) for epoch in range(1, 9)]
+        assert decisions == [CONTINUE] * 8
+        assert step(scheduler, trial, 9, 0.5, finished=True) == STOP
+    assert not scheduler.stopped

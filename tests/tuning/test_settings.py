@@ -33,4 +33,9 @@ def test_a_wrong_duration_is_an_error_with_an_example(text):
 )
 def test_settings_out_of_range_name_their_flag(field, value):
     with pytest.raises(InputError, match="--" + field.replace("_", "-")):
-        StudySettings(**{"name": "study"} | {field: value})
+        StudySettings(**{"name": "study", "trials": 1} | {field: value})
+
+
+def test_how_many_trials_is_the_spaces_decision_and_has_no_default_here():
+    with pytest.raises(TypeError, match="trials"):
+        StudySettings(name="study")

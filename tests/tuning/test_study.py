@@ -26,7 +26,7 @@ def study(synthetic_dataset, tmp_path):
     def run(space, trials):
         splits = make_splits(synthetic_dataset.table, folds=2, test_fraction=0.0, grouping="case", seed=0)
         settings = StudySettings(name="s", output=tmp_path, trials=trials, concurrency=1)
-        return run_study(settings, space, tiny_config(), synthetic_dataset, splits, Console(quiet=True))
+        return run_study(settings, space, tiny_config(), (1,), synthetic_dataset, splits, Console(quiet=True))
 
     return run
 

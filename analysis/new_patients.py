@@ -1,0 +1,139 @@
+"""Patients that no network saw: the mean of the fold models, one row a patient, and how far the fold models agree."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from rich.console import Console
+
+from analysis.performance import NAMES, performance_intervals
+from analysis.predictions import Level, study_predictions
+from analysis.tables import interval_text, narrow_table, write_table
+from analysis.thresholds import max_balanced_accuracy
+from data.dataset import Dataset
+from data.errors import DataError, LeakageError, shortlist
+from data.sources import UNKNOWN
+from data.splits import Splits
+from mmnet.config import Config
+from mmnet.metrics import patient_mean
+from mmnet.predict import predict_ensemble
+from mmnet.study_folder import read_study
+
+CLASSES = {1: "malignant", 0: "benign", UNKNOWN: ""}
+SHOWN = ("auc", "balanced_accuracy", "sensitivity", "specificity", "brier")
+RESAMPLES = 2000
+ROWS_SHOWN = 20
+
+
+def check_new(dataset: Dataset, study: Path) -> None:
+    """Raises LeakageError when a patient or case of the study, sealed ones included, stands among those to be predicted."""
+    splits = Splits.from_json(read_study(study)["splits"])
+    known = study_predictions(study)
+    cases = set(known.case.tolist())
+    patients = {*splits.development(), *splits.test}
+    case_of = dataset.table.of_patients("case")
+    seen = sorted(str(patient) for patient, case in case_of.items() if patient in patients or case in cases)
+    if seen:
+        raise LeakageError(
+            f"--data {dataset.name}: {len(seen)} of {len(case_of)} patients belong to study {study.name} ({shortlist(seen)}): its networks "
+            "were trained on them, or they are its sealed test; expected new patients only: remove these"
+        )
+
+
+def usable(dataset: Dataset, magnifications: tuple[int, ...]) -> Dataset:
+    """The images at the study's magnifications, of which a patient may lack some; who lacks all is named in `skipped`.
+
+    Raises DataError when no patient has any.
+    """
+    table, expected = dataset.table, ",".join(map(str, magnifications))
+    there = np.isin(table.magnification, magnifications)
+    if not there.any():
+        present = ",".join(map(str, np.unique(table.magnification)))
+        raise DataError(f"--data {dataset.name}: images at {present}; expected some at the study's {expected}")
+    left_out = set(table.patient.tolist()) - set(table.patient[there].tolist())
+    reasons = {f"patient {name}": f"no image at the study's magnifications {expected}" for name in left_out}
+    return replace(dataset.select_rows(there), skipped={**dataset.skipped, **reasons})
+
+
+def predict_patients(study: Path, dataset: Dataset, config: Config, device: torch.device) -> dict[str, Any]:
+    """predictions.csv of a study: one row a patient. `dataset` as `usable` returns it, with features where the backbone is frozen."""
+    by_model, views, index = predict_ensemble(study / "models", config, dataset, device)  # (K, V)
+    known = study_predictions(study).level("patient")
+    threshold = max_balanced_accuracy(known.probability, known.label)
+    patient = index.patients[views.patient]
+    models = np.stack([patient_mean(single, patient)[0] for single in by_model])  # (K, P), patients sorted as in the index
+    mean, spread = models.mean(0), models.std(0, ddof=1)
+    table = dataset.table
+    case_of, subtype_of = table.of_patients("case"), table.of_patients("subtype")
+    images = np.array(
+        [[np.sum((table.patient == name) & (table.magnification == m)) for m in config.data.magnifications] for name in index.patients]
+    )
+    rows = [
+        [
+            str(name), case_of[name], subtype_of[name], CLASSES[int(index.label[p])], round(float(mean[p]), 6), round(float(spread[p]), 6),
+            round(float(models[:, p].min()), 6), round(float(models[:, p].max()), 6), CLASSES[int(mean[p] >= 0.5)],
+            CLASSES[int(mean[p] >= threshold)], round(threshold, 6), *images[p].tolist(),
+        ]
+        for p, name in enumerate(index.patients.tolist())
+    ]  # fmt: skip
+    columns = [
+        "patient",
+        "case",
+        "subtype",
+        "label",
+        "probability",
+        "sd",
+        "lowest",
+        "highest",
+        "call_at_0.5",
+        "call_at_threshold",
+        "threshold",
+    ]
+    write_table(study / "predictions.csv", [*columns, *(f"images_{m}X" for m in config.data.magnifications)], rows)
+    labelled = index.label != UNKNOWN
+    metrics = {}
+    if len(np.unique(index.label[labelled])) == 2:
+        names = index.patients[labelled]
+        case = np.array([case_of[name] for name in names.tolist()])
+        level = Level(mean[labelled], index.label[labelled], names, case, np.zeros_like(case, dtype=int), np.zeros_like(case, dtype=int))
+        metrics = performance_intervals(level, rng=np.random.default_rng(config.seed), count=RESAMPLES)
+    return {
+        "study": study.name,
+        "data": dataset.name,
+        "synthetic": dataset.synthetic or read_study(study)["data"]["synthetic"],
+        "models": len(by_model),
+        "threshold": threshold,
+        "rows": rows,
+        "metrics": {name: interval._asdict() for name, interval in metrics.items()},
+        "skipped": dict(dataset.skipped),
+        "file": str(study / "predictions.csv"),
+    }
+
+
+def print_predictions(report: dict[str, Any], console: Console) -> None:
+    synthetic = " (SYNTHETIC DATA)" if report["synthetic"] else ""
+    table = narrow_table(
+        f"{len(report['rows'])} new patients{synthetic}, mean of {report['models']} fold models of study {report['study']}",
+        ("patient", "label", "probability", "sd of models", "call at 0.5", f"at {report['threshold']:.2f}"),
+    )
+    for row in report["rows"][:ROWS_SHOWN]:
+        patient, _, _, label, probability, spread, _, _, at_half, at_threshold, *_ = row
+        table.add_row(patient, label or "–", f"{probability:.3f}", f"{spread:.3f}", at_half, at_threshold)
+    console.print(table)
+    if len(report["rows"]) > ROWS_SHOWN:
+        console.print(f"… and {len(report['rows']) - ROWS_SHOWN} more", highlight=False)
+    if report["metrics"]:
+        shown = ", ".join(f"{NAMES[name]} {interval_text(**report['metrics'][name])}" for name in SHOWN)
+        console.print(f"patients with a label (95 % over cases): {shown}", highlight=False, soft_wrap=True)
+    if report["skipped"]:
+        console.print(f"[bold yellow]{len(report['skipped'])} left out[/]:", highlight=False)
+        for path, reason in sorted(report["skipped"].items()):
+            console.print(f"  {path}: {reason}", highlight=False, soft_wrap=True, markup=False)
+    console.print(
+        f"written: {report['file']}; the threshold {report['threshold']:.3f} has the best balanced accuracy on the study's own patients, "
+        "out of fold",
+        highlight=False,
+        soft_wrap=True,
+    )

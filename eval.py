@@ -1,0 +1,137 @@
+"""What a study is worth: tables, curves, thresholds, calibration, explanations, and predictions of new patients. `python eval.py --help`."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mmnet.command_line import run_verb
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from mmnet.config import Config
+
+# part -> (module of analysis, noun of its write_ and print_ functions, help)
+PARTS = {
+    "table": (
+        "performance_table",
+        "performance",
+        "every metric, per fold and pooled, over images, views and patients (CSV, Markdown, LaTeX)",
+    ),
+    "thresholds": ("thresholds", "thresholds", "where to cut, honest beside optimistic"),
+    "calibration": ("calibration", "calibration", "reliability diagram, temperature scaling"),
+    "roc_curves": ("roc_curves", "roc_curves", "ROC and precision-recall, per fold, pooled, per magnification, with bands"),
+    "learning_curves": ("fold_curves", "fold_curves", "per fold, mean and spread, best epoch"),
+    "ensembles": ("ensembles", "ensembles", "ensembles of a search's trials against its best single trial"),
+    "magnitude": ("magnifications", "magnifications", "what each magnification contributes, and what missing ones cost"),
+    "gradcam": ("gradcam", "gradcam", "Grad-CAM panels of right, wrong and least certain patients"),
+}
+PIXELS = {"magnitude": False, "gradcam": True}  # parts that need the networks: on pixels, or on what they were trained on
+
+
+def parse(arguments: list[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="eval.py", description="Evaluate a study; without a choice of parts: all that apply to it.")
+    parser.add_argument("--study", metavar="NAME", help="default: the newest")
+    parser.add_argument("--output", metavar="DIR", type=Path, default=Path("output"), help="where studies stand (default: output)")
+    for part, (_, _, text) in PARTS.items():
+        parser.add_argument(f"--{part.replace('_', '-')}", action="store_true", help=text)
+    parser.add_argument("--data", metavar="DIR", help="the study's data, if they moved; with --predict: new patients")
+    parser.add_argument("--predict", action="store_true", help="score the patients of --data with the fold models: predictions.csv")
+    return parser.parse_args(arguments)
+
+
+def main() -> int:
+    arguments = parse()
+    from rich.console import Console
+
+    from data.errors import InputError
+    from mmnet.study_folder import find_study, read_study
+
+    console = Console()
+    study = find_study(arguments.output, arguments.study)
+    about = read_study(study)
+    chosen = [part for part in PARTS if getattr(arguments, part)]
+    console.print(f"study     {study.name}: {about['verb']}, data {about['data']['path']}", highlight=False, soft_wrap=True)
+    if about["data"]["synthetic"]:
+        console.print("[bold yellow]SYNTHETIC DATA[/]: the numbers below say nothing about patients")
+    if arguments.predict:
+        if not arguments.data or chosen:
+            raise InputError("--predict: expected --data DIR with the new patients, and no other part")
+        predict(study, arguments.data, console)
+        return 0
+    for part in chosen or PARTS:
+        try:
+            run_part(part, study, about, arguments.data, console)
+        except InputError as error:
+            if chosen:
+                raise
+            console.print(f"[yellow]skipped[/]   --{part.replace('_', '-')}: {error}", highlight=False, soft_wrap=True)
+    console.print(f"results: {study}/results, figures: {study}/plots", highlight=False, soft_wrap=True)
+    return 0
+
+
+def run_part(part: str, study: Path, about: dict[str, Any], data: str | None, console: Console) -> None:
+    """Write and print one part. Raises InputError where the study has not what it needs."""
+    module_name, noun, _ = PARTS[part]
+    module = importlib.import_module(f"analysis.{module_name}")
+    write, show = getattr(module, f"write_{noun}"), getattr(module, f"print_{noun}")
+    show(with_networks(study, about, data, console, write, pixels=PIXELS[part]) if part in PIXELS else write(study), console)
+
+
+def with_networks(
+    study: Path, about: dict[str, Any], data: str | None, console: Console, write: Callable[..., Any], *, pixels: bool
+) -> Any:
+    """Call `write` with the development patients of a study (pixels, or what its networks take) and the configuration of its models."""
+    from data.errors import DataError
+    from data.splits import Splits
+    from mmnet.command_line import prepare
+    from mmnet.device import best_device
+
+    config, device = model_config(study), best_device()
+    wanted = config.with_values({"model.frozen": False}) if pixels else config
+    prepared = prepare(wanted, data or about["data"]["path"], console, device, Splits.from_json(about["splits"]))
+    if prepared.dataset.fingerprint != about["data"]["fingerprint"]:
+        raise DataError(
+            f"data {prepared.dataset.name}: fingerprint {prepared.dataset.fingerprint}, the study has {about['data']['fingerprint']}; "
+            "pass the study's data by --data"
+        )
+    return write(study, prepared.development, config, device)
+
+
+def predict(study: Path, data: str, console: Console) -> None:
+    """Score new patients. A file that cannot be used is left out and named."""
+    from analysis.new_patients import check_new, predict_patients, print_predictions, usable
+    from data.store import load_dataset
+    from mmnet.command_line import progress_bar
+    from mmnet.device import best_device
+    from mmnet.features import with_features
+
+    config, device = model_config(study), best_device()
+    with progress_bar(console, "decoding images") as progress:
+        dataset = load_dataset(data, config.data.image_size, "skip", progress, labelled=False)
+    dataset = usable(dataset, config.data.magnifications)
+    check_new(dataset, study)
+    if config.model.frozen:
+        with progress_bar(console, f"features of {config.model.backbone}") as progress:
+            dataset = with_features(dataset, config, device, progress)
+    print_predictions(predict_patients(study, dataset, config, device), console)
+
+
+def model_config(study: Path) -> Config:
+    """The configuration of the networks in models/. Raises InputError where a study has no such networks."""
+    from analysis.predictions import chosen_trial
+    from data.errors import InputError
+    from mmnet.config import Config
+    from mmnet.study_folder import read_study
+
+    if read_study(study).get("nested"):
+        raise InputError(f"study {study.name} is nested: each outer fold has networks of its own; train with main.py without --nested")
+    return Config().with_values(chosen_trial(study).config)
+
+
+if __name__ == "__main__":
+    run_verb(main)

@@ -1,0 +1,122 @@
+"""One set of out-of-fold predictions, seen as images, views and patients."""
+
+import json
+
+import numpy as np
+import pytest
+
+from analysis.predictions import LEVELS, Predictions, chosen_trial, read_arrays, study_predictions, trial_predictions
+from data.errors import InputError
+from data.views import MISSING
+from mmnet.metrics import evaluate
+from mmnet.records import read_trial, write_status
+
+# patient a, fold 1: images 0 and 1 at 40X, 2 at 100X; b, fold 0: image 3 at 40X; c, fold 1: image 4 at 100X
+HAND = Predictions(
+    probability=np.array([0.9, 0.2, 0.6, 0.1]),
+    label=np.array([0, 1, 1, 0]),
+    patient=np.array(["b", "a", "a", "c"]),
+    case=np.array(["1", "2", "2", "3"]),
+    subtype=np.array(["A", "DC", "DC", "F"]),
+    fold=np.array([0, 1, 1, 1]),
+    rows=np.array([[3, MISSING], [0, 2], [1, 2], [MISSING, 4]]),
+    magnifications=(40, 100),
+)
+
+
+def test_an_image_has_the_mean_of_the_views_that_show_it_and_missing_cells_count_for_nothing():
+    image = HAND.level("image")  # by row of the table: 0 to 4
+    np.testing.assert_allclose(image.probability, [0.2, 0.6, 0.4, 0.9, 0.1])
+    assert image.label.tolist() == [1, 1, 1, 0, 0]
+    assert image.patient.tolist() == ["a", "a", "a", "b", "c"]
+    assert image.case.tolist() == ["2", "2", "2", "1", "3"]
+    assert image.fold.tolist() == [1, 1, 1, 0, 1]
+    assert image.magnification.tolist() == [40, 40, 100, 40, 100]
+
+
+def test_a_view_has_what_the_network_said():
+    view = HAND.level("view")
+    assert [column.tolist() for column in view[:5]] == [
+        [0.9, 0.2, 0.6, 0.1],
+        [0, 1, 1, 0],
+        ["b", "a", "a", "c"],
+        ["1", "2", "2", "3"],
+        [0, 1, 1, 1],
+    ]
+    assert not view.magnification.any()
+
+
+def test_a_patient_has_the_mean_of_its_views():
+    patient = HAND.level("patient")
+    assert patient.patient.tolist() == ["a", "b", "c"]
+    np.testing.assert_allclose(patient.probability, [0.4, 0.9, 0.1])
+    assert (patient.label.tolist(), patient.case.tolist(), patient.fold.tolist()) == ([1, 0, 0], ["2", "1", "3"], [1, 0, 1])
+    assert not patient.magnification.any()
+
+
+@pytest.mark.parametrize("name", LEVELS)
+def test_selecting_keeps_every_column_in_step(name):
+    level = HAND.level(name)
+    rows = np.flatnonzero(level.fold == 1)[::-1]
+    chosen = level.select(rows)
+    for column, of_chosen in zip(level, chosen, strict=True):
+        assert of_chosen.tolist() == [column[row] for row in rows]
+
+
+def test_a_trial_is_read_at_its_best_epoch_or_the_one_asked_for(trained_study):
+    record = read_trial(trained_study / "trials" / "0001")
+    for epoch, line in [(None, record.best), *((line["epoch"], line) for line in record.epochs)]:
+        found = trial_predictions(record, epoch)
+        assert evaluate(found.probability, found.label, found.patient) == pytest.approx(line["metrics"])
+    assert found.magnifications == (40, 100, 200, 400) and found.rows.shape == (len(found.label), 4)
+
+
+def test_the_levels_of_a_trial_hold_every_image_view_and_patient_once(trained_study):
+    found = trial_predictions(read_trial(trained_study / "trials" / "0001"))
+    image, view, patient = (found.level(name) for name in LEVELS)
+    assert len(image.label) == 8 * 4 * 2  # patients, magnifications, images
+    assert len(view.label) == 8 * 2 and len(patient.label) == 8
+    assert np.unique(image.magnification, return_counts=True)[1].tolist() == [16] * 4
+    for level in (image, view):
+        for name, fold, label in zip(patient.patient, patient.fold, patient.label, strict=True):
+            assert set(level.fold[level.patient == name]) == {fold} and set(level.label[level.patient == name]) == {label}
+
+
+def test_a_search_is_judged_by_its_best_trial_and_a_training_by_the_configured_one(study):
+    assert chosen_trial(study).name == "0001"
+    np.testing.assert_array_equal(study_predictions(study).probability, trial_predictions(chosen_trial(study)).probability)
+    about = json.loads((study / "study.json").read_text())
+    (study / "study.json").write_text(json.dumps(about | {"verb": "main"}))
+    assert chosen_trial(study).name == "0000"
+
+
+def test_a_study_without_a_score_has_no_predictions(study):
+    for folder in (study / "trials").glob("000[0-4]"):
+        write_status(folder, "failed", "no luck")
+    with pytest.raises(InputError, match="tiny: no trial has a score yet"):
+        study_predictions(study)
+
+
+def test_an_outer_fold_that_was_not_judged_yet_is_an_error(study):
+    about = json.loads((study / "study.json").read_text())
+    (study / "study.json").write_text(json.dumps(about | {"nested": [about["splits"]]}))
+    with pytest.raises(InputError, match=r"held_out.npz: absent or damaged .*--resume"):
+        study_predictions(study)
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda whole: whole[: len(whole) // 2],
+        lambda whole: b"",
+        lambda whole: b"nothing of the kind",
+        *(lambda whole, place=place: whole[:place] + bytes([whole[place] ^ 255]) + whole[place + 1 :] for place in (200, 3000)),
+    ],
+    ids=["half", "empty", "other", "in the shape", "in the numbers"],
+)
+def test_a_damaged_file_is_an_error_that_names_it(tmp_path, damage):
+    path = tmp_path / "predictions.npz"
+    np.savez_compressed(path, oof=np.random.default_rng(0).random(1000))
+    path.write_bytes(damage(path.read_bytes()))
+    with pytest.raises(InputError, match="predictions.npz: absent or damaged"):
+        read_arrays(path)

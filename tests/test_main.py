@@ -1,0 +1,194 @@
+"""main.py as a user runs it: killed and gone on with, judged once, one magnification at a time, nested."""
+
+import csv
+import json
+import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from data.errors import InputError
+from mmnet.records import read_trials
+from tests import test_verbs
+from tests.test_verbs import ROOT, SMALL
+
+pytestmark = pytest.mark.slow
+data, environment, run = test_verbs.data, test_verbs.environment, test_verbs.run
+
+
+def predictions(trial: Path) -> dict[str, list]:
+    with np.load(trial / "predictions.npz") as saved:
+        return {name: saved[name].tolist() for name in saved.files}
+
+
+def results(study: Path) -> dict[str, str | dict]:
+    """What stands in results/, but for what any second run has of its own: dates, times and memory."""
+    found: dict[str, str | dict] = {}
+    for path in sorted((study / "results").iterdir()):
+        if path.name == "leaderboard.csv":
+            with path.open() as file:
+                (row,) = csv.DictReader(file)
+            found[path.name] = {key: value for key, value in row.items() if key not in ("seconds", "peak_mib")}
+        elif path.name == "sealed_test.json":
+            found[path.name] = json.loads(path.read_text()) | {"opened": ""}
+        else:
+            found[path.name] = path.read_text()
+    return found
+
+
+def test_a_training_killed_in_the_middle_goes_on_to_the_same_numbers(run, environment, data, tmp_path):
+    options = ["--data", str(data), "--output", str(tmp_path), *SMALL, "--epochs", "9"]
+    run("main.py", "--name", "whole", *options)
+    process = subprocess.Popen(
+        [sys.executable, "-u", "main.py", "--name", "cut", *options], cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None
+    for line in process.stdout:
+        if line.startswith("training: epoch 1/9"):
+            process.kill()
+    assert process.wait(timeout=60) == -signal.SIGKILL
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    (record,) = read_trials(cut)
+    assert record.status == "running" and len(record.epochs) < 9 and not (cut / "results").exists()
+
+    run("main.py", "--resume", "--name", "cut", "--output", tmp_path)
+    (one,), (other,) = read_trials(whole), read_trials(cut)
+    assert [line | {"seconds": 0} for line in one.epochs] == [line | {"seconds": 0} for line in other.epochs]
+    assert predictions(one.folder) == predictions(other.folder)
+    assert results(whole) == results(cut) and "sealed_test.json" in results(cut)
+    assert not list(cut.rglob(".*"))  # no file that was half written
+
+
+def test_ctrl_c_ends_with_the_command_that_goes_on(run, environment, data, tmp_path):
+    process = subprocess.Popen(
+        [sys.executable, "-u", "main.py", "--name", "cut", "--data", str(data), "--output", str(tmp_path), *SMALL, "--epochs", "9"],
+        cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    assert process.stdout is not None
+    shown = []
+    for line in process.stdout:
+        shown.append(line)
+        if line.startswith("training: epoch 2/9"):
+            process.send_signal(signal.SIGINT)
+    assert process.wait(timeout=60) == 130
+    (hint,) = re.findall(r"go on with  python (main.py --resume .*)", "".join(shown))
+    after = run(*hint.split()).stdout
+    assert "epoch 1/9" not in after and "epoch 9/9" in after and "sealed test" in after
+
+
+def test_the_sealed_test_is_opened_once(run, data, tmp_path):
+    first = run("main.py", "--data", data, "--name", "s", "--output", tmp_path, *SMALL).stdout
+    path = tmp_path / "s" / "results" / "sealed_test.json"
+    record = path.read_bytes()
+    opened = json.loads(record)["opened"]
+    assert "sealed test (SYNTHETIC DATA)" in first and "was opened on" not in first
+    second = run("main.py", "--resume", "--name", "s", "--output", tmp_path).stdout
+    assert f"the sealed test was opened on {opened}; it is not evaluated again" in second
+    assert path.read_bytes() == record
+    assert first[first.index("sealed test (SYN") :] == second[second.index("sealed test (SYN") :]  # the same table
+    assert "epoch 1/" not in second
+
+
+def test_each_magnification_alone_stands_beside_the_fused_network(run, tmp_path):
+    shown = run("main.py", "--data", "synthetic", "--single-mag", "all", "--epochs", 2, "--name", "m", "--output", tmp_path).stdout
+    with (tmp_path / "m" / "results" / "single_magnification.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    names = ["40X alone", "100X alone", "200X alone", "400X alone", "mean of the singles"]
+    assert [row["against"] for row in rows] == names and all(name in shown for name in names)
+    assert len({row["patients"] for row in rows}) == 1 and len({row["log_loss_fused"] for row in rows}) == 1
+    for row in rows:
+        assert float(row["log_loss_difference"]) == pytest.approx(float(row["log_loss_fused"]) - float(row["log_loss_other"]), abs=2e-4)
+        assert float(row["log_loss_low"]) < float(row["log_loss_difference"]) < float(row["log_loss_high"])
+    records = read_trials(tmp_path / "m")
+    assert [record.config["data"]["magnifications"] for record in records] == [[40, 100, 200, 400], [40], [100], [200], [400]]
+    fold_of = [dict(zip(*(predictions(record.folder)[name] for name in ("patient", "fold")), strict=True)) for record in records]
+    assert all(folds == fold_of[0] for folds in fold_of)
+    assert "sealed test" in shown
+
+
+def test_a_magnification_can_be_added_to_a_study_that_is_done(run, data, tmp_path):
+    run("main.py", "--data", data, "--name", "m", "--output", tmp_path, *SMALL)
+    before = (tmp_path / "m" / "trials" / "0000" / "epochs.jsonl").read_bytes()
+    shown = run("main.py", "--resume", "--single-mag", "100", "--name", "m", "--output", tmp_path).stdout
+    assert "100X alone: epoch 4/4" in shown and "fused: epoch" not in shown and "was opened on" in shown
+    assert (tmp_path / "m" / "trials" / "0000" / "epochs.jsonl").read_bytes() == before
+    shown = run("main.py", "--resume", "--single-mag", "40x", "--name", "m", "--output", tmp_path).stdout
+    assert "40X alone: epoch 4/4" in shown and "100X alone: epoch" not in shown
+    with (tmp_path / "m" / "results" / "single_magnification.csv").open() as file:
+        assert [row["against"] for row in csv.DictReader(file)] == ["40X alone", "100X alone", "mean of the singles"]
+
+
+def test_nested_cross_validation_judges_each_patient_once(run, data, tmp_path):
+    shown = run("main.py", "--data", data, "--nested", 3, "--name", "n", "--output", tmp_path, *SMALL).stdout
+    study = tmp_path / "n"
+    about, report = (json.loads((study / name).read_text()) for name in ("study.json", "results/nested.json"))
+    development = sorted(patient for fold in about["splits"]["folds"] for patient in fold)
+    held_out = [set(np.load(record.folder / "held_out.npz")["patient"].tolist()) for record in read_trials(study)]
+    assert len(held_out) == 3 and sorted(patient for patients in held_out for patient in patients) == development
+    for record, patients in zip(read_trials(study), held_out, strict=True):
+        assert not patients & set(predictions(record.folder)["patient"])
+    assert report["patients"] == len(development) and report["outer_folds"] == 3 and report["synthetic"]
+    assert "nested cross-validation (SYNTHETIC DATA)" in shown and "the sealed test stays closed" in shown
+    assert not (study / "results" / "sealed_test.json").exists()
+    sealed = about["splits"]["test"]
+    assert sealed and not [
+        path for path in study.rglob("*.json*") if path.name != "study.json" and any(p in path.read_text() for p in sealed)
+    ]
+
+    record = (study / "results" / "nested.json").read_bytes()
+    again = run("main.py", "--resume", "--name", "n", "--output", tmp_path).stdout
+    assert "epoch 1/" not in again and (study / "results" / "nested.json").read_bytes() == record
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ("--single-mag 50", "--single-mag 50: expected all or one of 40, 100, 200, 400"),
+        ("--single-mag most", "--single-mag most: expected all or one of 40, 100, 200, 400"),
+        ("--single-mag 40 --magnifications 100,200", "--single-mag 40: expected all or one of 100, 200"),
+        ("--single-mag all --magnifications 200", "in a study of at least two magnifications"),
+        ("--single-mag 200 --magnifications 200", "in a study of at least two magnifications"),
+        ("--nested 1", "--nested 1: expected at least 2 outer folds"),
+        ("--nested 20", "benign cases for 20 folds"),
+    ],
+)
+def test_what_cannot_be_trained_stops_before_anything_is_written(monkeypatch, data, tmp_path, options, expected):
+    with pytest.raises(InputError, match=re.escape(expected)):
+        call(monkeypatch, tmp_path, "--data", str(data), *SMALL, *options.split())
+    assert not list(tmp_path.iterdir())
+
+
+def call(monkeypatch, output: Path, *arguments: str) -> None:
+    """main.py in this process."""
+    import main
+
+    monkeypatch.setattr(sys, "argv", ["main.py", "--output", str(output), *arguments])
+    main.main()
+
+
+def test_single_magnifications_and_nested_exclude_each_other(monkeypatch, capsys, tmp_path):
+    with pytest.raises(SystemExit, match="2"):
+        call(monkeypatch, tmp_path, "--single-mag", "all", "--nested", "3")
+    assert "not allowed with argument" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("kept", "options", "expected"),
+    [
+        ({"nested": 3, "single_magnifications": []}, "--nested 4", "--nested 4: the study has 3 outer folds"),
+        ({"nested": None, "single_magnifications": []}, "--nested 4", "--nested 4: the study has no outer folds"),
+        ({"nested": 3, "single_magnifications": []}, "--single-mag 40", "and not nested"),
+    ],
+)
+def test_a_study_stays_nested_or_not(monkeypatch, tmp_path, kept, options, expected):
+    from mmnet.config import Config
+
+    (tmp_path / "s").mkdir()
+    about = {"format": 2, "verb": "main", "config": Config().to_dict(), "data": {"path": "nowhere"}, "settings": kept}
+    (tmp_path / "s" / "study.json").write_text(json.dumps(about))
+    with pytest.raises(InputError, match=re.escape(expected)):
+        call(monkeypatch, tmp_path, "--resume", "--name", "s", *options.split())
