@@ -195,7 +195,7 @@ def write_gradcam(study: Path, images: Dataset, config: Config, device: torch.de
             plot_group(GROUPS[group], members, path, weighted=weighted, synthetic=synthetic)
         else:  # an earlier call may have had some
             path.unlink(missing_ok=True)
-            pass
+            path.with_suffix(".pdf").unlink(missing_ok=True)
     write_json(study / "gradcam" / "gradcam.json", report)
     return report
 
@@ -290,4 +290,4 @@ def print_gradcam(report: dict[str, Any], console: Console) -> None:
         figure = f"{group}.png" if entries else "no figure"
         table.add_row(words.removesuffix(" patients"), str(len(entries)), str(len(shares)), str(len(shares) - len(known)), median, figure)
     console.print(table)
-    console.print("blank: no evidence; hottest tenth (of an image): its share of the evidence, median", highlight=False)
+    console.print("blank: no evidence; hottest tenth of an image: its share of evidence (median)", highlight=False)

@@ -128,7 +128,7 @@ def made(rng, quality, cases=40, noise=1.0):
 
 
 def test_scores_are_the_metrics_of_everyone_and_of_each_resample_a_case_drawn_twice_counted_twice():
-    predictions = made(np.random.default_rng(0), 1.0, cases=8)
+    predictions = made(np.random.default_rng(0), 0.0, cases=8)
     samples = resamples(predictions.label, predictions.case, 20, np.random.default_rng(1))
     found = scores(("auc", "log_loss", "patient_auc"), predictions, samples)
 
@@ -251,10 +251,12 @@ def test_mechanisms_that_do_nothing_are_rarely_said_to_do_something(quick):
     assert wrong < 8
 
 
-def test_an_effect_that_holds_for_one_mechanism_but_not_for_all_at_once_is_nothing():
+def test_an_effect_that_holds_for_one_mechanism_but_not_for_all_at_once_is_nothing(make, monkeypatch):
     drawn = np.linspace(-1.5, 98.5, 1001)  # 1.5 % below zero
     assert verdict("auc", interval(48.5, drawn, 0.95)) == "helps"
     assert verdict("auc", interval(48.5, drawn, 1 - 0.05 / 5)) == "nothing"
+    monkeypatch.setattr(ablation, "interval", lambda value, _, confidence: interval(48.5, drawn, confidence))
+    assert {row["verdict"] for row in write_ablation(make(metric="auc"))["rows"]} == {"nothing"}
 
 
 def test_the_report_is_of_the_trials_and_the_verdict_of_the_interval_for_all_at_once(make):

@@ -2,6 +2,7 @@
 
 import io
 import json
+import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -16,6 +17,7 @@ from analysis.gradcam import (
     Explained,
     blend,
     choose,
+    explain,
     grad_cam,
     hottest_share,
     nearest_view,
@@ -25,7 +27,7 @@ from analysis.gradcam import (
     short_name,
     write_gradcam,
 )
-from analysis.predictions import Level, chosen_trial, trial_predictions
+from analysis.predictions import Level, Predictions, chosen_trial, trial_predictions
 from data.augment import to_float
 from data.errors import InputError
 from data.views import MISSING
@@ -119,24 +121,69 @@ def test_explaining_leaves_no_gradient_behind():
     assert not found.requires_grad and all(parameter.grad is None for parameter in network.parameters())
 
 
-class RedMinusBlue(nn.Module):
-    """A head that calls red malignant and blue benign."""
+class Difference(nn.Module):
+    """A head that calls one colour malignant and another benign."""
+
+    def __init__(self, malignant: int, benign: int):
+        super().__init__()
+        self.malignant, self.benign = malignant, benign
 
     def forward(self, maps: torch.Tensor, mask: torch.Tensor) -> Output:
         colour = maps.mean((3, 4))  # (B, M, 3)
-        return Output((colour[:, :, 0] - colour[:, :, 2]).sum(1), mask / mask.sum(1, keepdim=True))
+        return Output((colour[:, :, self.malignant] - colour[:, :, self.benign]).sum(1), mask / mask.sum(1, keepdim=True))
+
+
+RED, GREEN, BLUE = range(3)
+
+
+def sees(malignant: int, benign: int) -> MMNet:
+    """A network that tells colours apart, on maps of 8 px a cell."""
+    return MMNet([Backbone(nn.AvgPool2d(8), (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))], Difference(malignant, benign))
 
 
 def test_evidence_stands_where_it_was_planted():
-    network = MMNet([Backbone(nn.AvgPool2d(8), (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))], RedMinusBlue())
     images = torch.zeros(1, 2, 3, 32, 32)
-    images[0, 0, 0, :8, 24:] = 1  # 40X: red in the upper right corner
-    images[0, 1, 2, 24:, :16] = 0.5  # 100X: blue at the lower left
+    images[0, 0, RED, :8, 24:] = 1  # 40X: red in the upper right corner
+    images[0, 1, BLUE, 24:, :16] = 0.5  # 100X: blue at the lower left
     mask = torch.ones(1, 2, dtype=torch.bool)
-    red, nothing = grad_cam(network, images, mask, malignant=True)
+    red, nothing = grad_cam(sees(RED, BLUE), images, mask, malignant=True)
     assert red.nonzero().tolist() == [[0, 3]] and not nothing.any()
-    nothing, blue = grad_cam(network, images, mask, malignant=False)
+    nothing, blue = grad_cam(sees(RED, BLUE), images, mask, malignant=False)
     assert blue.nonzero().tolist() == [[3, 0], [3, 1]] and not nothing.any()
+
+
+@pytest.mark.parametrize(("probability", "place"), [(0.2, (slice(24, 32), slice(0, 8))), (0.8, (slice(0, 8), slice(24, 32)))])
+def test_a_patient_is_explained_by_its_own_fold_for_the_class_that_it_was_called(probability, place):
+    pixels = np.zeros((len(EVERY.table), 32, 32, 3), np.uint8)
+    pixels[:, :8, 24:, RED] = 255
+    pixels[:, 24:, :8, GREEN] = 255
+    pixels[:, 24:, 24:, BLUE] = 255
+    predictions = Predictions(
+        probability=np.array([probability, 0.9]),
+        label=np.array([1, 0]),
+        patient=np.array(["shown", "other"]),
+        case=np.array(["1", "2"]),
+        subtype=np.array(["DC", "A"]),
+        fold=np.array([1, 0]),
+        rows=np.array([[MISSING, 5], [3, 4]]),
+        magnifications=(40, 100),
+    )
+    entry, tiles, heat = explain(
+        "shown", predictions, [sees(BLUE, RED), sees(RED, GREEN)], replace(EVERY, images=pixels), tiny_config(), CPU
+    )
+    assert (entry["patient"], entry["fold"], entry["view"], entry["called"]) == ("shown", 2, 0, int(probability >= 0.5))
+    assert not heat[0].any() and not tiles[0].any() and entry["images"]["40X"] is None
+    np.testing.assert_array_equal(tiles[1], pixels[5])
+    row, column = np.unravel_index(heat[1].argmax(), heat[1].shape)
+    assert place[0].start <= row < place[0].stop and place[1].start <= column < place[1].stop
+    assert heat[1][place].sum() > 0.5 * heat[1].sum()
+    assert entry["images"]["100X"] == {
+        "row": 5,
+        "path": EVERY.table.path[5],
+        "importance": 1.0,
+        "peak": 1.0,
+        "hottest_tenth": hottest_share(heat[1], HOT),
+    }
 
 
 def make_study(study, frozen: bool):
@@ -211,17 +258,9 @@ def test_there_is_a_figure_of_each_group_that_has_patients(explained_study):
     assert {path.name for path in (study / "gradcam").iterdir()} == expected and "right" in groups
 
 
-def copy_of(study, target):
-    for path in study.rglob("*"):
-        if path.is_file():
-            (target / path.relative_to(study)).parent.mkdir(parents=True, exist_ok=True)
-            (target / path.relative_to(study)).write_bytes(path.read_bytes())
-    return target
-
-
 def test_figures_of_an_earlier_call_do_not_stay(explained_study, tmp_path, monkeypatch):
     study, config, _ = explained_study
-    copied = copy_of(study, tmp_path)
+    copied = shutil.copytree(study, tmp_path / study.name)
     for name in ("wrong.png", "wrong.pdf"):
         (copied / "gradcam" / name).write_text("old")
     monkeypatch.setattr(gradcam, "choose", lambda level, count: {"right": [ALONE], "wrong": [], "uncertain": []})
@@ -238,7 +277,7 @@ def test_figures_of_an_earlier_call_do_not_stay(explained_study, tmp_path, monke
 
 def test_models_of_other_folds_are_an_input_error(explained_study, tmp_path):
     study, config, _ = explained_study
-    copied = copy_of(study, tmp_path)
+    copied = shutil.copytree(study, tmp_path / study.name)
     first, second = (study / "models" / f"fold_{n}.safetensors" for n in (1, 2))
     (copied / "models" / first.name).write_bytes(second.read_bytes())
     (copied / "models" / second.name).write_bytes(first.read_bytes())
