@@ -26,6 +26,7 @@ PARTS = {
     "calibration": ("calibration", "calibration", "reliability diagram, temperature scaling"),
     "roc_curves": ("roc_curves", "roc_curves", "ROC and precision-recall, per fold, pooled, per magnification, with bands"),
     "learning_curves": ("fold_curves", "fold_curves", "per fold, mean and spread, best epoch"),
+    "ablation": ("ablation", "ablation", "what each mechanism is worth, of a study of --space ablation"),
     "ensembles": ("ensembles", "ensembles", "ensembles of a search's trials against its best single trial"),
     "magnitude": ("magnifications", "magnifications", "what each magnification contributes, and what missing ones cost"),
     "gradcam": ("gradcam", "gradcam", "Grad-CAM panels of right, wrong and least certain patients"),

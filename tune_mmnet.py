@@ -93,7 +93,7 @@ def print_plan(console, settings, space, config, levels: tuple[int, ...], *, dim
         expected += alive * (level - past) * folds
         alive, past = max(alive / settings.eta, 1), level
     stopping = f"{', '.join(map(str, levels))} of {epochs} epochs; the best 1/{settings.eta} go on" if levels else "none"
-    cost = f"about {expected:.0f} with early stopping" if levels else "all of them run to their end"
+    cost = f"about {expected:.0f} with early stopping" if levels else "no rung stops one early"
     console.print(
         f"space     {space.name}: {len(space.searched())} dimensions; metric {config.metric}\n"
         f"rungs     {stopping}\n"

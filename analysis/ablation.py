@@ -11,11 +11,13 @@ from analysis.bootstrap import Interval, resamples
 from analysis.figure import BLUE, GREY, save_figure
 from analysis.predictions import Predictions, trial_predictions
 from analysis.tables import interval_text, narrow_table, write_table
+from data.errors import InputError
 from mmnet.metrics import METRICS, evaluate_one
 from mmnet.records import TrialRecord, read_trials, write_json
 from mmnet.study_folder import read_study
 
 RESAMPLES = 2000
+SEEDS_NEEDED = 3  # with fewer, the luck of a seed passes for an effect too often
 SHOWN = ("log_loss", "auc", "patient_auc")
 
 
@@ -89,6 +91,8 @@ def verdict(metric: str, wide: Interval) -> str:
 def write_ablation(study: Path) -> dict[str, Any]:
     """results/ablation.json, .csv, .md and .tex, plots/ablation.png; mechanisms without a finished pair are named as such."""
     about = read_study(study)
+    if not about.get("mechanisms"):
+        raise InputError(f"study {study.name} is no ablation: run  python tune_mmnet.py --space ablation")
     records, rng = read_trials(study), np.random.default_rng(about["config"]["seed"])
     metric = about["config"]["metric"]
     metrics = tuple(dict.fromkeys((metric, *SHOWN)))
@@ -115,7 +119,7 @@ def write_ablation(study: Path) -> dict[str, Any]:
                     "high_of_all": all_at_once.high,
                 }
                 if name == metric:
-                    row["verdict"] = verdict(metric, all_at_once)
+                    row["verdict"] = verdict(metric, all_at_once) if len(on) >= SEEDS_NEEDED else "few seeds"
             row["time"] = _seconds(on) / _seconds(off)
         rows.append(row)
     report = {"metric": metric, "metrics": metrics, "synthetic": about["data"]["synthetic"], "family": family, "rows": rows}

@@ -19,6 +19,7 @@ from data.splits import Splits
 from mmnet.config import Config
 from mmnet.metrics import patient_mean
 from mmnet.predict import predict_ensemble
+from mmnet.records import write_json
 from mmnet.study_folder import read_study
 
 CLASSES = {1: "malignant", 0: "benign", UNKNOWN: ""}
@@ -38,7 +39,7 @@ def check_new(dataset: Dataset, study: Path) -> None:
     if seen:
         raise LeakageError(
             f"--data {dataset.name}: {len(seen)} of {len(case_of)} patients belong to study {study.name} ({shortlist(seen)}): its networks "
-            "were trained on them, or they are its sealed test; expected new patients only: remove these"
+            "were trained on them, or they are its sealed test; expected new patients only: remove these, or rename them if only their names are the same"
         )
 
 
@@ -58,7 +59,7 @@ def usable(dataset: Dataset, magnifications: tuple[int, ...]) -> Dataset:
 
 
 def predict_patients(study: Path, dataset: Dataset, config: Config, device: torch.device) -> dict[str, Any]:
-    """predictions.csv of a study: one row a patient. `dataset` as `usable` returns it, with features where the backbone is frozen."""
+    """predictions.csv of a study: one row a patient; predictions.json: of what, and how good. `dataset` as `usable` returns it, with features where the backbone is frozen."""
     by_model, views, index = predict_ensemble(study / "models", config, dataset, device)  # (K, V)
     known = study_predictions(study).level("patient")
     threshold = max_balanced_accuracy(known.probability, known.label)
@@ -99,17 +100,20 @@ def predict_patients(study: Path, dataset: Dataset, config: Config, device: torc
         case = np.array([case_of[name] for name in names.tolist()])
         level = Level(mean[labelled], index.label[labelled], names, case, np.zeros_like(case, dtype=int), np.zeros_like(case, dtype=int))
         metrics = performance_intervals(level, rng=np.random.default_rng(config.seed), count=RESAMPLES)
-    return {
+    report = {
         "study": study.name,
         "data": dataset.name,
+        "fingerprint": dataset.fingerprint,
         "synthetic": dataset.synthetic or read_study(study)["data"]["synthetic"],
         "models": len(by_model),
         "threshold": threshold,
-        "rows": rows,
+        "incomplete": int((images == 0).any(1).sum()),  # patients that lack a magnification
         "metrics": {name: interval._asdict() for name, interval in metrics.items()},
         "skipped": dict(dataset.skipped),
         "file": str(study / "predictions.csv"),
     }
+    write_json(study / "predictions.json", report)
+    return report | {"rows": rows}
 
 
 def print_predictions(report: dict[str, Any], console: Console) -> None:
@@ -127,6 +131,13 @@ def print_predictions(report: dict[str, Any], console: Console) -> None:
     if report["metrics"]:
         shown = ", ".join(f"{NAMES[name]} {interval_text(**report['metrics'][name])}" for name in SHOWN)
         console.print(f"patients with a label (95 % over cases): {shown}", highlight=False, soft_wrap=True)
+    if report["incomplete"]:
+        console.print(
+            f"[bold yellow]{report['incomplete']} of {len(report['rows'])} patients lack a magnification[/] that the networks know: see what that "
+            "costs on the study's own patients by  python eval.py --magnitude",
+            highlight=False,
+            soft_wrap=True,
+        )
     if report["skipped"]:
         console.print(f"[bold yellow]{len(report['skipped'])} left out[/]:", highlight=False)
         for path, reason in sorted(report["skipped"].items()):

@@ -65,7 +65,8 @@ def caption_of(report: dict[str, Any]) -> str:
     return (
         f"{'SYNTHETIC DATA. ' if report['synthetic'] else ''}Out-of-fold performance ({units} of "
         f"{report['levels'][LEVELS[0]]['cases']} cases), decisions at {report['threshold']:g}. Mean and sd over folds; pooled over all "
-        f"folds with the 95 % percentile bootstrap interval over cases, stratified by class ({report['resamples']} resamples)."
+        f"folds with the 95 % percentile bootstrap interval over cases, stratified by class ({report['resamples']} resamples; "
+        "none for the calibration error, which resampling only raises)."
     )
 
 

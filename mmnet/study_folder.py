@@ -134,7 +134,7 @@ def read_study(path: Path) -> dict[str, Any]:
     except (OSError, ValueError, KeyError) as error:
         if isinstance(error, InputError):
             raise
-        raise InputError(f"study {path}: no readable study.json ({error}); check --name and --output") from error
+        raise InputError(f"study {path}: no readable study.json ({error}); check its name and --output") from error
 
 
 def _installed(name: str) -> bool:

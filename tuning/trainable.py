@@ -33,25 +33,34 @@ class MMNetTrainable(tune.Trainable):
         self.reset_config(config)
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
+        """Take up a trial. Nothing is read or written before its first step.
+
+        Ray also sets up processes that it then drops, because another one that became free took their trial.
+        """
         self._close()
-        dataset, splits, base, trials = self._shared
+        _, _, base, trials = self._shared
         number, params = new_config["number"], new_config["params"]
         self._place = trials / trial_name(number), number, params, base
         self._failure: dict[str, Any] | None = None
         self._trial: crossval.CrossValidation | None = None
         self._writer: TrialWriter | None = None
-        with self._recording():
-            config = base.with_values(params)
-            self._writer = TrialWriter(trials / trial_name(number), number, params, config)
-            self._trial = crossval.run(config, dataset, splits)
-            self._writer.load(self._trial)
-            self._restored = bool(self._trial.history)
         return True
+
+    def _open(self) -> None:
+        dataset, splits, base, _ = self._shared
+        folder, number, params, _ = self._place
+        config = base.with_values(params)
+        self._writer = TrialWriter(folder, number, params, config)
+        self._trial = crossval.run(config, dataset, splits)
+        self._writer.load(self._trial)
+        self._restored = bool(self._trial.history)
 
     def step(self) -> dict[str, Any]:
         if self._failure is None:
-            assert self._trial is not None and self._writer is not None
             with self._recording():
+                if self._trial is None:
+                    self._open()
+                assert self._trial is not None and self._writer is not None
                 if self._restored:  # the study ended before it could judge the last epoch, or the process before it could finish
                     report, self._restored = self._trial.history[-1], False
                     if report.finished:

@@ -98,3 +98,13 @@ def test_a_full_disk_ends_the_study_not_the_trial(worker, monkeypatch):
 def test_reasons_are_one_line_and_say_what_to_do_about_memory():
     assert failure_reason(torch.OutOfMemoryError("CUDA out of memory. Tried")).startswith("out of memory: lower optim.batch_size")
     assert failure_reason(TrainingError("loss is nan\nmore")) == "TrainingError: loss is nan"
+
+
+def test_a_process_that_ray_sets_up_and_drops_leaves_a_trial_as_it_is(worker, tmp_path):
+    trainable = worker()
+    trainable.step()
+    before = {path: path.read_bytes() for path in (tmp_path / "0000").rglob("*") if path.is_file()}
+    dropped = worker()
+    dropped.cleanup()
+    assert {path: path.read_bytes() for path in (tmp_path / "0000").rglob("*") if path.is_file()} == before
+    assert not worker(number=1)._trial and not (tmp_path / "0001").exists()
