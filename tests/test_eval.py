@@ -93,7 +93,10 @@ def one_error(done) -> str:
 def test_all_parts_of_a_training_are_written_and_what_does_not_apply_is_skipped_with_a_reason(run, study):
     done = evaluate(run, study)
     skipped = re.findall(r"^skipped +--(\S+): (.+)$", done.stdout, re.MULTILINE)
-    assert skipped == [("ensembles", "ensembles: 1 trial(s) with predictions; expected at least 3, as a search by tune_mmnet.py leaves")]
+    assert skipped == [
+        ("ablation", "study m is no ablation: run  python tune_mmnet.py --space ablation"),
+        ("ensembles", "ensembles: 1 trial(s) with predictions; expected at least 3, as a search by tune_mmnet.py leaves"),
+    ]
     assert "SYNTHETIC DATA" in done.stdout and "Traceback" not in done.stderr and "Warning" not in done.stderr
     for name in ("performance.csv", "performance.md", "performance.tex", "thresholds.csv", "calibration.csv", "roc_curves.csv"):
         assert (study / "results" / name).stat().st_size > 100
