@@ -23,20 +23,22 @@ class Backbone(nn.Module):
     std: Tensor
 
     def __init__(
-        self, body: nn.Module, mean: tuple[float, ...], std: tuple[float, ...], prefix_tokens: int = 0, channels_last: bool = False
+        self, body: nn.Module, mean: tuple[float, ...], std: tuple[float, ...], prefix_tokens: int = 0, nhwc: bool = False
     ):
         super().__init__()
-        self.body, self.prefix_tokens, self.channels_last = body, prefix_tokens, channels_last
+        # convolutions run up to 1.6 times faster with channels innermost, on CPUs as on tensor cores (bench/RESULTS.md)
+        self.body = nn.utils.convert_conv2d_weight_memory_format(body, torch.channels_last)
+        self.prefix_tokens, self.nhwc = prefix_tokens, nhwc
         self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1), persistent=False)
 
     def forward(self, images: Tensor) -> Tensor:
         """(B, 3, H, W) in [0, 1] -> (B, C, h, w)."""
-        maps = self.body((images - self.mean) / self.std)
+        maps = self.body(((images - self.mean) / self.std).contiguous(memory_format=torch.channels_last))
         if maps.dim() == 3:  # tokens of a vision transformer: (B, prefix + h·w, C)
             side = round((maps.shape[1] - self.prefix_tokens) ** 0.5)
             return maps[:, self.prefix_tokens :].transpose(1, 2).unflatten(2, (side, side))
-        return maps.permute(0, 3, 1, 2) if self.channels_last else maps
+        return maps.permute(0, 3, 1, 2) if self.nhwc else maps
 
 
 def tiny() -> nn.Sequential:

@@ -221,7 +221,8 @@ def test_the_real_pretrained_backbone_gives_what_timm_gives():
     with torch.inference_mode():
         expected = model.forward_features(2 * IMAGES - 1)
     assert expected.shape == (2, 1280, 2, 2)
-    torch.testing.assert_close(maps("timm:tf_efficientnet_lite0", str(LITE0)), expected)
+    # another memory layout adds up in another order
+    torch.testing.assert_close(maps("timm:tf_efficientnet_lite0", str(LITE0)), expected, atol=1e-4, rtol=1e-4)
 
 
 def test_the_digest_of_weights_follows_what_decides_them(tmp_path):
