@@ -1,19 +1,22 @@
 """The decoded image cache: every image is read and decoded once per data set and size, whatever runs afterwards.
 
 `<cache>/images/<stamp>-<size>px/` holds images.npy (memory-mapped by every process), table.npz and meta.json. It is
-built beside its final name and renamed, so that a half-built cache is never seen. The stamp is cheap (names, sizes,
-times); the fingerprint comes from the contents and is what a study records.
+built beside its final name by one process at a time and renamed, so that a half-built cache is never seen; a build that
+was killed is taken up where it stopped. The stamp is cheap (names, sizes, times); the fingerprint comes from the contents
+and is what a study records.
 """
 
+import fcntl
 import hashlib
 import json
 import os
 import shutil
 import tempfile
 import zipfile
+import zlib
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from itertools import islice
 from pathlib import Path
@@ -27,6 +30,7 @@ from data.sources import Item, Row, Source, open_source
 from data.table import PatientTable, build_table
 
 FORMAT = 1  # of the cache; a change makes old caches invisible
+JOURNAL = "done.jsonl"  # of a build: [path, digest of the file, checksum of the pixels] of every row that is decoded
 Progress = Callable[[int, int], None]  # (images done, images in all)
 
 
@@ -38,13 +42,22 @@ def cache_root() -> Path:
 
 
 @contextmanager
-def atomic_folder(target: Path) -> Iterator[Path]:
-    """A folder to fill that appears under its final name whole or not at all; the loser of a race keeps the winner's."""
+def atomic_folder(target: Path, *, resume: bool = False) -> Iterator[Path]:
+    """A folder to fill that appears under its final name whole or not at all; the loser of a race keeps the winner's.
+
+    With `resume` it is the one that an interrupted process left, and stays if this process is interrupted too; an error
+    clears it away. Only the holder of a lock may ask for that: see `only_process`.
+    """
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        building = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
+        if resume:
+            building = target.parent / f".{target.name}.building"
+            building.mkdir(exist_ok=True)
+        else:
+            building = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
     except OSError as error:
-        raise InputError(f"cache {target.parent}: cannot write there: {error.strerror}; set MMNET_CACHE to a writable folder") from error
+        raise _cannot_write(target.parent, error) from error
+    interrupted = False
     try:
         yield building
         try:
@@ -54,8 +67,38 @@ def atomic_folder(target: Path) -> Iterator[Path]:
                 raise
     except OSError as error:
         raise InputError(f"cache {target}: {error.strerror or error}; free some space or set MMNET_CACHE to another folder") from error
+    except (KeyboardInterrupt, SystemExit):
+        interrupted = True
+        raise
     finally:
-        shutil.rmtree(building, ignore_errors=True)
+        if not (resume and interrupted):
+            shutil.rmtree(building, ignore_errors=True)
+
+
+@contextmanager
+def only_process(target: Path) -> Iterator[None]:
+    """Wait until no other process builds `target`. The lock dies with its process, however that ends; its file goes with the last one."""
+    lock = target.parent / f".{target.name}.lock"
+    try:
+        lock.parent.mkdir(parents=True, exist_ok=True)
+        while True:
+            file = lock.open("w")
+            fcntl.flock(file, fcntl.LOCK_EX)
+            with suppress(FileNotFoundError):
+                if os.path.samestat(os.stat(lock), os.fstat(file.fileno())):
+                    break
+            file.close()  # the one before took the file away, and whoever holds the present one holds the lock
+    except OSError as error:
+        raise _cannot_write(target.parent, error) from error
+    try:
+        yield
+    finally:
+        lock.unlink(missing_ok=True)
+        file.close()
+
+
+def _cannot_write(folder: Path, error: OSError) -> InputError:
+    return InputError(f"cache {folder}: cannot write there: {error.strerror}; set MMNET_CACHE to a writable folder")
 
 
 def require_space(folder: Path, needed: int) -> None:
@@ -81,9 +124,11 @@ def load_dataset(
     key = hashlib.sha256(f"{FORMAT} {source.stamp()} {image_size} {on_bad_file}".encode()).hexdigest()[:16]
     folder = cache_root() / "images" / f"{key}-{image_size}px"
     if not (folder / "meta.json").exists():
-        shutil.rmtree(folder, ignore_errors=True)  # a folder without it was damaged from outside
-        with atomic_folder(folder) as building:
-            _build(source, image_size, on_bad_file, building, progress)
+        with only_process(folder):
+            if not (folder / "meta.json").exists():  # nor did another process build it meanwhile
+                shutil.rmtree(folder, ignore_errors=True)  # a folder without it was damaged from outside
+                with atomic_folder(folder, resume=True) as building:
+                    _build(source, image_size, on_bad_file, building, progress)
     try:
         meta = json.loads((folder / "meta.json").read_text())
         with np.load(folder / "table.npz") as arrays:
@@ -99,14 +144,18 @@ def _build(source: Source, size: int, on_bad_file: str, folder: Path, progress: 
     if problems and on_bad_file == "error":
         _raise_problems(source.name, problems)  # names are wrong already: do not spend minutes on decoding
     table = build_table(list(rows.values()))  # contradictions between names, likewise
-    require_space(folder, 2 * len(rows) * size * size * 3 + 2**20)  # twice: leaving files out makes a second copy
-    images = np.lib.format.open_memmap(folder / "images.npy", mode="w+", dtype=np.uint8, shape=(len(rows), size, size, 3))
     slots = {path: slot for slot, path in enumerate(table.path.tolist())}
-    digests: dict[str, str] = {}
-    for done, (path, outcome) in enumerate(_decoded(source, set(rows), images, slots, size), start=1):
-        (problems if isinstance(outcome, ValueError) else digests)[path] = str(outcome)
-        if progress:
-            progress(done, len(rows))
+    images, digests = _begun(folder, slots, size)
+    with (folder / JOURNAL).open("a", buffering=1) as journal:
+        remaining = set(rows) - set(digests)
+        for done, (path, outcome) in enumerate(_decoded(source, remaining, images, slots, size), start=len(digests) + 1):
+            if isinstance(outcome, ValueError):
+                problems[path] = str(outcome)
+            else:
+                digests[path] = outcome[0]
+                journal.write(json.dumps([path, *outcome]) + "\n")
+            if progress:
+                progress(done, len(rows))
     problems |= {path: "file is listed but missing" for path in rows if path not in digests and path not in problems}
     digests, shared = _without_duplicates(rows, digests)
     problems |= shared
@@ -132,19 +181,48 @@ def _build(source: Source, size: int, on_bad_file: str, folder: Path, progress: 
         "skipped": problems,
     }
     (folder / "meta.json").write_text(json.dumps(meta, indent=1))
+    (folder / JOURNAL).unlink()
+
+
+def _begun(folder: Path, slots: dict[str, int], size: int) -> tuple[np.memmap, dict[str, str]]:
+    """The pixels (N, S, S, 3) to be filled, and {path: digest} of the rows that an interrupted build has filled already.
+
+    What the journal says counts only where the pixels are still those it speaks of, so nothing depends on which of the
+    two reached the disk; pixels without a legible journal, or of another shape, are begun again.
+    """
+    file, shape = folder / "images.npy", (len(slots), size, size, 3)
+    images = None
+    with suppress(OSError, ValueError):
+        found = np.lib.format.open_memmap(file, mode="r+")
+        images = found if found.shape == shape and found.dtype == np.uint8 else None
+    if images is None:
+        (folder / JOURNAL).unlink(missing_ok=True)
+        file.unlink(missing_ok=True)
+    written = 0 if images is None else file.stat().st_blocks * 512  # the file is sparse
+    require_space(folder, 2 * int(np.prod(shape)) + 2**20 - written)  # twice: leaving files out makes a second copy
+    if images is None:
+        return np.lib.format.open_memmap(file, mode="w+", dtype=np.uint8, shape=shape), {}
+    digests = {}
+    lines = (folder / JOURNAL).read_text(errors="replace").splitlines() if (folder / JOURNAL).exists() else []
+    for line in lines:
+        with suppress(ValueError, TypeError, KeyError):  # the last line may be torn
+            path, digest, checksum = json.loads(line)
+            if zlib.crc32(images[slots[path]].data) == checksum:
+                digests[path] = str(digest)
+    return images, digests
 
 
 def _decoded(
     source: Source, paths: set[str], images: np.ndarray, slots: dict[str, int], size: int
-) -> Iterator[tuple[str, str | ValueError]]:
-    """Decode on all cores, a bounded number of files ahead; yields (path, digest of its bytes or what is wrong)."""
+) -> Iterator[tuple[str, tuple[str, int] | ValueError]]:
+    """Decode on all cores, a bounded number of files ahead; yields (path, (digest of its bytes, checksum of its pixels) or what is wrong)."""
 
-    def work(item: Item) -> tuple[str, str | ValueError]:
+    def work(item: Item) -> tuple[str, tuple[str, int] | ValueError]:
         path, load = item
         try:
             content = load()
-            images[slots[path]] = decode(content, size)
-            return path, hashlib.blake2b(content, digest_size=16).hexdigest()
+            pixels = images[slots[path]] = decode(content, size)
+            return path, (hashlib.blake2b(content, digest_size=16).hexdigest(), zlib.crc32(pixels.data))
         except ValueError as error:
             return path, error
         except OSError as error:

@@ -47,11 +47,29 @@ class ViewIndex:
         equally over classes, over patients, or over classes and the patients in them. Within a patient images are
         drawn without replacement until all were shown.
         """
-        natural = self.images[patients] if per_patient is None else np.full(len(patients), per_patient)
-        counts = balanced_counts(natural, self.label[patients], balance, rng)
-        views = self._assemble(patients, counts, rng)
-        order = rng.permutation(len(views.patient))
-        return Views(views.rows[order], views.patient[order])
+        views, _ = self.training_together([patients], balance=balance, per_patient=per_patient, rng=rng)
+        return views
+
+    def training_together(
+        self, patients: list[np.ndarray], *, balance: str, per_patient: int | None, rng: np.random.Generator
+    ) -> tuple[Views, np.ndarray]:
+        """One epoch's views for K sets of patients that overlap, as folds do, and (K, V) bool: which set trains on which view.
+
+        Each set's part is distributed as `training` of it alone: of a patient's views it takes the first ones, as many as
+        its own balance says. The order is random, and evenly so: the patients of the same sets are spread over the epoch.
+        """
+        counts = np.zeros((len(patients), len(self.patients)), dtype=int)
+        for number, members in enumerate(patients):
+            natural = self.images[members] if per_patient is None else np.full(len(members), per_patient)
+            counts[number, members] = balanced_counts(natural, self.label[members], balance, rng)
+        most = counts.max(0)
+        shown = np.flatnonzero(most)
+        views = self._assemble(shown, most[shown], rng)
+        turn = np.concatenate([np.arange(count) for count in most[shown]])  # of a view among its patient's
+        trains = turn < counts[:, views.patient]
+        order = rng.permutation(len(turn))
+        order = order[spread(trains_on(patients, len(self.patients))[views.patient[order]], rng)]
+        return Views(views.rows[order], views.patient[order]), trains[:, order]
 
     def _assemble(self, patients: np.ndarray, counts: np.ndarray, rng: np.random.Generator | None) -> Views:
         columns = []
@@ -68,6 +86,23 @@ def _cycle(rows: np.ndarray, count: int, rng: np.random.Generator | None) -> np.
     if rng is None:
         return np.tile(rows, rounds)[:count]
     return np.concatenate([rng.permutation(rows) for _ in range(rounds)] or [rows])[:count]
+
+
+def trains_on(patients: list[np.ndarray], count: int) -> np.ndarray:
+    """(count,) a number for each patient, equal for those that stand in the same of K sets."""
+    member = np.zeros((count, len(patients)), dtype=bool)
+    for number, members in enumerate(patients):
+        member[members, number] = True
+    return np.unique(member, axis=0, return_inverse=True)[1].ravel()
+
+
+def spread(group: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """group (V,) -> the order (V,) in which every stretch holds each group's share of it; within a group nothing moves."""
+    place = np.empty(len(group))
+    for value in np.unique(group):
+        members = np.flatnonzero(group == value)
+        place[members] = (np.arange(len(members)) + rng.random()) / len(members)
+    return place.argsort(kind="stable")
 
 
 def hide(rows: np.ndarray, share: float, rng: np.random.Generator) -> np.ndarray:

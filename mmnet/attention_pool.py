@@ -1,8 +1,42 @@
 """Feature maps -> one embedding, by spatial attention at several scales."""
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+
+class Product(torch.autograd.Function):
+    """weights (B, Q, X) @ maps (B, X, Y) -> (B, Q, Y).
+
+    Under vmap over the weights alone, as when k networks look at the same maps, their weights lie side by side in Q: one
+    pass over the maps serves all of them, where torch's own rule would copy the maps k times.
+    """
+
+    @staticmethod
+    def forward(weights: Tensor, maps: Tensor) -> Tensor:
+        return weights @ maps
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor], output: Tensor) -> None:
+        ctx.save_for_backward(*inputs)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None]:
+        weights, maps = ctx.saved_tensors
+        return grad @ maps.mT if ctx.needs_input_grad[0] else None, weights.mT @ grad if ctx.needs_input_grad[1] else None
+
+    @staticmethod
+    def vmap(info: Any, in_dims: tuple[int | None, int | None], weights: Tensor, maps: Tensor) -> tuple[Tensor, int]:
+        of_weights, of_maps = in_dims
+        if of_maps is not None:
+            whole = weights if of_weights is None else weights.movedim(of_weights, 0)
+            return whole @ maps.movedim(of_maps, 0), 0
+        assert of_weights is not None
+        side_by_side = weights.movedim(of_weights, 1)  # (B, K, Q, X)
+        product = Product.apply(side_by_side.flatten(1, 2), maps)
+        return product.unflatten(1, side_by_side.shape[1:3]), 1
 
 
 class MultiScaleAttentionPool(nn.Module):
@@ -24,16 +58,18 @@ class MultiScaleAttentionPool(nn.Module):
 
     def forward(self, maps: Tensor, gate: Tensor | None, size: tuple[int, int]) -> Tensor:
         """(B, C, P) maps of size = (H, W), P = H·W, channels scaled by gate (B, C) -> (B, C)."""
-        if self.scales:
+        if maps.shape[2] == 1:
+            pooled = maps.squeeze(2)  # one position gets all the attention
+        elif self.scales:
             weight = self.score.weight.expand(len(maps), -1, -1)  # (B, S, C)
-            scores = (weight if gate is None else weight * gate[:, None]) @ maps  # (B, S, P)
+            scores = Product.apply(weight if gate is None else weight * gate[:, None], maps)  # (B, S, P)
             smooth = [
                 F.avg_pool2d(scores[:, s].view(-1, 1, *size), k, stride=1, padding=k // 2, count_include_pad=False)
                 for s, k in enumerate(self.scales)
             ]
             attention = torch.cat(smooth, 1).flatten(2).softmax(2)  # (B, S, P)
-            weights = (self.mix.softmax(0) @ attention)[:, :, None]  # (B, P, 1): scales mix linearly
-            pooled = (maps @ weights).squeeze(2)
+            weights = (self.mix.softmax(0) @ attention)[:, None]  # (B, 1, P): scales mix linearly
+            pooled = Product.apply(weights, maps.mT).squeeze(1)
         else:
             pooled = maps.mean(2)
         return pooled if gate is None else pooled * gate

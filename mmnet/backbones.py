@@ -22,9 +22,7 @@ class Backbone(nn.Module):
     mean: Tensor
     std: Tensor
 
-    def __init__(
-        self, body: nn.Module, mean: tuple[float, ...], std: tuple[float, ...], prefix_tokens: int = 0, nhwc: bool = False
-    ):
+    def __init__(self, body: nn.Module, mean: tuple[float, ...], std: tuple[float, ...], prefix_tokens: int = 0, nhwc: bool = False):
         super().__init__()
         # convolutions run up to 1.6 times faster with channels innermost, on CPUs as on tensor cores (bench/RESULTS.md)
         self.body = nn.utils.convert_conv2d_weight_memory_format(body, torch.channels_last)

@@ -1,17 +1,27 @@
-"""Rows of the table -> network inputs on the device: everything a step needs, in one batched pass."""
+"""Rows of the table -> network inputs on the device: everything a step needs, in one batched pass.
+
+A GPU that can spare the room holds all of the data set's pixels or features; else they stay with the host. Nothing here waits
+for the device, so the host prepares and sends the next batch while the device still works on the last one.
+"""
+
+import warnings
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from data import augment
+from data.augment import send
 from data.dataset import Dataset
 from data.views import MISSING
 from mmnet.config import Config
 
+PART = 4  # images augmented at once on a CPU: what comes between stays in its cache
+SPARE = 0.5  # share of a GPU's free memory that the data set may take
+
 
 class Batches:
-    """Holds the data set's pixels (uint8) or frozen features (float16) on the device for the whole trial."""
+    """Holds the data set's pixels (uint8) or frozen features (float16) on the device, or beside it, for the whole trial."""
 
     def __init__(self, dataset: Dataset, config: Config, device: torch.device):
         self.config, self.device = config, device
@@ -19,56 +29,85 @@ class Batches:
         source = dataset.features if self.frozen else dataset.images
         if source is None:
             raise ValueError(f"the data set holds no {'features: see mmnet.features.with_features' if self.frozen else 'pixels'}")
-        self.source = _as_tensor(source).to(device)
+        self.source = _as_tensor(source)  # (N, S, S, 3) uint8 or (N, C, H, W) float16
+        if has_room(device, source.nbytes):
+            self.source = self.source.to(device)
+        self._copies = torch.cuda.Stream(device) if device.type == "cuda" and self.source.device.type == "cpu" else None
 
     def evaluation(self, rows: np.ndarray) -> tuple[Tensor, Tensor]:
         """rows (B, M) -> inputs (B, M, …) with zeros where missing, mask (B, M)."""
-        mask = torch.from_numpy(rows != MISSING).to(self.device)
-        return self._scatter(self._gather(rows), mask), mask
+        there = rows != MISSING
+        plan = augment.nothing(int(there.sum()))
+        return self._inputs(rows, there, plan), send(torch.from_numpy(there), self.device)
 
     def training(self, rows: np.ndarray, label: np.ndarray, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
-        """As `evaluation`, augmented, with targets (B,) that mixup may have softened."""
-        settings = self.config.augment
-        mask = torch.from_numpy(rows != MISSING).to(self.device)
-        values = self._gather(rows)
-        if not self.frozen:
-            if settings.flip or settings.turn:
-                values = augment.dihedral(values, generator, flip=settings.flip, turn=settings.turn)
-            if settings.crop < 1:
-                values = augment.crop(values, generator, smallest=settings.crop)
-            if settings.color:
-                values = augment.color(values, generator, strength=settings.color)
-            if settings.stain:
-                values = augment.stain(values, generator, strength=settings.stain)
-            if settings.erase:
-                values = augment.erase(values, generator, probability=settings.erase)
-        elif settings.feature_noise:
-            noise = torch.empty(values.shape[:2], device=self.device).normal_(1.0, settings.feature_noise, generator=generator)
-            values = values * noise[:, :, None, None]
-        inputs = self._scatter(values, mask)
-        target = torch.from_numpy(label).to(self.device, torch.float32)
+        """As `evaluation`, augmented, with targets (B,) that mixup may have softened. The generator is the host's."""
+        settings, there = self.config.augment, rows != MISSING
+        if self.frozen:
+            plan = augment.nothing(int(there.sum()))
+        else:
+            plan = augment.draw(
+                int(there.sum()),
+                generator,
+                flip=settings.flip,
+                turn=settings.turn,
+                crop=settings.crop,
+                rotation=settings.rotation,
+                color=settings.color,
+                stain=settings.stain,
+                erase=settings.erase,
+            )
+        inputs = self._inputs(rows, there, plan)
+        if self.frozen and settings.feature_noise:
+            seed = int(torch.randint(2**62, (), generator=generator))
+            own = torch.Generator(self.device).manual_seed(seed)  # one number a channel is too much to send at every step
+            noise = torch.empty(inputs.shape[:3], device=self.device).normal_(1.0, settings.feature_noise, generator=own)
+            inputs = inputs * noise[..., None, None]
+        mask, target = send(torch.from_numpy(there), self.device), send(torch.from_numpy(label).to(torch.float32), self.device)
         if settings.mixup:
             return augment.mixup(inputs, mask, target, alpha=settings.mixup, generator=generator)
         return inputs, mask, target
 
-    def _gather(self, rows: np.ndarray) -> Tensor:
-        """The K images or feature maps that are there, (K, C, H, W) float32."""
-        values = self.source[torch.from_numpy(rows[rows != MISSING]).to(self.device)]
-        return values.to(torch.float32) if self.frozen else augment.to_float(values)
+    def _inputs(self, rows: np.ndarray, there: np.ndarray, plan: augment.Plan) -> Tensor:
+        """The K images or feature maps that are there, in their places of (B, M, …) float32, zeros elsewhere."""
+        index = torch.from_numpy(rows[there])
+        count = max(1, len(index))
+        size = PART if self.device.type == "cpu" and not self.frozen else count
+        parts = [slice(start, start + size) for start in range(0, count, size)]
+        done = [self._values(index[part], plan.part(part)) for part in parts]
+        values = done[0] if len(done) == 1 else torch.cat(done)
+        if len(index) == rows.size:
+            return values.unflatten(0, rows.shape)
+        whole = values.new_zeros((rows.size, *values.shape[1:]))
+        whole.index_copy_(0, send(torch.from_numpy(np.flatnonzero(there)), self.device), values)
+        return whole.unflatten(0, rows.shape)
 
-    def _scatter(self, values: Tensor, mask: Tensor) -> Tensor:
-        """(K, …) values of the K True places of mask (B, M) -> (B, M, …), zero elsewhere."""
-        if len(values) == mask.numel():
-            return values.unflatten(0, tuple(mask.shape))
-        whole = values.new_zeros(*mask.shape, *values.shape[1:])
-        whole[mask] = values
-        return whole
+    def _values(self, index: Tensor, plan: augment.Plan) -> Tensor:
+        """Rows (K,) of the source -> (K, C, H, W) float32 on the device."""
+        values = self._gather(index)
+        return values.to(torch.float32) if self.frozen else plan(values)
+
+    def _gather(self, index: Tensor) -> Tensor:
+        """Rows (K,) of the source as they are, on the device."""
+        if self._copies is None:
+            return self.source.index_select(0, send(index, self.source.device))
+        pinned = torch.empty((len(index), *self.source.shape[1:]), dtype=self.source.dtype, pin_memory=True)
+        torch.index_select(self.source, 0, index, out=pinned)
+        with torch.cuda.stream(self._copies):  # beside the steps, so that it runs while the device computes the last one
+            values = pinned.to(self.device, non_blocking=True)
+        working = torch.cuda.current_stream(self.device)
+        working.wait_stream(self._copies)
+        values.record_stream(working)
+        return values
+
+
+def has_room(device: torch.device, needed: int) -> bool:
+    """Whether `needed` bytes are best held on the device: always where it shares the host's memory, else while it can spare them."""
+    return device.type != "cuda" or needed < SPARE * torch.cuda.mem_get_info(device)[0]
 
 
 def _as_tensor(array: np.ndarray) -> Tensor:
     """Share the array's memory. It may be read-only, which torch only warns about; nothing here writes to it."""
-    import warnings
-
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="The given NumPy array is not writ")
         return torch.from_numpy(array)

@@ -79,6 +79,7 @@ class AugmentConfig:
     flip: bool = True  # horizontal and vertical
     turn: bool = True  # by 90 degrees
     crop: float = 0.8  # smallest side of a random crop, share of the image; 1: no crop
+    rotation: float = 0.0  # degrees either way of a free rotation; 0: none
     color: float = 0.1  # brightness, contrast, saturation factors 1 ± this
     stain: float = 0.1  # amount of each stain 1 ± this
     erase: float = 0.0  # probability of erasing a rectangle
@@ -88,6 +89,7 @@ class AugmentConfig:
 
     def __post_init__(self) -> None:
         _between("augment.crop", self.crop, 0.1, 1)
+        _between("augment.rotation", self.rotation, 0, 180)
         for name, high in (("color", 0.9), ("stain", 0.9), ("erase", 1), ("mixup", 10), ("feature_noise", 2), ("masking", 0.9)):
             _between(f"augment.{name}", getattr(self, name), 0, high)
 
@@ -97,6 +99,7 @@ class ModelConfig:
     backbone: str = "efficientnet_b0"  # a torchvision name, timm:<name>, or tiny
     weights: str | None = "imagenet"  # imagenet, a .safetensors or .pth file, None: random
     frozen: bool = False  # the backbone runs once per image and is not trained
+    pooled: bool = False  # frozen features are averaged over positions: faster and smaller, nothing left for pool_scales to weigh
     shared: bool = True  # one backbone for all magnifications, or one each
     channel_attention: bool = True
     pool_scales: tuple[int, ...] = (1, 3, 5)  # neighbourhoods (cells) of spatial attention; empty: average pooling

@@ -1,12 +1,15 @@
 """One trial: k patient-wise folds of one configuration, trained in lockstep, one report an epoch.
 
 Lockstep makes the score of epoch e a score of all folds at epoch e, so an early-stopping rung compares like with like
-and the best epoch is common to all folds. Every random number is derived from (seed, epoch, fold), so a run restored
-between epochs goes on with the same numbers as one never stopped.
+and the best epoch is common to all folds. Networks with a trained backbone are trained one after the other; without one,
+all folds take each step together, on the same features, each fold passing over the views of its held-out patients (see
+mmnet.stacked). Every random number is derived from (seed, epoch, fold), so a run restored between epochs goes on with the
+same numbers as one never stopped.
 """
 
+import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,12 +17,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from data.augment import send
 from data.dataset import Dataset
 from data.errors import DataError, LeakageError, shortlist
 from data.splits import Splits
-from data.views import ViewIndex, hide
+from data.views import ViewIndex, hide, trains_on
 from mmnet.batches import Batches
-from mmnet.build import build_network, parameter_groups
+from mmnet.build import build_network
 from mmnet.config import Config
 from mmnet.device import autocast, best_device
 from mmnet.losses import focal_loss
@@ -27,6 +31,7 @@ from mmnet.metrics import evaluate
 from mmnet.network import MMNet
 from mmnet.predict import predict
 from mmnet.schedule import best_epoch, lr_factor, out_of_patience
+from mmnet.stacked import Alone, Together
 
 
 class TrainingError(RuntimeError):
@@ -110,10 +115,9 @@ class CrossValidation(Iterator[EpochReport]):
         )
         self.batches = Batches(dataset, config, device)
         self.networks = [build_network(config, dataset, derive_seed(config.seed, f)).to(device) for f in range(len(splits.folds))]
-        self.optimizers = [
-            torch.optim.AdamW(parameter_groups(network, config.optim), weight_decay=config.optim.weight_decay, fused=device.type != "mps")
-            for network in self.networks
-        ]
+        self.learners: Sequence[Alone | Together] = (
+            [Together(self.networks, config.optim)] if config.model.frozen else [Alone(network, config.optim) for network in self.networks]
+        )
         self.batch_size = config.optim.batch_size or default_batch_size(config.model.frozen, device)
         self.history: list[EpochReport] = []
         self.best_weights: list[dict[str, Tensor]] | None = None
@@ -135,10 +139,9 @@ class CrossValidation(Iterator[EpochReport]):
             raise StopIteration
         started = time.perf_counter()
         epoch, folds = len(self.history), range(len(self.networks))
-        losses = []
-        for fold in folds:
-            losses.append(self._train_fold(fold, epoch))
-            self.after_fold()
+        losses: list[float] = []
+        for learner in self.learners:
+            losses += self._train(learner, range(len(losses), len(losses) + len(learner.networks)), epoch)
         broken = [str(fold + 1) for fold, loss in enumerate(losses) if not np.isfinite(loss)]
         if broken:
             raise TrainingError(
@@ -167,7 +170,7 @@ class CrossValidation(Iterator[EpochReport]):
             pooled,
             [metrics(oof.fold == fold) for fold in folds],
             losses,
-            self.optimizers[0].param_groups[0]["lr"],
+            self.learners[0].optimizer.param_groups[0]["lr"],
             time.perf_counter() - started,
             scores[best] if best is not None else float("nan"),
             (best or 0) + 1,
@@ -178,48 +181,60 @@ class CrossValidation(Iterator[EpochReport]):
         self.history.append(report)
         return report
 
-    def _train_fold(self, fold: int, epoch: int) -> float:
-        """One epoch of one fold -> its mean loss. The only synchronisation with the device is at the end."""
-        config, network, optimizer = self.config, self.networks[fold], self.optimizers[fold]
-        views = self.index.training(
-            self.train_patients[fold],
+    def _train(self, learner: Alone | Together, folds: range, epoch: int) -> list[float]:
+        """One epoch of some folds -> the mean loss of each. The only synchronisation with the device is at the end."""
+        config, optim = self.config, self.config.optim
+        seeds = [derive_seed(config.seed, epoch, folds[0], purpose) for purpose in range(4)]
+        patients = [self.train_patients[fold] for fold in folds]
+        views, trains = self.index.training_together(
+            patients,
             balance=config.sampling.balance,
             per_patient=config.sampling.views_per_patient,
-            rng=np.random.default_rng(derive_seed(config.seed, epoch, fold, 0)),
+            rng=np.random.default_rng(seeds[0]),
         )
-        rows = views.rows
-        if config.augment.masking:
-            rows = hide(rows, config.augment.masking, np.random.default_rng(derive_seed(config.seed, epoch, fold, 3)))
-        generator = torch.Generator(self.device).manual_seed(derive_seed(config.seed, epoch, fold, 1))
-        steps = -(-len(views.patient) // self.batch_size)
+        rows = hide(views.rows, config.augment.masking, np.random.default_rng(seeds[3])) if config.augment.masking else views.rows
+        label, alike = self.index.label[views.patient], trains_on(patients, len(self.index.patients))[views.patient]
+        steps = math.ceil(trains.sum(1).mean() / self.batch_size)
+        generator = torch.Generator().manual_seed(seeds[1])
         alpha, gamma = (0.5, 0.0) if config.loss.name == "cross_entropy" else (config.loss.alpha, config.loss.gamma)
-        total = torch.zeros((), device=self.device)
-        network.train()
+        total = torch.zeros(len(folds), device=self.device)
+        for network in learner.networks:
+            network.train()
         with torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else []):
-            torch.manual_seed(derive_seed(config.seed, epoch, fold, 2))  # dropout and stochastic depth draw from the global generator
-            for step in range(steps):
-                part = slice(step * self.batch_size, (step + 1) * self.batch_size)
-                inputs, mask, target = self.batches.training(rows[part], self.index.label[views.patient[part]], generator)
-                factor = lr_factor(
-                    config.optim.schedule, (epoch + step / steps) / config.optim.epochs, config.optim.warmup, self.scores, config.metric
+            torch.manual_seed(seeds[2])  # dropout and stochastic depth draw from the global generator
+            for step, part in enumerate(np.array_split(np.arange(len(rows)), steps)):
+                part = part[alike[part].argsort(kind="stable")]
+                inputs, mask, target = self._inputs(rows[part], label[part], alike[part], generator)
+                factor = lr_factor(optim.schedule, (epoch + step / steps) / optim.epochs, optim.warmup, self.scores, config.metric)
+                for group in learner.optimizer.param_groups:
+                    group["lr"] = optim.lr * group["share"] * factor
+                count = trains[:, part].sum(1)
+                weight = send(torch.from_numpy((trains[:, part] / count.clip(1)[:, None]).astype(np.float32)), self.device)
+                with autocast(self.device, optim.amp):
+                    logit = learner.logits(inputs, mask, trains[:, part])
+                losses = focal_loss(
+                    logit.float(), target, alpha=alpha, gamma=gamma, label_smoothing=config.loss.label_smoothing, weight=weight
                 )
-                for group in optimizer.param_groups:
-                    group["lr"] = config.optim.lr * group["share"] * factor
-                with autocast(self.device, config.optim.amp):
-                    logit = network(inputs, mask).logit
-                loss = focal_loss(logit.float(), target, alpha=alpha, gamma=gamma, label_smoothing=config.loss.label_smoothing)
-                optimizer.zero_grad(set_to_none=True)
-                loss.backward()
-                torch.nn.utils.clip_grad_norm_(network.parameters(), config.optim.clip)
-                optimizer.step()
-                total += loss.detach() * len(target)
-        return float(total) / len(views.patient)
+                learner.step(losses, count > 0)
+                total += losses.detach() * send(torch.from_numpy(count), self.device)
+        for _ in folds:
+            self.after_fold()
+        return (total.cpu().numpy() / trains.sum(1)).tolist()
+
+    def _inputs(self, rows: np.ndarray, label: np.ndarray, alike: np.ndarray, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
+        """Augmented inputs, mask and target of a step; mixup blends a view only with those that the same folds train on."""
+        if not self.config.augment.mixup:
+            return self.batches.training(rows, label, generator)
+        starts = np.flatnonzero(np.diff(alike)) + 1
+        mixed = [self.batches.training(*piece, generator) for piece in zip(np.split(rows, starts), np.split(label, starts), strict=True)]
+        inputs, mask, target = (torch.cat(pieces) if len(pieces) > 1 else pieces[0] for pieces in zip(*mixed, strict=True))
+        return inputs, mask, target
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that later epochs depend on, as tensors and plain values (loads with weights_only=True)."""
         return {
             "networks": [network.state_dict() for network in self.networks],
-            "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
+            "optimizers": [learner.optimizer.state_dict() for learner in self.learners],
             "best_weights": self.best_weights,
             "history": [
                 vars(report) | {"probability": torch.from_numpy(report.probability), "importance": torch.from_numpy(report.importance)}
@@ -231,8 +246,8 @@ class CrossValidation(Iterator[EpochReport]):
         """Go on where `state_dict` was taken, on a run of the same configuration, data and splits."""
         for network, weights in zip(self.networks, state["networks"], strict=True):
             network.load_state_dict(weights)
-        for optimizer, moments in zip(self.optimizers, state["optimizers"], strict=True):
-            optimizer.load_state_dict(moments)
+        for learner, moments in zip(self.learners, state["optimizers"], strict=True):
+            learner.optimizer.load_state_dict(moments)
         self.best_weights = state["best_weights"]
         self.history = [
             EpochReport(**report | {"probability": report["probability"].numpy(), "importance": report["importance"].numpy()})

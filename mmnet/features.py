@@ -2,11 +2,13 @@
 
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from data.augment import to_float
 from data.dataset import Dataset
@@ -23,6 +25,7 @@ FORMAT = 1
 def with_features(dataset: Dataset, config: Config, device: torch.device, progress: Callable[[int, int], None] | None = None) -> Dataset:
     """The data set with its pixels replaced by feature maps (N, C, h, w) float16, from the cache or computed now.
 
+    Pooled features are the mean over the positions of the same maps, (N, C, 1, 1), made of cached ones where there are any.
     The cache key is everything that decides a feature: the images' contents and order, their size, backbone and weights.
     """
     images = dataset.images
@@ -37,31 +40,56 @@ def with_features(dataset: Dataset, config: Config, device: torch.device, progre
         "weights": weights_digest(config.model, config.seed),
         "bfloat16": device.type == "cuda" and config.optim.amp,
     }
+    maps, pooled = _place(key), _place(key | {"pooled": True})
+    path = pooled if config.model.pooled else maps
+    if not path.exists():
+        with atomic_folder(path.parent) as building:
+            blocks = _stored(maps) if config.model.pooled and maps.exists() else _compute(images, config, device)
+            _write(building / path.name, map(_pool, blocks) if config.model.pooled else blocks, len(images), progress)
+            (building / "key.json").write_text(json.dumps(key | {"pooled": config.model.pooled}, indent=1))
+    return replace(dataset, features=np.load(path, mmap_mode="r"), images=None)
+
+
+def _place(key: dict) -> Path:
     name = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:16]
-    folder = cache_root() / "features" / name
-    if not (folder / "maps.npy").exists():
-        with atomic_folder(folder) as building:
-            _compute(images, config, device, building, progress)
-            (building / "key.json").write_text(json.dumps(key, indent=1))
-    return replace(dataset, features=np.load(folder / "maps.npy", mmap_mode="r"), images=None)
+    return cache_root() / "features" / name / "maps.npy"
 
 
 @torch.inference_mode()
-def _compute(images: np.ndarray, config: Config, device: torch.device, folder, progress) -> None:
+def _compute(images: np.ndarray, config: Config, device: torch.device) -> Iterator[Tensor]:
+    """The maps of BATCH images at a time, (B, C, h, w) float16."""
     backbone = build_backbone(config.model, images.shape[1], config.seed).eval()
     channels_of(backbone, images.shape[1])  # raises where it cannot take this size
     backbone.to(device)
-    maps = None
     for start in range(0, len(images), BATCH):
         batch = torch.from_numpy(np.array(images[start : start + BATCH])).to(device)
         with autocast(device, config.optim.amp):
             values = backbone(to_float(batch))
-        if maps is None:
-            shape = (len(images), *values.shape[1:])
-            require_space(folder, int(np.prod(shape)) * 2)
-            maps = np.lib.format.open_memmap(folder / "maps.npy", mode="w+", dtype=np.float16, shape=shape)
-        maps[start : start + BATCH] = values.to(torch.float16).cpu().numpy()
+        yield values.to(torch.float16).cpu()
+
+
+def _stored(path: Path) -> Iterator[Tensor]:
+    maps = np.load(path, mmap_mode="r")
+    for start in range(0, len(maps), BATCH):
+        yield torch.from_numpy(np.array(maps[start : start + BATCH]))
+
+
+def _pool(maps: Tensor) -> Tensor:
+    """(B, C, h, w) -> (B, C, 1, 1), of the rounded maps: so cached maps and new ones give the same numbers."""
+    return maps.to(torch.float32).mean((2, 3), keepdim=True).to(torch.float16)
+
+
+def _write(path: Path, blocks: Iterator[Tensor], count: int, progress: Callable[[int, int], None] | None) -> None:
+    """Blocks of `count` images in all -> one .npy file."""
+    whole, done = None, 0
+    for block in blocks:
+        if whole is None:
+            shape = (count, *block.shape[1:])
+            require_space(path.parent, int(np.prod(shape)) * 2)
+            whole = np.lib.format.open_memmap(path, mode="w+", dtype=np.float16, shape=shape)
+        whole[done : done + len(block)] = block.numpy()
+        done += len(block)
         if progress:
-            progress(min(start + BATCH, len(images)), len(images))
-    if maps is not None:
-        maps.flush()
+            progress(done, count)
+    if whole is not None:
+        whole.flush()

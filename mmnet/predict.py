@@ -18,6 +18,7 @@ from mmnet.device import autocast
 from mmnet.network import MMNet
 
 VIEWS_AT_ONCE = {True: 256, False: 64}  # by frozen
+CACHED_VALUES = 2**22  # of frozen features at once on a CPU, float32: more does not stay in its cache
 
 
 @torch.inference_mode()
@@ -25,6 +26,8 @@ def predict(network: MMNet, batches: Batches, rows: np.ndarray) -> tuple[np.ndar
     """Rows (V, M) of the table -> ((V,) probability of malignant, (V, M) importance), float32."""
     network.eval()
     size = VIEWS_AT_ONCE[batches.frozen]
+    if batches.frozen and batches.device.type == "cpu":
+        size = min(size, max(CACHED_VALUES // (rows.shape[1] * batches.source[0].numel()), 1))
     outputs = []
     for start in range(0, len(rows), size):
         with autocast(batches.device, batches.config.optim.amp):

@@ -13,6 +13,7 @@ _CONDITIONS = {
 _LOSS = Dimension("loss.name", "scientific", "is focal loss worth two more parameters?", choices=("focal", "cross_entropy"))
 _AUGMENTATION = (
     Dimension("augment.crop", "nuisance", "size of nuclei varies less than crops suggest", low=0.5, high=1.0, when=_PIXELS),
+    Dimension("augment.rotation", "nuisance", "tissue has no up, and 90° turns know four ups", low=0.0, high=45.0, when=_PIXELS),
     Dimension("augment.color", "nuisance", "scanners and lamps differ", low=0.0, high=0.4, when=_PIXELS),
     Dimension("augment.stain", "nuisance", "laboratories differ", low=0.0, high=0.4, when=_PIXELS),
     Dimension("augment.erase", "nuisance", "no single region may decide", low=0.0, high=0.5, when=_PIXELS),

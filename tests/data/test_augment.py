@@ -2,23 +2,36 @@
 
 import pytest
 import torch
+from torch.nn import functional as F
 
-from data.augment import STAINS, color, crop, dihedral, erase, mixup, stain, to_float
+from data.augment import (
+    STAINS,
+    adjust_color,
+    adjust_stain,
+    dihedral,
+    draw,
+    draw_boxes,
+    draw_cuts,
+    draw_stains,
+    draw_symmetries,
+    fill,
+    mixup,
+    nothing,
+    to_float,
+    warp,
+)
 
 SIDE = 12
-AT_FULL = {
-    "dihedral": lambda images, generator: dihedral(images, generator, flip=True, turn=True),
-    "crop": lambda images, generator: crop(images, generator, smallest=0.3),
-    "color": lambda images, generator: color(images, generator, strength=0.9),
-    "stain": lambda images, generator: stain(images, generator, strength=0.9),
-    "erase": lambda images, generator: erase(images, generator, probability=1.0),
-}
-AT_ZERO = {
-    "dihedral": lambda images, generator: dihedral(images, generator, flip=False, turn=False),
-    "crop": lambda images, generator: crop(images, generator, smallest=1.0),
-    "color": lambda images, generator: color(images, generator, strength=0.0),
-    "stain": lambda images, generator: stain(images, generator, strength=0.0),
-    "erase": lambda images, generator: erase(images, generator, probability=0.0),
+NOTHING = {"flip": False, "turn": False, "crop": 1.0, "rotation": 0.0, "color": 0.0, "stain": 0.0, "erase": 0.0}
+EACH = {
+    "flip": NOTHING | {"flip": True},
+    "turn": NOTHING | {"turn": True},
+    "crop": NOTHING | {"crop": 0.3},
+    "rotation": NOTHING | {"rotation": 180.0},
+    "color": NOTHING | {"color": 0.9},
+    "stain": NOTHING | {"stain": 0.9},
+    "erase": NOTHING | {"erase": 1.0},
+    "all": {"flip": True, "turn": True, "crop": 0.5, "rotation": 30.0, "color": 0.2, "stain": 0.2, "erase": 0.5},
 }
 
 
@@ -26,12 +39,38 @@ def seeded(seed=0):
     return torch.Generator().manual_seed(seed)
 
 
+def augmented(pixels, settings, seed=0):
+    return draw(len(pixels), seeded(seed), **settings)(pixels)
+
+
+def crop(images, generator, *, smallest, degrees=0.0):
+    return warp(images, draw_cuts(torch.zeros(len(images), dtype=torch.int64), generator, smallest=smallest, degrees=degrees))
+
+
+def color(images, generator, *, strength):
+    return adjust_color(images, draw(len(images), generator, **NOTHING | {"color": strength}).steps[0][1])
+
+
+def stain(images, generator, *, strength):
+    return adjust_stain(images, draw_stains(len(images), generator, strength=strength))
+
+
+def erase(images, generator, *, probability):
+    return fill(images, draw_boxes(len(images), generator, probability=probability))
+
+
 @pytest.fixture
-def images():
-    """64 noise images, one all black and one all white."""
-    batch = torch.rand(64, 3, SIDE, SIDE, generator=seeded(99))
-    batch[0], batch[1] = 0, 1
+def pixels():
+    """64 noise images (B, H, W, 3) uint8, one all black and one all white."""
+    batch = torch.randint(0, 256, (64, SIDE, SIDE, 3), dtype=torch.uint8, generator=seeded(99))
+    batch[0], batch[1] = 0, 255
     return batch
+
+
+@pytest.fixture
+def images(pixels):
+    """The same, (B, 3, H, W) in [0, 1]."""
+    return to_float(pixels)
 
 
 def test_to_float_moves_channels_and_scales():
@@ -41,32 +80,50 @@ def test_to_float_moves_channels_and_scales():
     torch.testing.assert_close(out[1, :, 2, 3], torch.tensor([0.0, 0.2, 1.0]))
 
 
-@pytest.mark.parametrize("name", AT_FULL)
-def test_values_stay_between_0_and_1_and_shapes_stay(images, name):
-    out = AT_FULL[name](images, seeded())
-    assert out.shape == images.shape and out.dtype == images.dtype
+@pytest.mark.parametrize("name", EACH)
+def test_bytes_become_values_between_0_and_1_in_channel_order(pixels, name):
+    out = augmented(pixels, EACH[name])
+    assert out.shape == (64, 3, SIDE, SIDE) and out.dtype == torch.float32
     assert out.min() >= 0 and out.max() <= 1
 
 
-@pytest.mark.parametrize("name", AT_FULL)
-def test_the_same_seed_gives_the_same_images_and_another_seed_others(images, name):
-    out = AT_FULL[name](images, seeded(1))
-    assert torch.equal(out, AT_FULL[name](images, seeded(1)))
-    assert not torch.equal(out, AT_FULL[name](images, seeded(2)))
+@pytest.mark.parametrize("name", EACH)
+def test_the_same_seed_gives_the_same_images_and_another_seed_others(pixels, name):
+    out = augmented(pixels, EACH[name], 1)
+    assert torch.equal(out, augmented(pixels, EACH[name], 1))
+    assert not torch.equal(out, augmented(pixels, EACH[name], 2))
 
 
-@pytest.mark.parametrize("name", AT_FULL)
-def test_every_image_is_augmented_differently_and_the_batch_itself_is_left_alone(images, name):
-    same = images[5:6].expand(16, -1, -1, -1).clone()
-    out = AT_FULL[name](same, seeded())
-    assert len({tuple(image.flatten().tolist()) for image in out}) >= 5
-    assert torch.equal(same, images[5:6].expand(16, -1, -1, -1))
+@pytest.mark.parametrize("name", EACH)
+def test_every_image_is_augmented_differently_and_the_batch_itself_is_left_alone(pixels, name):
+    same = pixels[5:6].expand(16, -1, -1, -1).clone()
+    out = augmented(same, EACH[name])
+    assert len({tuple(image.flatten().tolist()) for image in out}) >= 4
+    assert torch.equal(same, pixels[5:6].expand(16, -1, -1, -1))
 
 
-@pytest.mark.parametrize("name", AT_ZERO)
-def test_nothing_asked_is_nothing_done(images, name):
-    tolerance = 1 / 255 + 1e-6 if name == "stain" else 1e-5  # optical density starts at the darkest 8-bit step
-    torch.testing.assert_close(AT_ZERO[name](images, seeded()), images, atol=tolerance, rtol=0)
+@pytest.mark.parametrize("name", EACH)
+def test_a_batch_done_in_parts_is_the_batch_done_at_once(pixels, name):
+    plan = draw(len(pixels), seeded(), **EACH[name])
+    parts = [slice(0, 1), slice(1, 9), slice(9, 64)]
+    torch.testing.assert_close(torch.cat([plan.part(part)(pixels[part]) for part in parts]), plan(pixels))
+
+
+def test_nothing_asked_is_nothing_done_and_nothing_drawn(pixels, images):
+    generator = seeded()
+    before = generator.get_state()
+    assert torch.equal(draw(len(pixels), generator, **NOTHING)(pixels), images)
+    assert torch.equal(nothing(len(pixels))(pixels), images)
+    assert torch.equal(generator.get_state(), before)
+
+
+def test_every_step_at_strength_zero_changes_nothing(images):
+    generator = seeded()
+    darkest = 1 / 255 + 1e-5  # optical density starts at the darkest 8-bit step
+    torch.testing.assert_close(crop(images, generator, smallest=1.0), images, atol=1e-5, rtol=0)
+    torch.testing.assert_close(adjust_color(images, torch.ones(64, 3)), images, atol=1e-5, rtol=0)
+    torch.testing.assert_close(stain(images, generator, strength=0.0), images, atol=darkest, rtol=0)
+    torch.testing.assert_close(erase(images, generator, probability=0.0), images, atol=0, rtol=0)
 
 
 def symmetries(image, flip, turn):
@@ -77,17 +134,62 @@ def symmetries(image, flip, turn):
 
 
 @pytest.mark.parametrize(("flip", "turn", "many"), [(True, False, 4), (False, True, 4), (True, True, 8)])
-def test_flips_and_turns_are_the_symmetries_of_the_square_and_all_occur(images, flip, turn, many):
-    image = images[5]
-    allowed = symmetries(image, flip, turn)
+def test_flips_and_turns_are_the_symmetries_of_the_square_and_all_occur(pixels, images, flip, turn, many):
+    allowed = symmetries(images[5], flip, turn)
     assert len(allowed) == many
-    out = dihedral(image.expand(200, -1, -1, -1), seeded(), flip=flip, turn=turn)
+    out = augmented(pixels[5].expand(200, -1, -1, -1), NOTHING | {"flip": flip, "turn": turn})
     assert {tuple(view.flatten().tolist()) for view in out} == allowed
 
 
-def test_flips_and_turns_stay_within_their_image(images):
-    out = dihedral(images, seeded(), flip=True, turn=True)
-    assert torch.equal(out.flatten(1).sort().values, images.flatten(1).sort().values)
+def test_flips_and_turns_stay_within_their_image(pixels):
+    symmetry = draw_symmetries(len(pixels), seeded(), flip=True, turn=True)
+    out = dihedral(pixels, symmetry)
+    assert torch.equal(out.flatten(1).sort().values, pixels.flatten(1).sort().values)
+
+
+def test_a_symmetry_sampled_is_the_symmetry_copied(pixels, images):
+    symmetry = torch.arange(64) % 8
+    cuts = draw_cuts(symmetry, seeded(), smallest=1.0, degrees=0.0)
+    torch.testing.assert_close(warp(images, cuts), to_float(dihedral(pixels, symmetry)), atol=1e-5, rtol=0)
+
+
+def test_warp_samples_as_the_affine_grid_of_torch_does(images):
+    cuts = torch.randn(64, 2, 3, generator=seeded(5))
+    grid = F.affine_grid(cuts, [64, 3, SIDE, SIDE], align_corners=False)
+    expected = F.grid_sample(images, grid, padding_mode="reflection", align_corners=False)
+    torch.testing.assert_close(warp(images, cuts), expected, atol=1e-4, rtol=0)
+
+
+def test_warp_takes_images_that_are_not_square():
+    images = torch.rand(8, 3, 6, 10, generator=seeded(1))
+    torch.testing.assert_close(crop(images, seeded(), smallest=1.0), images, atol=1e-5, rtol=0)
+
+
+def test_a_rotation_turns_by_up_to_its_degrees_either_way_and_keeps_scale():
+    cuts = draw_cuts(torch.zeros(500, dtype=torch.int64), seeded(), smallest=1.0, degrees=20.0)
+    angle = torch.atan2(cuts[:, 1, 0], cuts[:, 0, 0]).rad2deg()
+    assert -20 <= angle.min() < -19 and 19 < angle.max() <= 20
+    torch.testing.assert_close(cuts[:, :, :2] @ cuts[:, :, :2].mT, torch.eye(2).expand(500, -1, -1))
+
+
+@pytest.mark.parametrize(("smallest", "degrees"), [(0.5, 0.0), (0.3, 180.0), (0.6, 30.0)])
+def test_a_cut_that_fits_into_the_image_stays_inside_and_no_other_is_moved_off_its_middle(smallest, degrees):
+    symmetry = torch.arange(400) % 8
+    cuts = draw_cuts(symmetry, seeded(), smallest=smallest, degrees=degrees)
+    corners = torch.tensor([[-1.0, -1.0, 1.0, 1.0], [-1.0, 1.0, -1.0, 1.0]])
+    reach = (cuts[:, :, :2] @ corners).abs().amax((1, 2))
+    place = (cuts[:, :, :2] @ corners + cuts[:, :, 2:]).abs().amax((1, 2))
+    fits = reach <= 1
+    assert fits.any() and place[fits].max() <= 1 + 1e-5 and place[fits].max() > 0.99
+    tilted = cuts[:, :, :2].abs().sum(2).amax(1)
+    assert (cuts[tilted > 1][:, :, 2] == 0).all()
+
+
+def test_where_the_image_is_sampled_anyway_flips_and_turns_are_part_of_it(pixels):
+    plan = draw(len(pixels), seeded(), **NOTHING | {"flip": True, "turn": True, "rotation": 10.0})
+    assert not plan.symmetry.any() and [step for step, _ in plan.steps] == [warp]
+    determinant = torch.linalg.det(plan.steps[0][1][:, :, :2])
+    assert (determinant < 0).any() and (determinant > 0).any()  # mirrored and not
 
 
 def test_crop_magnifies_by_1_to_the_smallest_side_and_stays_inside():

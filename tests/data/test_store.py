@@ -3,6 +3,10 @@
 import errno
 import os
 import shutil
+import signal
+import subprocess
+import sys
+from threading import Thread
 from types import SimpleNamespace
 
 import numpy as np
@@ -200,6 +204,124 @@ def test_a_cache_is_complete_and_holds_nothing_else(tmp_path, own_cache):
     load_dataset(write_tree(tmp_path), 32)
     (folder,) = (own_cache / "images").iterdir()
     assert sorted(os.listdir(folder)) == ["images.npy", "meta.json", "table.npz"]
+
+
+KILLED = """
+import os, signal, sys
+from data.store import load_dataset
+load_dataset(sys.argv[1], 32, progress=lambda done, total: done < 2 or os.kill(os.getpid(), signal.SIGKILL))
+"""
+
+
+def _stop_after(two):
+    def progress(done, total):
+        if done == two:
+            raise KeyboardInterrupt
+
+    return progress
+
+
+def _interrupt(tree):
+    """A build that its user stops after two of four images -> what it leaves: the half-built folder."""
+    with pytest.raises(KeyboardInterrupt):
+        load_dataset(tree, 32, progress=_stop_after(2))
+    (folder,) = (cache_root() / "images").iterdir()
+    return folder
+
+
+@pytest.fixture
+def decoded(monkeypatch):
+    """The sizes of all images that were decoded."""
+    sizes = []
+    monkeypatch.setattr(store, "decode", lambda content, size, decode=store.decode: sizes.append(size) or decode(content, size))
+    return sizes
+
+
+def _is_true_to(tree, dataset, own_cache):
+    for path, pixels in zip(dataset.table.path.tolist(), dataset.images, strict=True):
+        np.testing.assert_array_equal(pixels, np.asarray(Image.open(tree / path)))
+    (folder,) = (own_cache / "images").iterdir()
+    return len(dataset.table) == 4 and sorted(os.listdir(folder)) == ["images.npy", "meta.json", "table.npz"]
+
+
+def test_a_killed_build_is_taken_up_where_it_stopped(tmp_path, own_cache, decoded):
+    tree = write_tree(tmp_path)
+    environment = os.environ | {"MMNET_CACHE": str(own_cache)}
+    assert subprocess.run([sys.executable, "-c", KILLED, str(tree)], env=environment, check=False).returncode == -signal.SIGKILL
+    seen = []
+    dataset = load_dataset(tree, 32, progress=lambda done, total: seen.append((done, total)))
+    assert len(decoded) == 2 and seen == [(3, 4), (4, 4)]
+    assert _is_true_to(tree, dataset, own_cache)
+    whole = load_dataset(tree, 32)
+    assert dataset.fingerprint == whole.fingerprint and len(decoded) == 2
+
+
+def test_an_interrupted_build_is_never_seen_and_its_data_set_is_the_same(tmp_path, own_cache, decoded):
+    tree = write_tree(tmp_path / "tree")
+    assert _interrupt(tree).name.startswith(".")
+    decoded.clear()
+    dataset = load_dataset(tree, 32)
+    assert len(decoded) == 2 and _is_true_to(tree, dataset, own_cache)
+    assert dataset.fingerprint == load_dataset(shutil.copytree(tree, tmp_path / "copy"), 32).fingerprint
+
+
+def _other_pixels(folder):
+    images = np.load(folder / "images.npy", mmap_mode="r+")
+    images[:] += 1
+    images.flush()
+
+
+def _other_shape(folder):
+    np.save(folder / "images.npy", np.zeros((4, 16, 16, 3), dtype=np.uint8))
+
+
+def _cut_short(folder):
+    os.truncate(folder / "images.npy", 1000)
+
+
+def _no_pixels(folder):
+    (folder / "images.npy").unlink()
+
+
+def _no_journal(folder):
+    (folder / store.JOURNAL).unlink()
+
+
+def _illegible_journal(folder):
+    (folder / store.JOURNAL).write_bytes(b'\xff[]\n["path"]\n[[1], 2, 3]\n7\n["nowhere.png", "0", 0]\n')
+
+
+@pytest.mark.parametrize("damage", [_other_pixels, _other_shape, _cut_short, _no_pixels, _no_journal, _illegible_journal])
+def test_a_damaged_half_is_begun_again(tmp_path, own_cache, decoded, damage):
+    tree = write_tree(tmp_path)
+    damage(_interrupt(tree))
+    decoded.clear()
+    dataset = load_dataset(tree, 32)
+    assert len(decoded) == 4 and _is_true_to(tree, dataset, own_cache)
+
+
+def test_of_a_torn_journal_all_whole_lines_count(tmp_path, own_cache, decoded):
+    tree = write_tree(tmp_path)
+    journal = _interrupt(tree) / store.JOURNAL
+    journal.write_text(journal.read_text()[:-5])
+    decoded.clear()
+    assert _is_true_to(tree, load_dataset(tree, 32), own_cache) and len(decoded) == 3
+
+
+def test_of_two_loads_at_once_one_decodes_and_the_other_waits(tmp_path, own_cache, decoded):
+    tree = write_tree(tmp_path)
+    second: list = []
+    others = []
+
+    def start_another(done, total):
+        if not others:
+            others.append(Thread(target=lambda: second.append(load_dataset(tree, 32))))
+            others[0].start()
+
+    first = load_dataset(tree, 32, progress=start_another)
+    others[0].join()
+    assert len(decoded) == 4 and _is_true_to(tree, first, own_cache)
+    np.testing.assert_array_equal(first.images, second[0].images)
 
 
 def test_the_loser_of_a_race_keeps_the_winners_folder(tmp_path):

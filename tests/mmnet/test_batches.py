@@ -5,7 +5,8 @@ import pytest
 import torch
 
 from data.views import MISSING
-from mmnet.batches import Batches
+from mmnet import batches as module
+from mmnet.batches import Batches, has_room
 from tests.mmnet.tiny import CPU, feature_dataset, pixel_dataset, tiny_config
 
 PIXELS, FEATURES = pixel_dataset(cases=4), feature_dataset(cases=4)
@@ -47,7 +48,7 @@ def test_training_without_augmentation_is_evaluation_with_targets(frozen):
 
 @pytest.mark.parametrize(
     "values",
-    [{"flip": True}, {"turn": True}, {"crop": 0.6}, {"color": 0.3}, {"stain": 0.3}, {"erase": 1.0}, {"mixup": 1.0}],
+    [{"flip": True}, {"turn": True}, {"crop": 0.6}, {"rotation": 90.0}, {"color": 0.3}, {"stain": 0.3}, {"erase": 1.0}, {"mixup": 1.0}],
     ids=lambda v: next(iter(v)),
 )
 def test_each_augmentation_changes_pixels_repeats_by_seed_and_leaves_missing_images_zero(values):
@@ -56,6 +57,29 @@ def test_each_augmentation_changes_pixels_repeats_by_seed_and_leaves_missing_ima
     assert torch.equal(inputs, again)
     assert not torch.equal(inputs, other) and not torch.equal(inputs, train(PLAIN)[0])
     assert (inputs[~mask] == 0).all()
+
+
+@pytest.mark.parametrize("values", [{}, {"augment.crop": 1.0}], ids=["sampled", "copied"])
+def test_the_number_of_images_done_at_once_changes_nothing(monkeypatch, values):
+    expected = train(values)[0]
+    for part in (1, 3, 100):
+        monkeypatch.setattr(module, "PART", part)
+        torch.testing.assert_close(train(values)[0], expected)
+
+
+def test_a_view_that_shows_nothing_is_all_zeros():
+    inputs, mask = batches().evaluation(np.full((2, 4), MISSING))
+    assert inputs.shape == (2, 4, 3, 32, 32) and not inputs.any() and not mask.any()
+
+
+def test_the_data_set_goes_to_a_gpu_only_where_it_takes_less_than_half_of_what_is_free(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (1000, 4000))
+    assert has_room(torch.device("cuda"), 499) and not has_room(torch.device("cuda"), 500)
+    assert has_room(CPU, 10**18)
+
+
+def test_on_a_cpu_the_data_set_is_not_copied():
+    assert batches().source.data_ptr() == PIXELS.images.ctypes.data
 
 
 def test_frozen_features_know_no_augmentation_of_pixels():
@@ -67,6 +91,8 @@ def test_feature_noise_scales_whole_channels():
     ratio = noisy[mask] / batches(frozen=True).evaluation(ROWS)[0][mask]  # (K, C, 2, 2)
     torch.testing.assert_close(ratio, ratio[:, :, :1, :1].expand_as(ratio))
     assert 0.15 < ratio[:, :, 0, 0].std() < 0.6 and (noisy[~mask] == 0).all()
+    assert torch.equal(noisy, train({"augment.feature_noise": 0.3}, frozen=True)[0])
+    assert not torch.equal(noisy, train({"augment.feature_noise": 0.3}, frozen=True, seed=1)[0])
 
 
 def test_mixup_softens_targets():

@@ -1,5 +1,7 @@
 """Frozen features: computed once, the same as the backbone gives, and never those of another backbone."""
 
+import shutil
+
 import numpy as np
 import pytest
 import torch
@@ -23,7 +25,7 @@ def compute(dataset=DATASET, progress=None, **values):
 def computed(monkeypatch):
     """How often features were really computed."""
     calls, original = [], features._compute
-    monkeypatch.setattr(features, "_compute", lambda *arguments: (calls.append(1), original(*arguments)))
+    monkeypatch.setattr(features, "_compute", lambda *arguments: calls.append(1) or original(*arguments))
     return calls
 
 
@@ -79,3 +81,22 @@ def test_a_computation_that_breaks_leaves_nothing_behind(own_cache, computed):
         compute(progress=full)
     assert list((own_cache / "features").iterdir()) == []
     assert compute().shape[0] == 40 and len(computed) == 2
+
+
+def test_pooled_features_are_the_mean_of_the_maps_and_take_a_place_of_their_own(computed):
+    maps = compute()
+    pooled = compute(model__pooled=True)
+    assert pooled.dtype == np.float16 and pooled.shape == (40, 64, 1, 1)
+    np.testing.assert_allclose(pooled, maps.astype(np.float32).mean((2, 3), keepdims=True), rtol=1e-3, atol=1e-6)
+    np.testing.assert_array_equal(compute(), maps)
+    np.testing.assert_array_equal(compute(model__pooled=True), pooled)
+    assert len(computed) == 1  # made of the cached maps
+
+
+def test_pooled_features_do_not_depend_on_whether_the_maps_were_cached(own_cache, computed):
+    alone = np.array(compute(model__pooled=True))
+    assert len(list((own_cache / "features").iterdir())) == 1  # no maps are kept for it
+    compute()
+    shutil.rmtree(next(path.parent for path in (own_cache / "features").glob("*/key.json") if '"pooled": true' in path.read_text()))
+    np.testing.assert_array_equal(compute(model__pooled=True), alone)
+    assert len(computed) == 2

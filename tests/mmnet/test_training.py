@@ -64,14 +64,15 @@ def whole(tmp_path_factory):
 @pytest.fixture
 def before_fold(monkeypatch):
     """Call something of (epoch, fold), both from 0, before a fold trains for an epoch."""
-    train_fold = CrossValidation._train_fold
+    train = CrossValidation._train
 
     def install(action):
-        def with_action(self, fold, epoch):
-            action(epoch, fold)
-            return train_fold(self, fold, epoch)
+        def with_action(self, learner, folds, epoch):
+            for fold in folds:
+                action(epoch, fold)
+            return train(self, learner, folds, epoch)
 
-        monkeypatch.setattr(CrossValidation, "_train_fold", with_action)
+        monkeypatch.setattr(CrossValidation, "_train", with_action)
 
     return install
 
@@ -158,7 +159,7 @@ def test_sigterm_stops_like_ctrl_c(tmp_path, whole, before_fold):
 
 
 def test_a_trial_that_cannot_be_trained_is_an_error_and_recorded_as_failed(tmp_path, monkeypatch):
-    monkeypatch.setattr(CrossValidation, "_train_fold", lambda self, fold, epoch: float("nan") if epoch == 1 else 0.5)
+    monkeypatch.setattr(CrossValidation, "_train", lambda self, _, folds, epoch: [float("nan") if epoch == 1 else 0.5 for _ in folds])
     with pytest.raises(InputError, match="^training failed: loss is nan in epoch 2, fold 1, 2: lower optim.lr"):
         lines_of(tmp_path, planned())
     (record,) = read_trials(tmp_path)
@@ -167,7 +168,7 @@ def test_a_trial_that_cannot_be_trained_is_an_error_and_recorded_as_failed(tmp_p
 
 def test_a_failed_trial_is_tried_again(tmp_path, whole, monkeypatch):
     with monkeypatch.context() as patch:
-        patch.setattr(CrossValidation, "_train_fold", lambda self, fold, epoch: float("nan"))
+        patch.setattr(CrossValidation, "_train", lambda self, _, folds, epoch: [float("nan") for _ in folds])
         with pytest.raises(InputError):
             lines_of(tmp_path, planned())
     lines_of(tmp_path, planned())

@@ -86,6 +86,6 @@ def test_in_full_what_a_choice_switches_off_is_absent():
         for values in draw("full", base, 100):
             assert ("loss.gamma" in values) == ("loss.alpha" in values) == (values["loss.name"] == "focal")
             assert ("optim.warmup" in values) == (values["optim.schedule"] == "cosine")
-            for name in ("crop", "color", "stain", "erase"):
+            for name in ("crop", "color", "stain", "erase", "rotation"):
                 assert (f"augment.{name}" in values) == (not base.model.frozen)
             assert ("augment.feature_noise" in values) == base.model.frozen
