@@ -23,9 +23,11 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument("--trials", metavar="N", type=int, help="configurations to try, in all (default 30; an ablation 3 seeds of each)")
     parser.add_argument("--time-budget", metavar="TIME", help="stop after 90s, 30m, 2h, …")
-    parser.add_argument("--gpus-per-trial", metavar="X", type=float, help="share of a GPU (default: 1 where there is one)")
+    parser.add_argument(
+        "--gpus-per-trial", metavar="X", help="share of a GPU, or auto: as one trial's memory allows (default: 1 where there is one)"
+    )
     parser.add_argument("--cpus-per-trial", metavar="X", type=float, help="CPU cores, and threads, of a trial (default 1)")
-    parser.add_argument("--concurrency", metavar="N", type=int, help="trials at once (default: as many as fit)")
+    parser.add_argument("--concurrency", metavar="N", help="trials at once, or auto: as many as fit (default)")
     parser.add_argument("--address", metavar="ADDR", help="join a Ray cluster: auto, or host:port")
     parser.add_argument("--dry-run", action="store_true", help="print the plan and stop")
     return parser.parse_args(arguments)
@@ -37,15 +39,19 @@ def main() -> int:
     from rich.console import Console
 
     from data.errors import InputError
-    from mmnet.device import best_device
     from mmnet.study_folder import open_or_create
     from search_spaces import get_space
     from search_spaces.ablation import Ablation
-    from tuning.settings import StudySettings, parse_duration, rungs
+    from tuning.cluster import joining
+    from tuning.settings import StudySettings, parse_concurrency, parse_duration, parse_gpus, rungs
 
     console = Console()
     names = ("space", "trials", "gpus_per_trial", "cpus_per_trial", "concurrency", "address", "output")
     given = {name: value for name in names if (value := getattr(arguments, name)) is not None}
+    if arguments.gpus_per_trial is not None:
+        given["gpus_per_trial"] = parse_gpus(arguments.gpus_per_trial)
+    if arguments.concurrency is not None:
+        given["concurrency"] = parse_concurrency(arguments.concurrency)
     if arguments.time_budget is not None:
         given["time_budget"] = parse_duration(arguments.time_budget)
     study = open_or_create(arguments, "tune")
@@ -55,18 +61,23 @@ def main() -> int:
     space = get_space(given.get("space", stored.get("space", StudySettings.space)), study.config)
     space.check(study.config)
     settings = StudySettings(**{"name": study.name, "trials": space.trials} | stored | given)
-    prepared = study.prepare(console, None if arguments.dry_run else best_device())
     planned = isinstance(space, Ablation)
     levels = () if planned else rungs(study.config.optim.epochs, settings.eta)
-    print_plan(console, settings, space, study.config, levels, dimensions=arguments.dry_run)
     if arguments.dry_run:
+        study.prepare(console, None)
+        print_plan(console, settings, space, study.config, levels, dimensions=True)
         return 0
-    kept = {name: getattr(settings, name) for name in KEPT}
-    study.write(prepared, settings=kept, rungs=levels, mechanisms=[asdict(m) for m in space.mechanisms] if planned else [])
+    with joining(settings.address) as connected:
+        from mmnet.device import best_device
 
-    from tuning.study import run_study
+        prepared = study.prepare(console, best_device())
+        print_plan(console, settings, space, study.config, levels, dimensions=False)
+        kept = {name: getattr(settings, name) for name in KEPT}
+        study.write(prepared, settings=kept, rungs=levels, mechanisms=[asdict(m) for m in space.mechanisms] if planned else [])
 
-    outcome = run_study(settings, space, study.config, levels, prepared.development, prepared.splits, console)
+        from tuning.study import run_study
+
+        outcome = run_study(settings, space, study.config, levels, prepared.development, prepared.splits, console, connected)
     return close(settings.folder, console, outcome.complete, outcome.reason, time.time() - started)
 
 

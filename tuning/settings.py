@@ -6,6 +6,9 @@ from pathlib import Path
 
 from data.errors import InputError
 
+AUTO = "auto"
+MOST_ON_A_GPU = 16
+
 
 @dataclass(frozen=True)
 class StudySettings:
@@ -14,9 +17,9 @@ class StudySettings:
     output: Path = Path("output")
     space: str = "full"
     time_budget: float | None = None  # seconds of this run
-    gpus_per_trial: float | None = None  # None: 1 where the cluster has a GPU, else 0
+    gpus_per_trial: float | str | None = None  # AUTO: as one trial's memory is measured; None: 1 where the cluster has a GPU, else 0
     cpus_per_trial: float = 1
-    concurrency: int | None = None  # None: as many trials as the cluster's CPUs and GPUs carry
+    concurrency: int | None = None  # None (auto): as many trials as the cluster's CPUs and GPUs carry
     address: str | None = None  # of a Ray cluster; None: this machine
     eta: int = 3  # a rung keeps the best 1 / eta of its trials; the next one comes after eta times the epochs
 
@@ -24,7 +27,7 @@ class StudySettings:
         for flag, value, valid, expected in (
             ("--trials", self.trials, self.trials >= 1, "at least 1"),
             ("--time-budget", self.time_budget, self.time_budget is None or self.time_budget > 0, "more than 0"),
-            ("--gpus-per-trial", self.gpus_per_trial, self.gpus_per_trial is None or self.gpus_per_trial >= 0, "0 or more"),
+            ("--gpus-per-trial", self.gpus_per_trial, _is_gpu_share(self.gpus_per_trial), "a number from 0 on, or auto"),
             ("--cpus-per-trial", self.cpus_per_trial, self.cpus_per_trial > 0, "more than 0"),
             ("--concurrency", self.concurrency, self.concurrency is None or self.concurrency >= 1, "at least 1"),
         ):
@@ -34,6 +37,18 @@ class StudySettings:
     @property
     def folder(self) -> Path:
         return self.output / self.name
+
+
+def _is_gpu_share(value: float | str | None) -> bool:
+    return value in (None, AUTO) or (not isinstance(value, str) and value >= 0)
+
+
+def gpu_share(peak: float, memory: float) -> float:
+    """The share of a GPU to ask for, so that as many trials of `peak` bytes as fit into 90 % of `memory` run on it.
+
+    One over a whole number, at most `MOST_ON_A_GPU`: a trial also needs a CPU and a CUDA context, which `peak` is to hold.
+    """
+    return 1 / min(max(int(0.9 * memory / peak), 1), MOST_ON_A_GPU)
 
 
 def rungs(epochs: int, eta: int) -> tuple[int, ...]:
@@ -48,6 +63,22 @@ def rungs(epochs: int, eta: int) -> tuple[int, ...]:
         levels.append(first)
         first *= eta
     return tuple(levels)
+
+
+def parse_gpus(text: str) -> float | str:
+    """`auto`, or a number. Raises InputError."""
+    try:
+        return AUTO if text == AUTO else float(text)
+    except ValueError as error:
+        raise InputError(f"--gpus-per-trial {text}: expected a number such as 0.5, or auto") from error
+
+
+def parse_concurrency(text: str) -> int | None:
+    """`auto` (None), or a number. Raises InputError."""
+    try:
+        return None if text == AUTO else int(text)
+    except ValueError as error:
+        raise InputError(f"--concurrency {text}: expected a whole number, or auto") from error
 
 
 def parse_duration(text: str) -> float:

@@ -3,11 +3,12 @@
 import shutil
 import signal
 import time
+from concurrent.futures import Future
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import optuna
 import ray
 from ray import tune
 from rich.console import Console
@@ -16,12 +17,13 @@ from data.dataset import Dataset
 from data.errors import InputError
 from data.splits import Splits
 from mmnet.config import Config
-from mmnet.records import StorageError, read_trials, record_failure, write_status
+from mmnet.records import read_trials, record_failure, write_status
 from search_spaces.space import Space
-from tuning.cluster import connect, resources
+from tuning.cluster import joining, resources, shareable
+from tuning.database import StudyDatabase
 from tuning.progress import ProgressCallback
 from tuning.scheduler import RungScheduler
-from tuning.searcher import StudySearcher, open_study, reconcile
+from tuning.searcher import StudySearcher, all_trials, rebuild
 from tuning.settings import StudySettings
 from tuning.tensorboard import TensorBoardCallback
 from tuning.trainable import MMNetTrainable, trial_name
@@ -88,29 +90,49 @@ class StatusCallback(tune.Callback):
             self._stopper.error = f"the first {self._failed} trials all failed, the last with: {reason}"
 
 
+class SaveCallback(tune.Callback):
+    """Brings optuna.db up to date every few seconds."""
+
+    def __init__(self, searcher: StudySearcher):
+        self._searcher = searcher
+
+    def on_step_end(self, iteration: int, trials: list, **info: Any) -> None:
+        self._searcher.save_changes()
+
+
 def run_study(
-    settings: StudySettings, space: Space, base: Config, levels: tuple[int, ...], dataset: Dataset, splits: Splits, console: Console
+    settings: StudySettings,
+    space: Space,
+    base: Config,
+    levels: tuple[int, ...],
+    dataset: Dataset,
+    splits: Splits,
+    console: Console,
+    connected: Future[None] | None = None,
 ) -> Outcome:
     """Search, with rungs at `levels`, until `settings.trials` trials ended, the budget is used up, or a signal comes.
 
-    `dataset`: development patients only. What was recorded before is kept and gone on with; to start or resume is the
-    caller's decision. Raises InputError when nothing can be written, or when all first trials fail.
+    `dataset`: development patients only. `connected`: what `joining` gave, where the caller has begun to join Ray. What was
+    recorded before is kept and gone on with; to start or resume is the caller's decision. Raises InputError when nothing can be written, or when all first trials fail.
     """
     trials = (settings.folder / "trials").resolve()
     trials.mkdir(parents=True, exist_ok=True)
     records = read_trials(settings.folder)
-    optuna_study = open_study(str((settings.folder / "optuna.db").resolve()), settings.name, base.metric)
-    unfinished = reconcile(optuna_study, records)
+    optuna_study, unfinished = rebuild(space, base, records)
+    database = StudyDatabase((settings.folder / "optuna.db").resolve(), settings.name, base.metric)
+    database.replace(all_trials(optuna_study))
     left = settings.trials - sum(record.status != "running" for record in records)
     if left <= 0:
         return Outcome(complete=True)
     stopper = StudyStopper(None if settings.time_budget is None else time.monotonic() + settings.time_budget)
+    scheduler = RungScheduler(base.metric, base.optim.epochs, settings.eta, levels, records)
+    searcher = StudySearcher(optuna_study, space, base, unfinished, scheduler.stopped, database)
     handlers = _stop_on_signals(stopper)
-    ray_folder = (settings.folder / ".ray").resolve()
+    ray_folder, joined = (settings.folder / ".ray").resolve(), ExitStack()
     try:
-        connect(settings.address)
-        per_trial, concurrency = resources(settings)
-        scheduler = RungScheduler(base.metric, base.optim.epochs, settings.eta, levels, records)
+        dataset = shareable(dataset)
+        (connected or joined.enter_context(joining(settings.address))).result()
+        per_trial, concurrency = resources(settings, base, dataset, splits)
         status = StatusCallback(trials, base, scheduler, stopper)
         progress = ProgressCallback(
             console,
@@ -131,7 +153,7 @@ def run_study(
                 name="run",
                 storage_path=str(ray_folder),
                 num_samples=left,
-                search_alg=StudySearcher(optuna_study, space, base, unfinished, scheduler.stopped),
+                search_alg=searcher,
                 max_concurrent_trials=concurrency,
                 scheduler=scheduler,
                 stop=stopper,
@@ -139,19 +161,18 @@ def run_study(
                 reuse_actors=True,
                 max_failures=WORKER_RETRIES,
                 raise_on_failed_trial=False,
-                callbacks=[status, TensorBoardCallback(trials, space, base), progress],
+                callbacks=[status, TensorBoardCallback(trials, space, base), SaveCallback(searcher), progress],
                 trial_dirname_creator=lambda trial: trial_name(trial.config["number"]),
                 verbose=0,
             )
-    except optuna.exceptions.StorageInternalError as error:
-        raise StorageError(
-            f"cannot write {settings.folder / 'optuna.db'}: {error}; free some space or make it writable, then --resume"
-        ) from error
     finally:
-        ray.shutdown()
+        ray.shutdown()  # no process writes to a trial any more
+        joined.close()
         for number, handler in handlers.items():
             signal.signal(number, handler)
         shutil.rmtree(ray_folder, ignore_errors=True)
+        searcher.save_changes(now=True)
+        database.close()
     if stopper.error:
         raise InputError(stopper.error)
     for folder in status.stopped:  # a rung's decision is final

@@ -1,22 +1,25 @@
-"""What Optuna's storage is told, without Ray."""
+"""What Optuna is told, without Ray."""
+
+import dataclasses
+import json
 
 import optuna
 import pytest
 from optuna.trial import TrialState
 
-from data.errors import InputError
 from mmnet.config import Config
 from mmnet.records import TrialRecord
 from search_spaces import get_space
 from search_spaces.space import Space
-from tuning.searcher import StudySearcher, open_study, reconcile
+from tuning.database import StudyDatabase
+from tuning.searcher import StudySearcher, all_trials, new_study, rebuild
 
 BASE = Config()
 
 
 @pytest.fixture
-def study(tmp_path):
-    return open_study(str(tmp_path / "optuna.db"), "s", "log_loss")
+def study():
+    return new_study("log_loss")
 
 
 @pytest.fixture
@@ -28,11 +31,16 @@ def result(epoch, score, **more):
     return {"epoch": epoch, "score": score, "finished": False} | more
 
 
-def record(tmp_path, number, status, scores, reason=""):
+def record(tmp_path, number, status, scores, reason="", **params):
+    params = {"optim.lr": 1e-3, "dropout.classifier": 0.5} | {path.replace("__", "."): value for path, value in params.items()}
     epochs = [{"epoch": e, "score": s, "best_epoch": e, "seconds": 1.0, "fold_epochs": e} for e, s in enumerate(scores, start=1)]
-    return TrialRecord(
-        tmp_path / f"{number:04d}", number, {"optim.lr": 1e-3, "dropout.classifier": 0.5}, {}, status, reason, epochs, 1.0, 1.0
-    )
+    return TrialRecord(tmp_path / f"{number:04d}", number, params, {}, status, reason, epochs, 1.0, 1.0)
+
+
+def restarted(records, space, base=BASE):
+    """A searcher as a resumed study makes it."""
+    study, unfinished = rebuild(space, base, records)
+    return StudySearcher(study, space, base, unfinished, set()), study
 
 
 def test_a_stopped_trial_is_told_pruned_with_its_intermediate_values(study, searcher):
@@ -61,65 +69,105 @@ def test_a_failed_trial_is_told_fail_with_its_reason(study, searcher):
 
 
 def test_an_interrupted_trial_stays_running_and_is_taken_up_again(tmp_path, study, searcher):
-    first = searcher.suggest("a")
+    searcher.suggest("a")
     searcher.on_trial_complete("a", result(2, 0.6))
     assert study.trials[0].state == TrialState.RUNNING
-    unfinished = reconcile(study, [record(tmp_path, 0, "running", [0.7, 0.6])])
-    again = StudySearcher(study, get_space("smoke", Config()), Config(), unfinished, set())
-    assert again.suggest("b")["number"] == first["number"]
+    again, rebuilt = restarted([record(tmp_path, 0, "running", [0.7, 0.6])], get_space("smoke", BASE))
+    assert again.suggest("b") == {"number": 0, "params": {"optim.lr": 1e-3, "dropout.classifier": 0.5}}
+    again.on_trial_result("b", result(2, 0.6))  # its last epoch is said again
     again.on_trial_complete("b", result(3, 0.5, finished=True))
-    assert len(study.trials) == 1 and study.trials[0].state == TrialState.COMPLETE
+    (trial,) = rebuilt.trials
+    assert (trial.state, trial.value, trial.intermediate_values) == (TrialState.COMPLETE, 0.5, {1: 0.7, 2: 0.6, 3: 0.5})
 
 
-def test_reconcile_leaves_no_trial_running_that_nobody_will_finish(tmp_path, study, searcher):
-    for name in "abcd":
-        searcher.suggest(name)
-    records = [record(tmp_path, 0, "done", [0.5]), record(tmp_path, 1, "stopped", [0.9]), record(tmp_path, 2, "failed", [], "no memory")]
-    assert reconcile(study, records) == []
-    assert [t.state for t in study.trials] == [TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL, TrialState.FAIL]
-    assert study.trials[2].user_attrs["reason"] == "no memory" and study.trials[3].user_attrs["reason"] == "never started"
+def test_a_rebuilt_study_has_the_states_values_and_reasons_of_the_records(tmp_path):
+    records = [
+        record(tmp_path, 0, "done", [0.6, 0.5]),
+        record(tmp_path, 1, "stopped", [0.9]),
+        record(tmp_path, 2, "failed", [0.8], "no memory"),
+        record(tmp_path, 4, "running", [0.7]),
+        record(tmp_path, 5, "stopped", [None], "worst"),
+    ]
+    study, unfinished = rebuild(get_space("smoke", BASE), BASE, records)
+    states = [TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL, TrialState.FAIL, TrialState.RUNNING, TrialState.FAIL]
+    assert [t.state for t in study.trials] == states and unfinished == [records[3]]
+    assert [t.value for t in study.trials] == [0.5, 0.9, None, None, None, None]
+    assert [t.intermediate_values for t in study.trials] == [{1: 0.6, 2: 0.5}, {1: 0.9}, {1: 0.8}, {}, {1: 0.7}, {}]
+    assert [t.user_attrs.get("reason") for t in study.trials] == [None, None, "no memory", "never started", None, "worst"]
+
+
+@pytest.mark.parametrize("name", ["full", "smoke", "ablation"])
+def test_a_rebuilt_study_is_the_one_that_was_lost(tmp_path, name):
+    space, study = get_space(name, BASE), new_study("log_loss")
+    searcher = StudySearcher(study, space, BASE, [], {"1"})
+    records = []
+    for number in range(14):
+        params = json.loads(json.dumps(searcher.suggest(str(number))["params"]))
+        scores = [1 / (number + epoch) for epoch in (1, 2)]
+        searcher.on_trial_result(str(number), result(1, scores[0]))
+        searcher.on_trial_complete(str(number), result(2, scores[1], finished=number % 3 != 1))
+        records.append(
+            record(tmp_path, number, "running" if number % 3 == 1 and number != 1 else "stopped" if number == 1 else "done", scores)
+        )
+        records[-1] = dataclasses.replace(records[-1], params=params)
+
+    def essence(trial):
+        return trial.number, trial.state, trial.params, trial.distributions, trial.values, trial.intermediate_values, trial.user_attrs
+
+    rebuilt, _ = rebuild(space, BASE, records)
+    assert [essence(trial) for trial in all_trials(rebuilt)] == [essence(trial) for trial in all_trials(study)]
 
 
 def test_the_base_configuration_is_tried_first(searcher):
     assert searcher.suggest("a")["params"] == {"optim.lr": 1e-4, "dropout.classifier": 0.75}
 
 
+def drawn(tmp_path, name, seed, metric, restart_after=()):
+    """16 suggestions, past the ten random trials that TPE begins with, each told before the next is asked for."""
+    base = Config(seed=seed, metric=metric)
+    space = get_space(name, base)
+    searcher, _ = restarted([], space, base)
+    records, asked = [], []
+    for number in range(16):
+        if number in restart_after:
+            searcher, _ = restarted(records, space, base)
+        asked.append(searcher.suggest(str(number))["params"])
+        searcher.on_trial_complete(str(number), result(1, number % 5 / 5, finished=True))
+        records.append(record(tmp_path, number, "done", [number % 5 / 5]))
+        records[-1] = dataclasses.replace(records[-1], params=json.loads(json.dumps(asked[-1])))
+    return asked
+
+
 def test_the_same_seed_suggests_the_same_sequence(tmp_path):
-    def sequence(name, seed):
-        searcher = StudySearcher(open_study(str(tmp_path / name), "s", "auc"), get_space("full", Config()), Config(seed=seed), [], set())
-        drawn = []
-        for number in range(14):  # past the ten random trials that TPE begins with
-            drawn.append(searcher.suggest(str(number))["params"])
-            searcher.on_trial_complete(str(number), result(1, number % 5 / 5, finished=True))
-        return drawn
-
-    assert sequence("a", 1) == sequence("b", 1) != sequence("c", 2)
+    assert drawn(tmp_path, "full", 1, "auc") == drawn(tmp_path, "full", 1, "auc") != drawn(tmp_path, "full", 2, "auc")
 
 
-def test_a_damaged_database_is_one_clear_error(tmp_path):
-    (tmp_path / "optuna.db").write_text("not a database" * 100)
-    with pytest.raises(InputError, match="not a study that Optuna can open"):
-        open_study(str(tmp_path / "optuna.db"), "s", "log_loss")
+@pytest.mark.parametrize("name", ["full", "ablation"])
+def test_a_restart_goes_on_with_the_sequence_of_an_unbroken_study(tmp_path, name):
+    assert drawn(tmp_path, name, 0, "auc", restart_after=(1, 5, 12, 15)) == drawn(tmp_path, name, 0, "auc")
 
 
-def test_nan_scores_are_not_reported(study, searcher):
+def test_scores_that_are_no_number_are_not_reported(study, searcher):
     searcher.suggest("a")
     searcher.on_trial_result("a", result(1, float("nan")))
     assert study.trials[0].intermediate_values == {}
-    assert isinstance(study, optuna.Study)
 
 
-def test_a_restart_goes_on_with_the_sequence_of_an_unbroken_study(tmp_path):
-    def sequence(name, restart):
-        drawn = []
-        for number in range(4):
-            if number == 0 or restart:
-                searcher = StudySearcher(open_study(str(tmp_path / name), "s", "auc"), get_space("smoke", Config()), Config(), [], set())
-            drawn.append(searcher.suggest(str(number))["params"])
-            searcher.on_trial_complete(str(number), result(1, 0.5, finished=True))
-        return drawn
+def test_changes_are_written_when_it_is_time_and_at_the_end(tmp_path):
+    database, study = StudyDatabase(tmp_path / "optuna.db", "s", "log_loss"), new_study("log_loss")
+    searcher = StudySearcher(study, get_space("smoke", BASE), BASE, [], set(), database)
 
-    assert sequence("a", restart=False) == sequence("b", restart=True)
+    def held():
+        return [trial.state for trial in optuna.load_study(storage=f"sqlite:///{tmp_path / 'optuna.db'}", study_name="s").trials]
+
+    searcher.suggest("a")
+    searcher.save_changes()  # not yet
+    assert held() == []
+    searcher.save_changes(now=True)
+    assert held() == [TrialState.RUNNING]
+    searcher.on_trial_complete("a", result(1, 0.5, finished=True))
+    searcher.save_changes(now=True)
+    assert held() == [TrialState.COMPLETE]
 
 
 # planned trials ------------------------------------------------------------------------------------------------------
@@ -132,23 +180,14 @@ class Planned(Space):
         return {"optim.lr": (number + 1) / 1000}
 
 
-def restarted(path, space, base=BASE, unfinished=()):
-    return StudySearcher(open_study(path, "s", "log_loss"), space, base, list(unfinished), set())
-
-
-@pytest.fixture
-def path(tmp_path):
-    return str(tmp_path / "optuna.db")
-
-
 @pytest.fixture
 def plan():
     return Planned("planned", get_space("smoke", BASE).dimensions)
 
 
-def test_each_trial_gets_its_point_of_the_plan(path):
+def test_each_trial_gets_its_point_of_the_plan():
     space = get_space("ablation", BASE)
-    searcher = restarted(path, space)
+    searcher, _ = restarted([], space)
     asked = [searcher.suggest(str(number)) for number in range(12)]  # all 10 of one seed, 2 of the next
     assert [trial["number"] for trial in asked] == list(range(12))
     for number, trial in enumerate(asked):
@@ -157,60 +196,41 @@ def test_each_trial_gets_its_point_of_the_plan(path):
     assert [trial["params"]["seed"] for trial in asked] == [0] * 10 + [1] * 2
 
 
-def test_a_plan_goes_on_after_a_restart(path, plan):
-    for number in range(3):
-        searcher = restarted(path, plan)
-        assert searcher.suggest(str(number))["params"]["optim.lr"] == (number + 1) / 1000
-        searcher.on_trial_complete(str(number), result(1, 0.5, finished=True))
+def test_a_plan_goes_on_after_a_restart(tmp_path, plan):
+    before = [record(tmp_path, number, "done", [0.5], optim__lr=(number + 1) / 1000) for number in range(3)]
+    for count in range(4):
+        searcher, _ = restarted(before[:count], plan)
+        assert searcher.suggest("next")["params"]["optim.lr"] == (count + 1) / 1000
 
 
-@pytest.mark.parametrize("before", [0, 2])
-def test_a_trial_that_a_lost_process_left_waiting_is_asked_for_first_and_not_doubled(path, plan, before):
-    searcher = restarted(path, plan)
-    for number in range(before):
-        searcher.suggest(str(number))
-    study = open_study(path, "s", "log_loss")
-    study.enqueue_trial(plan.point(before, BASE), user_attrs={"planned": before})  # and the process was lost before it asked
-    again = restarted(path, plan)
-    asked = [again.suggest(f"new-{number}") for number in range(3)]
-    assert [(trial["number"], trial["params"]["optim.lr"]) for trial in asked] == [(n, (n + 1) / 1000) for n in range(before, before + 3)]
-    assert len(study.get_trials()) == before + 3 and TrialState.WAITING not in {trial.state for trial in study.get_trials()}
-
-
-def test_what_a_sampler_draws_beside_the_plan_is_the_same_whether_or_not_a_trial_was_left_waiting(tmp_path, plan):
-    def drawn(name, waiting):
-        path = str(tmp_path / name)
-        if waiting:
-            open_study(path, "s", "log_loss").enqueue_trial(plan.point(0, BASE), user_attrs={"planned": 0})
-        searcher = restarted(path, plan)
-        return [searcher.suggest(str(number))["params"]["dropout.classifier"] for number in range(3)]
-
-    assert drawn("a", False) == drawn("b", True)
-    assert len(set(drawn("c", False))) == 3
-
-
-def test_a_place_in_the_plan_whose_trial_never_started_is_filled(path, tmp_path, plan):
-    first = restarted(path, plan)
-    for number in range(3):
-        first.suggest(str(number))
-    study = open_study(path, "s", "log_loss")
-    unfinished = reconcile(study, [record(tmp_path, 0, "done", [0.5]), record(tmp_path, 2, "running", [0.5])])
-    again = restarted(path, plan, unfinished=unfinished)
+def test_a_place_in_the_plan_whose_trial_never_started_is_filled(tmp_path, plan):
+    before = [record(tmp_path, 0, "done", [0.5], optim__lr=0.001), record(tmp_path, 2, "running", [0.5], optim__lr=0.003)]
+    again, _ = restarted(before, plan)
     assert again.suggest("up-again")["number"] == 2
     asked = [again.suggest(f"new-{number}") for number in range(2)]
     assert [(trial["number"], trial["params"]["optim.lr"]) for trial in asked] == [(3, 0.002), (4, 0.004)]
+    # and once more: the place that was filled late is taken now
+    before += [record(tmp_path, 3, "done", [0.5], optim__lr=0.002)]
+    assert [restarted(before, plan)[0].suggest(name)["number"] for name in "a"] == [2]
+    searcher, _ = restarted(before, plan)
+    assert [searcher.suggest(name)["params"]["optim.lr"] for name in "ab"] == [0.003, 0.004]
 
 
-def test_a_trial_that_failed_keeps_its_place(path, plan):
-    searcher = restarted(path, plan)
+def test_a_trial_that_failed_keeps_its_place(tmp_path, plan):
+    searcher, _ = restarted([], plan)
     searcher.suggest("a")
     searcher.on_trial_complete("a", {"failed": "ConfigError", "finished": False})
     assert searcher.suggest("b")["params"]["optim.lr"] == 0.002
+    again, _ = restarted([record(tmp_path, 0, "failed", [], "ConfigError", optim__lr=0.001)], plan)
+    assert again.suggest("b")["params"]["optim.lr"] == 0.002
 
 
-def test_a_trial_taken_up_again_is_no_step_of_the_plan(path, tmp_path, plan):
-    restarted(path, plan).suggest("a")
-    unfinished = reconcile(open_study(path, "s", "log_loss"), [record(tmp_path, 0, "running", [0.5])])
-    again = restarted(path, plan, unfinished=unfinished)
+def test_a_trial_taken_up_again_is_no_step_of_the_plan(tmp_path, plan):
+    again, _ = restarted([record(tmp_path, 0, "running", [0.5], optim__lr=0.001)], plan)
     assert again.suggest("b")["number"] == 0
     assert again.suggest("c")["params"]["optim.lr"] == 0.002
+
+
+def test_the_base_configuration_is_tried_although_trial_0_never_started(tmp_path):
+    again, _ = restarted([record(tmp_path, 1, "done", [0.5])], get_space("smoke", BASE))
+    assert again.suggest("a") == {"number": 2, "params": {"optim.lr": 1e-4, "dropout.classifier": 0.75}}

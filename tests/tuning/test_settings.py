@@ -1,7 +1,7 @@
 import pytest
 
 from data.errors import InputError
-from tuning.settings import StudySettings, parse_duration, rungs
+from tuning.settings import AUTO, StudySettings, gpu_share, parse_concurrency, parse_duration, parse_gpus, rungs
 
 
 @pytest.mark.parametrize(
@@ -28,12 +28,31 @@ def test_a_wrong_duration_is_an_error_with_an_example(text):
         ("trials", 0),
         ("cpus_per_trial", 0),
         ("gpus_per_trial", -1),
+        ("gpus_per_trial", "all"),
         ("concurrency", 0),
     ],
 )
 def test_settings_out_of_range_name_their_flag(field, value):
     with pytest.raises(InputError, match="--" + field.replace("_", "-")):
         StudySettings(**{"name": "study", "trials": 1} | {field: value})
+
+
+@pytest.mark.parametrize(
+    ("peak", "share"),
+    [(90, 1), (200, 1), (45.1, 1), (45, 1 / 2), (31, 1 / 2), (30, 1 / 3), (0.1, 1 / 16)],
+)
+def test_as_many_trials_share_a_gpu_as_fit_into_nine_tenths_of_its_memory(peak, share):
+    assert gpu_share(peak, 100) == share
+
+
+def test_auto_is_understood_and_other_words_are_errors():
+    assert parse_gpus("auto") == AUTO and parse_gpus("0.25") == 0.25
+    assert parse_concurrency("auto") is None and parse_concurrency("3") == 3
+    with pytest.raises(InputError, match="--gpus-per-trial all: expected a number such as 0.5, or auto"):
+        parse_gpus("all")
+    with pytest.raises(InputError, match="--concurrency 1.5: expected a whole number, or auto"):
+        parse_concurrency("1.5")
+    assert StudySettings(name="s", trials=1, gpus_per_trial=AUTO).gpus_per_trial == AUTO
 
 
 def test_how_many_trials_is_the_spaces_decision_and_has_no_default_here():

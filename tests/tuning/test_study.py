@@ -1,5 +1,6 @@
 """A study in this process, on a real Ray, with trials that cannot work."""
 
+import optuna
 import pytest
 from optuna.trial import TrialState
 from rich.console import Console
@@ -9,7 +10,7 @@ from data.splits import make_splits
 from mmnet.records import read_trials
 from search_spaces.space import Dimension, Space
 from tests.mmnet.tiny import tiny_config
-from tuning.searcher import open_study
+from tuning.cluster import joining
 from tuning.settings import StudySettings
 from tuning.study import run_study
 
@@ -26,7 +27,8 @@ def study(synthetic_dataset, tmp_path):
     def run(space, trials):
         splits = make_splits(synthetic_dataset.table, folds=2, test_fraction=0.0, grouping="case", seed=0)
         settings = StudySettings(name="s", output=tmp_path, trials=trials, concurrency=1)
-        return run_study(settings, space, tiny_config(), (1,), synthetic_dataset, splits, Console(quiet=True))
+        with joining(None) as connected:
+            return run_study(settings, space, tiny_config(), (1,), synthetic_dataset, splits, Console(quiet=True), connected)
 
     return run
 
@@ -37,7 +39,7 @@ def test_failed_trials_are_recorded_with_their_reason_and_the_study_goes_on(stud
     failed = [record for record in records if record.status == "failed"]
     assert len(records) == 6 and failed and len(failed) < 6
     assert all("model.heads = 3: expected a divisor" in record.reason for record in failed)
-    told = open_study(str(tmp_path / "s" / "optuna.db"), "s", "log_loss").trials
+    told = optuna.load_study(storage=f"sqlite:///{tmp_path / 's' / 'optuna.db'}", study_name="s").trials
     assert [t.number for t in told if t.state == TrialState.FAIL] == [record.number for record in failed]
     assert all(record.reason == told[record.number].user_attrs["reason"] for record in failed)
 

@@ -1,0 +1,100 @@
+"""What one more worker costs: `python -m bench memory --study output/first [--workers 3]`.
+
+Proportional set size (a page shared by n processes counts 1 / n in each) of a Python that only imported torch and of one to
+three Ray workers in the midst of a trial of that study's base configuration, all alive at the same time. A worker may cost
+200 MB more than importing torch.
+"""
+
+import argparse
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import ray
+from rich.console import Console
+from rich.table import Table
+
+from bench.machine import describe_machine
+from data.dataset import Dataset
+from data.splits import Splits
+from mmnet.command_line import prepare
+from mmnet.config import Config
+from mmnet.device import best_device
+from mmnet.study_folder import read_study
+from tuning.cluster import joining, shareable
+
+PARTS = {"Pss": "all", "Pss_Anon": "own", "Pss_File": "libraries, cached files", "Pss_Shmem": "object store"}
+
+
+def memory(process: int) -> dict[str, float]:
+    """{part: proportional set size in MB} of a process."""
+    lines = Path(f"/proc/{process}/smaps_rollup").read_text().splitlines()[1:]
+    values = {line.split(":")[0]: int(line.split()[1]) / 1024 for line in lines}
+    return {name: values[key] for key, name in PARTS.items()}
+
+
+class Worker:
+    """A trial in a Ray worker, as `tune.run` sets it up."""
+
+    def __init__(self, number: int, base: Config, dataset: Dataset, splits: Splits, trials: Path):
+        from tuning.trainable import MMNetTrainable
+
+        self.imported = memory(os.getpid())
+        self.trial = MMNetTrainable.__new__(MMNetTrainable)
+        self.trial.setup({"number": number, "params": {}}, dataset=dataset, splits=splits, base=base, trials=trials, threads=1)
+
+    def train(self, epochs: int) -> int:
+        for _ in range(epochs):
+            self.trial.step()
+        return os.getpid()
+
+    def after_import(self) -> dict[str, float]:
+        return self.imported
+
+
+def measure(base: Config, dataset: Dataset, splits: Splits, workers: int, console: Console) -> None:
+    table = Table(title=f"proportional set size, MB; {dataset.name}, {len(dataset.table)} images")
+    for column in ("workers", "process", *PARTS.values(), "over torch alone"):
+        table.add_column(column, justify="left" if column == "process" else "right")
+    alone = subprocess.Popen(
+        [sys.executable, "-c", "import torch; print(flush=True); input()"], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    )
+    assert alone.stdout is not None
+    alone.stdout.readline()
+    with joining(None) as connected, tempfile.TemporaryDirectory() as place:
+        connected.result()
+        shared, started = ray.put(shareable(dataset)), []
+        for count in range(1, workers + 1):
+            worker = ray.remote(Worker).options(num_cpus=0).remote(count, base, shared, splits, Path(place))
+            started.append((worker, ray.get(worker.train.remote(2))))
+            torch_alone = memory(alone.pid)
+            rows = [("torch alone", torch_alone)]
+            if count == 1:
+                rows.append(("worker 1 before its trial", ray.get(worker.after_import.remote())))
+            rows += [(f"worker {number}", memory(process)) for number, (_, process) in enumerate(started, start=1)]
+            for name, parts in rows:
+                over = "" if name == "torch alone" else f"{parts['all'] - torch_alone['all']:.0f}"
+                table.add_row(str(count), name, *(f"{value:.0f}" for value in parts.values()), over)
+            table.add_section()
+    alone.terminate()
+    alone.wait()
+    console.print(table)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m bench memory")
+    parser.add_argument("--study", type=Path, required=True, help="a study's folder: its data, splits and base configuration")
+    parser.add_argument("--workers", type=int, default=3)
+    arguments = parser.parse_args()
+    console = Console(width=120)
+    console.print(describe_machine())
+    about = read_study(arguments.study)
+    base = Config().with_values(about["config"])
+    prepared = prepare(base, about["data"]["path"], console, best_device(), Splits.from_json(about["splits"]))
+    measure(base, prepared.development, prepared.splits, arguments.workers, console)
+
+
+if __name__ == "__main__":
+    main()
