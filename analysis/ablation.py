@@ -1,5 +1,6 @@
 """What each mechanism is worth: on minus off on the same patients, folds and seeds, in one table that may say "nothing"."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,6 +13,7 @@ from analysis.figure import BLUE, GREY, save_figure
 from analysis.predictions import Predictions, trial_predictions
 from analysis.tables import interval_text, narrow_table, write_table
 from data.errors import InputError
+from mmnet.config import Config
 from mmnet.metrics import METRICS, evaluate_one
 from mmnet.records import TrialRecord, read_trials, write_json
 from mmnet.study_folder import read_study
@@ -32,13 +34,9 @@ def pairs_of(mechanism: dict[str, Any], base: dict[str, Any], records: list[Tria
     """Trials of one seed that differ in this mechanism only: one of them is the base configuration."""
 
     def sides(values: dict[str, Any]) -> dict[int, TrialRecord]:
-        wanted = _flat(base) | {path: _plain(value) for path, value in values.items()}
-        found = {}
-        for record in records:
-            config = _flat(record.config)
-            if record.status == "done" and config | {"seed": wanted["seed"]} == wanted:
-                found[config["seed"]] = record
-        return found
+        wanted = Config().with_values(base).with_values(values)
+        done = [(record, Config().with_values(record.config)) for record in records if record.status == "done"]
+        return {config.seed: record for record, config in done if replace(config, seed=wanted.seed) == wanted}
 
     on, off = sides(mechanism["on"]), sides(mechanism["off"])
     seeds = sorted(on.keys() & off.keys())
@@ -200,14 +198,3 @@ def _text(effect: dict[str, float]) -> str:
 def _seconds(records: list[TrialRecord]) -> float:
     """Median seconds of an epoch."""
     return float(np.median([line["seconds"] for record in records for line in record.epochs]))
-
-
-def _flat(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in config.items():
-        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: _plain(value)}
-    return flat
-
-
-def _plain(value: Any) -> Any:
-    return list(value) if isinstance(value, tuple) else value

@@ -18,8 +18,7 @@ CYCLE = (BLUE, ORANGE, GREEN, VERMILION, PURPLE, SKY, GREY)
 def save_figure(figure: Figure, path: Path, title: str, synthetic: bool) -> None:
     """Title it (synthetic data says so), write `path` (.png) and the same as .pdf, and close it."""
     figure.suptitle(title + ("\nSYNTHETIC DATA" if synthetic else ""), fontsize=10)
-    if figure.get_layout_engine() is None:
-        figure.tight_layout()
+    figure.tight_layout()
     path.parent.mkdir(parents=True, exist_ok=True)
     for suffix in (".png", ".pdf"):
         with whole_file(path.with_suffix(suffix)) as building, building.open("wb") as file:

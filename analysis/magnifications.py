@@ -27,7 +27,7 @@ from analysis.missing import (
     scores_of,
     showing,
 )
-from analysis.predictions import Predictions, chosen_trial, read_arrays, trial_predictions
+from analysis.predictions import Predictions, chosen_trial, read_arrays, require_agreement, trial_predictions
 from analysis.tables import interval_text, narrow_table, write_table
 from data.dataset import Dataset
 from data.errors import InputError
@@ -40,7 +40,6 @@ from mmnet.records import write_json
 from mmnet.study_folder import read_study
 
 RESAMPLES = 2000
-AGREEMENT = 0.02  # mean difference between probabilities on record and judged again, from precision and device alone
 PRINTED = {0.0: "none", 0.3: "30 %", 0.6: "60 %", 1.0: "all but 1"}  # shares to hide in the printed table
 
 
@@ -143,12 +142,7 @@ def write_magnifications(study: Path, development: Dataset, config: Config, devi
         )
     judge = out_of_fold_judge(load_networks(study / "models", config, development, device), development, config, device, predictions)
     everything = judge(predictions.rows, predictions.fold)
-    apart = float(np.abs(everything - predictions.probability).mean())
-    if not apart < AGREEMENT:
-        raise InputError(
-            f"models {study / 'models'}: their probabilities differ by {apart:.3f} in the mean from those on record of trial {trial.name}, "
-            f"expected below {AGREEMENT}; train again with main.py"
-        )
+    require_agreement(study, trial, everything, predictions.probability)
     rng = np.random.default_rng(config.seed)
     report: dict[str, Any] = {
         "synthetic": about["data"]["synthetic"],

@@ -18,6 +18,7 @@ from mmnet.records import TrialRecord, read_trials
 from mmnet.study_folder import read_study
 
 LEVELS = ("image", "view", "patient")
+AGREEMENT = 0.02  # mean difference between probabilities on record and computed again, from precision and device alone
 
 
 class Level(NamedTuple):
@@ -85,6 +86,16 @@ def trial_predictions(record: TrialRecord, epoch: int | None = None) -> Predicti
     columns = {name: saved[name] for name in ("label", "patient", "case", "subtype", "fold", "rows")}
     probability = saved["oof"][(int(saved["best_epoch"]) if epoch is None else epoch) - 1].astype(np.float64)
     return Predictions(probability, **columns, magnifications=tuple(record.config["data"]["magnifications"]))
+
+
+def require_agreement(study: Path, trial: TrialRecord, again: np.ndarray, on_record: np.ndarray) -> None:
+    """Raises InputError when the networks in models/ do not give the probabilities (N,) on record of a trial."""
+    apart = float(np.mean(np.abs(again - on_record)))
+    if not apart < AGREEMENT:
+        raise InputError(
+            f"models {study / 'models'}: their probabilities differ by {apart:.3f} in the mean from those on record of trial {trial.name}, "
+            f"expected below {AGREEMENT}; train again with main.py"
+        )
 
 
 def study_predictions(study: Path) -> Predictions:

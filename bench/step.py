@@ -1,4 +1,4 @@
-"""What the data path costs beside the bare step: `python -m bench step [--data DIR --backbone NAME --size PX --repeats N]`.
+"""What the data path costs beside the bare step: `python -m bench step [--backbone NAME --size PX --images N --repeats N --threads N]`.
 
 The training part of an epoch of a real trial against the same number of steps on resident random tensors, in turn, on the
 same networks and optimizers: fine-tuned (one fold) and frozen (all folds together). Goal: a ratio of at most 1.05.

@@ -6,7 +6,6 @@ import json
 import os
 import re
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 
@@ -15,7 +14,8 @@ import pytest
 from data.errors import InputError
 from data.sources import breakhis_row
 from data.synthetic import generate
-from tests.test_verbs import ROOT, SMALL
+from tests.test_verbs import SMALL
+from tests.verbs import caller
 
 pytestmark = pytest.mark.slow
 
@@ -28,14 +28,7 @@ def environment(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def run(environment):
-    def call(*arguments, expect=0):
-        done = subprocess.run(
-            [sys.executable, *map(str, arguments)], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300
-        )
-        assert done.returncode == expect, done.stdout + done.stderr
-        return done
-
-    return call
+    return caller(environment)
 
 
 @pytest.fixture(scope="module")

@@ -20,8 +20,9 @@ from optuna.trial import TrialState
 from data.synthetic import generate
 from mmnet.config import load_config
 from mmnet.records import read_trials
+from tests.test_imports import ROOT
+from tests.verbs import caller
 
-ROOT = Path(__file__).parent.parent
 SMALL = (
     "--backbone tiny --weights none --image-size 32 --folds 2 --epochs 4 --seed 0 "
     "--set model.width=8 --set model.heads=2 --set optim.lr=0.003 --set optim.batch_size=16"
@@ -41,14 +42,7 @@ def environment(own_cache):
 
 @pytest.fixture
 def run(environment):
-    def call(*arguments, expect=0):
-        done = subprocess.run(
-            [sys.executable, *map(str, arguments)], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300
-        )
-        assert done.returncode == expect, done.stdout + done.stderr
-        return done
-
-    return call
+    return caller(environment)
 
 
 def trials_of(study: Path) -> list[optuna.trial.FrozenTrial]:
