@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import matplotlib.pyplot as plt
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from analysis.figure import BLUE, ORANGE, VERMILION, save_figure
 from analysis.predictions import Predictions
@@ -31,7 +31,7 @@ from mmnet.predict import predict_out_of_fold
 SCORES = {"log_loss": "view log loss", "auc": "view AUC", "patient_auc": "patient AUC"}
 SHARES = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)  # to hide; 1: all but the one that must stay
 REPEATS = 20
-IMAGES_AT_ONCE = 128
+VIEWS_AT_ONCE = 32
 KINDS = {  # what is hidden -> (words, colour)
     "view": ("magnifications of a view", BLUE),
     "patient": ("magnifications of a patient", VERMILION),
@@ -141,23 +141,29 @@ def embed_once(networks: list[MMNet], batches: Batches, images: int, rows: np.nd
     tokens = np.zeros((images, batches.config.model.width, 1, 1), dtype=np.float32)
     for number, network in enumerate(networks):
         network.eval()
-        for column, embed in enumerate(network.head.embeddings):
-            shown = np.unique(rows[fold == number, column])
-            shown = shown[shown != MISSING]
-            for start in range(0, len(shown), IMAGES_AT_ONCE):
-                part = shown[start : start + IMAGES_AT_ONCE]
-                values = batches.evaluation(part[:, None])[0][:, 0]
-                with autocast(batches.device, batches.config.optim.amp):
-                    if len(network.backbones):
-                        values = network.backbones[min(column, len(network.backbones) - 1)](values)
-                    tokens[part, :, 0, 0] = embed(values).float().cpu().numpy()
+        columns = [np.unique(column[column != MISSING]) for column in rows[fold == number].T]
+        shown = np.full((max(map(len, columns)), len(columns)), MISSING)  # every image once, beside any of the other magnifications
+        for place, column in enumerate(columns):
+            shown[: len(column), place] = column
+        for start in range(0, len(shown), VIEWS_AT_ONCE):
+            part = shown[start : start + VIEWS_AT_ONCE]
+            with autocast(batches.device, batches.config.optim.amp):
+                values = network.head.embeddings(network.maps(*batches.evaluation(part))).transpose(0, 1)  # (B, M, D)
+            there = part != MISSING
+            tokens[part[there], :, 0, 0] = values.float().cpu().numpy()[there]
     return tokens
+
+
+class _Tokens(nn.Module):
+    def forward(self, maps: Tensor) -> Tensor:
+        """(B, M, D, 1, 1) -> (M, B, D), as `MagnificationEmbeddings` gives them."""
+        return maps.flatten(2).transpose(0, 1)
 
 
 def from_tokens(network: MMNet) -> MMNet:
     """The part of a network after `embed_once`: its inputs are tokens (B, M, D, 1, 1)."""
     head = copy.deepcopy(network.head)
-    head.embeddings = nn.ModuleList(nn.Flatten() for _ in head.embeddings)
+    head.add_module("embeddings", _Tokens())
     return MMNet([], head)
 
 

@@ -40,7 +40,7 @@ class Product(torch.autograd.Function):
 
 
 class MultiScaleAttentionPool(nn.Module):
-    """Weighted means of the positions; the weights come from neighbourhoods of several sizes.
+    """Weighted means of the positions; the weights come from neighbourhoods of several sizes; each magnification has its own.
 
     Scale k scores each position by a linear map of the mean feature of its k x k neighbourhood (score, then smooth: the
     two commute, and smoothing one score map is C times cheaper), takes a softmax over positions (attention pooling: Ilse
@@ -48,28 +48,31 @@ class MultiScaleAttentionPool(nn.Module):
     Without scales it is global average pooling.
     """
 
-    def __init__(self, channels: int, scales: tuple[int, ...]):
+    def __init__(self, magnifications: int, channels: int, scales: tuple[int, ...]):
         super().__init__()
         self.scales = scales
         if scales:
-            self.score = nn.Linear(channels, len(scales), bias=False)
-            nn.init.zeros_(self.score.weight)  # start as average pooling
-            self.mix = nn.Parameter(torch.zeros(len(scales)))
+            self.weight = nn.Parameter(torch.zeros(magnifications, len(scales), channels))  # start as average pooling
+            self.mix = nn.Parameter(torch.zeros(magnifications, len(scales)))
 
     def forward(self, maps: Tensor, gate: Tensor | None, size: tuple[int, int]) -> Tensor:
-        """(B, C, P) maps of size = (H, W), P = H·W, channels scaled by gate (B, C) -> (B, C)."""
-        if maps.shape[2] == 1:
-            pooled = maps.squeeze(2)  # one position gets all the attention
+        """(B, M, C, P) maps of size = (H, W), P = H·W, channels scaled by gate (M, B, C) -> (M, B, C)."""
+        if maps.shape[3] == 1:
+            pooled = maps.squeeze(3)  # one position gets all the attention
         elif self.scales:
-            weight = self.score.weight.expand(len(maps), -1, -1)  # (B, S, C)
-            scores = Product.apply(weight if gate is None else weight * gate[:, None], maps)  # (B, S, P)
+            weight = self.weight.expand(len(maps), -1, -1, -1)  # (B, M, S, C)
+            if gate is not None:
+                weight = weight * gate.transpose(0, 1)[:, :, None]
+            flat = maps.flatten(0, 1)  # (B·M, C, P)
+            scores = Product.apply(weight.flatten(0, 1), flat)  # (B·M, S, P)
             smooth = [
                 F.avg_pool2d(scores[:, s].view(-1, 1, *size), k, stride=1, padding=k // 2, count_include_pad=False)
                 for s, k in enumerate(self.scales)
             ]
-            attention = torch.cat(smooth, 1).flatten(2).softmax(2)  # (B, S, P)
-            weights = (self.mix.softmax(0) @ attention)[:, None]  # (B, 1, P): scales mix linearly
-            pooled = Product.apply(weights, maps.mT).squeeze(1)
+            attention = torch.cat(smooth, 1).flatten(2).softmax(2).unflatten(0, maps.shape[:2])  # (B, M, S, P)
+            weights = (self.mix.softmax(1)[:, :, None] * attention).sum(2)  # (B, M, P): scales mix linearly
+            pooled = Product.apply(weights.flatten(0, 1)[:, None], flat.mT).unflatten(0, maps.shape[:2]).squeeze(2)
         else:
-            pooled = maps.mean(2)
+            pooled = maps.mean(3)
+        pooled = pooled.transpose(0, 1)
         return pooled if gate is None else pooled * gate

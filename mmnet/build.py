@@ -37,12 +37,17 @@ def channels_of(backbone: nn.Module, size: int) -> int:
     return maps.shape[1]
 
 
+def decays(name: str, parameter: Tensor) -> bool:
+    """Whether weight decay acts on it: on the weights of products, not on biases, norms, gains, mixtures and embeddings of places."""
+    return name.endswith("weight") and parameter.dim() > 1
+
+
 def parameter_groups(network: MMNet, optim: OptimConfig) -> list[dict]:
-    """Head and backbone with their shares of the learning rate; vectors (biases, norms, gains) without weight decay."""
+    """Head and backbone with their shares of the learning rate, decayed and not."""
     groups = []
     for module, share in ((network.head, 1.0), (network.backbones, optim.backbone_lr)):
         for decayed in (True, False):
-            members = [p for p in module.parameters() if p.requires_grad and (p.dim() > 1) == decayed]
+            members = [p for name, p in module.named_parameters() if p.requires_grad and decays(name, p) == decayed]
             if members:
-                groups.append({"params": members, "share": share} | ({} if decayed else {"weight_decay": 0.0}))
+                groups.append({"params": members, "share": share, "weight_decay": optim.weight_decay * decayed})
     return groups

@@ -155,7 +155,7 @@ class OptimConfig:
     schedule: str = "plateau"  # plateau (halved after 3 epochs without gain), cosine, constant
     warmup: float = 0.0  # share of all steps with linearly growing lr
     clip: float = 1.0  # norm to which gradients are clipped
-    batch_size: int | None = None  # views; None: fine-tuning 16 on CUDA, 8 on MPS, 4 on CPU; frozen 32
+    batch_size: int | None = None  # views; None: fine-tuning 16 on CUDA, 8 on MPS, 4 on CPU; frozen 32, pooled 32 to 256
     epochs: int = 27  # at most
     patience: int | None = 7  # epochs without a better metric before a run ends; None: never
     amp: bool = True  # bfloat16 autocast on CUDA; nothing changes on a CPU

@@ -24,7 +24,7 @@ from data.splits import Splits
 from data.views import ViewIndex, hide, trains_on
 from mmnet.batches import Batches
 from mmnet.build import build_network
-from mmnet.config import Config
+from mmnet.config import Config, ModelConfig
 from mmnet.device import autocast, best_device
 from mmnet.losses import focal_loss
 from mmnet.metrics import evaluate
@@ -118,7 +118,10 @@ class CrossValidation(Iterator[EpochReport]):
         self.learners: Sequence[Alone | Together] = (
             [Together(self.networks, config.optim)] if config.model.frozen else [Alone(network, config.optim) for network in self.networks]
         )
-        self.batch_size = config.optim.batch_size or default_batch_size(config.model.frozen, device)
+        per_patient = config.sampling.views_per_patient
+        shown = self.index.images if per_patient is None else np.full(len(names), per_patient)
+        views_an_epoch = int(np.mean([shown[members].sum() for members in self.train_patients]))
+        self.batch_size = config.optim.batch_size or default_batch_size(config.model, device, views_an_epoch)
         self.history: list[EpochReport] = []
         self.best_weights: list[dict[str, Tensor]] | None = None
         self.after_fold: Callable[[], None] = lambda: None  # called when a fold has trained for one epoch, for progress bars
@@ -170,7 +173,7 @@ class CrossValidation(Iterator[EpochReport]):
             pooled,
             [metrics(oof.fold == fold) for fold in folds],
             losses,
-            self.learners[0].optimizer.param_groups[0]["lr"],
+            self.learners[0].optimizer.groups[0]["lr"],
             time.perf_counter() - started,
             scores[best] if best is not None else float("nan"),
             (best or 0) + 1,
@@ -206,7 +209,7 @@ class CrossValidation(Iterator[EpochReport]):
                 part = part[alike[part].argsort(kind="stable")]
                 inputs, mask, target = self._inputs(rows[part], label[part], alike[part], generator)
                 factor = lr_factor(optim.schedule, (epoch + step / steps) / optim.epochs, optim.warmup, self.scores, config.metric)
-                for group in learner.optimizer.param_groups:
+                for group in learner.optimizer.groups:
                     group["lr"] = optim.lr * group["share"] * factor
                 count = trains[:, part].sum(1)
                 weight = send(torch.from_numpy((trains[:, part] / count.clip(1)[:, None]).astype(np.float32)), self.device)
@@ -215,7 +218,8 @@ class CrossValidation(Iterator[EpochReport]):
                 losses = focal_loss(
                     logit.float(), target, alpha=alpha, gamma=gamma, label_smoothing=config.loss.label_smoothing, weight=weight
                 )
-                learner.step(losses, count > 0)
+                learner.accumulate(losses)
+                learner.descend(count > 0)
                 total += losses.detach() * send(torch.from_numpy(count), self.device)
         for _ in folds:
             self.after_fold()
@@ -268,9 +272,15 @@ def run(
     return trial
 
 
-def default_batch_size(frozen: bool, device: torch.device) -> int:
-    """Views a step: as published for fine-tuning (16 CUDA, 8 MPS, 4 CPU), 32 for frozen features."""
-    return 32 if frozen else {"cuda": 16, "mps": 8}.get(device.type, 4)
+def default_batch_size(model: ModelConfig, device: torch.device, views: int) -> int:
+    """Views a step: as published for fine-tuning (16 CUDA, 8 MPS, 4 CPU), 32 for frozen maps.
+
+    Pooled features are so small that a step mostly reads and writes weights: as many as leave an epoch of `views` its 16 steps,
+    32 to 256.
+    """
+    if model.frozen:
+        return min(max(32, views // 16), 256) if model.pooled else 32
+    return {"cuda": 16, "mps": 8}.get(device.type, 4)
 
 
 def _copy_of(network: MMNet) -> dict[str, Tensor]:

@@ -11,6 +11,7 @@ from mmnet.channel_attention import ChannelAttention
 from mmnet.config import DropoutConfig, ModelConfig
 from mmnet.fusion import HybridCrossMagFusion
 from mmnet.hierarchical_attention import HierarchicalMagnificationAttention
+from mmnet.magnification_linear import MagnificationLinear
 
 
 class Output(NamedTuple):
@@ -18,20 +19,22 @@ class Output(NamedTuple):
     importance: Tensor  # (B, M), rows sum to 1, 0 where masked
 
 
-class MagnificationEmbedding(nn.Module):
-    """The feature maps of one magnification -> one token."""
+class MagnificationEmbeddings(nn.Module):
+    """The feature maps of a view's magnifications -> a token each, by layers of their own that run as one batched product."""
 
-    def __init__(self, channels: int, config: ModelConfig, dropout: DropoutConfig):
+    def __init__(self, channels: int, magnifications: int, config: ModelConfig, dropout: DropoutConfig):
         super().__init__()
-        self.attention = ChannelAttention(channels) if config.channel_attention else None
-        self.pool = MultiScaleAttentionPool(channels, config.pool_scales)
-        self.embed = nn.Sequential(nn.LayerNorm(channels), nn.Linear(channels, config.width), nn.GELU(), nn.Dropout(dropout.fusion))
+        self.attention = ChannelAttention(magnifications, channels) if config.channel_attention else None
+        self.pool = MultiScaleAttentionPool(magnifications, channels, config.pool_scales)
+        self.norm = nn.LayerNorm(channels, elementwise_affine=False)  # the linear layer that follows holds gain and shift
+        self.embed = nn.Sequential(MagnificationLinear(magnifications, channels, config.width), nn.GELU(), nn.Dropout(dropout.fusion))
 
     def forward(self, maps: Tensor) -> Tensor:
-        """(B, C, H, W) -> (B, D)."""
-        flat = maps.flatten(2)  # (B, C, P)
-        gate = self.attention(flat) if self.attention else None
-        return self.embed(self.pool(flat, gate, tuple(maps.shape[2:])))
+        """(B, M, C, H, W) -> (M, B, D)."""
+        flat = maps.flatten(3)  # (B, M, C, P)
+        means = flat.squeeze(3) if flat.shape[3] == 1 else flat.mean(3)
+        gate = self.attention(means.transpose(0, 1)) if self.attention else None
+        return self.embed(self.norm(self.pool(flat, gate, tuple(maps.shape[3:]))))
 
 
 class Head(nn.Module):
@@ -39,7 +42,7 @@ class Head(nn.Module):
 
     def __init__(self, channels: int, magnifications: int, config: ModelConfig, dropout: DropoutConfig):
         super().__init__()
-        self.embeddings = nn.ModuleList(MagnificationEmbedding(channels, config, dropout) for _ in range(magnifications))
+        self.embeddings = MagnificationEmbeddings(channels, magnifications, config, dropout)
         self.hierarchy = (
             HierarchicalMagnificationAttention(
                 config.width,
@@ -56,7 +59,7 @@ class Head(nn.Module):
 
     def forward(self, maps: Tensor, mask: Tensor) -> Output:
         """maps (B, M, C, H, W) finite, mask (B, M) bool with one True a row."""
-        tokens = torch.stack([embed(maps[:, m]) for m, embed in enumerate(self.embeddings)], 1)  # (B, M, D)
+        tokens = self.embeddings(maps).transpose(0, 1)  # (B, M, D)
         tokens = tokens.masked_fill(~mask[:, :, None], 0)
         if self.hierarchy:
             tokens = self.hierarchy(tokens, mask).masked_fill(~mask[:, :, None], 0)
@@ -73,12 +76,16 @@ class MMNet(nn.Module):
         self.head = head
 
     def forward(self, images: Tensor, mask: Tensor) -> Output:
-        """images (B, M, 3, H, W) in [0, 1] or maps (B, M, C, h, w), mask (B, M) bool.
+        """images (B, M, 3, H, W) in [0, 1] or maps (B, M, C, h, w), mask (B, M) bool."""
+        return self.head(self.maps(images, mask), mask)
+
+    def maps(self, images: Tensor, mask: Tensor) -> Tensor:
+        """What the head sees of images (B, M, 3, H, W): maps (B, M, C, h, w), zero where masked (maps stay as they are).
 
         Only images that are there run through a backbone.
         """
         if len(self.backbones) == 0:
-            return self.head(images, mask)
+            return images
         flat, present = images.flatten(0, 1), mask.flatten()
         if len(self.backbones) == 1:
             maps = _scatter(self.backbones[0](flat[present]), present)
@@ -89,7 +96,7 @@ class MMNet(nn.Module):
             ]
             like = next(part for part in parts if part is not None)
             maps = torch.stack([torch.zeros_like(like) if part is None else part for part in parts], 1).flatten(0, 1)
-        return self.head(maps.unflatten(0, images.shape[:2]), mask)
+        return maps.unflatten(0, images.shape[:2])
 
 
 def _scatter(values: Tensor, present: Tensor) -> Tensor:

@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from data.augment import send
-from mmnet.build import parameter_groups
+from mmnet.adamw import AdamW
+from mmnet.build import decays, parameter_groups
 from mmnet.config import OptimConfig
 from mmnet.network import MMNet
 
@@ -22,18 +23,19 @@ class Alone:
     """One network and its optimizer."""
 
     def __init__(self, network: MMNet, optim: OptimConfig):
-        self.networks, self.clip = [network], optim.clip
-        self.optimizer = _adamw(parameter_groups(network, optim), optim)
+        self.networks = [network]
+        self.optimizer = AdamW(parameter_groups(network, optim), optim.clip)
 
     def logits(self, inputs: Tensor, mask: Tensor, trains: np.ndarray) -> Tensor:
         """inputs (B, M, …), mask (B, M) -> logits (1, B). Every view is the network's own, so `trains` (1, B) is True."""
         return self.networks[0](inputs, mask).logit[None]
 
-    def step(self, losses: Tensor, trains: np.ndarray) -> None:
-        """Descend along the loss (1,). There is but one network, so `trains` is [True]."""
-        self.optimizer.zero_grad(set_to_none=True)
+    def accumulate(self, losses: Tensor) -> None:
+        """Add the gradient of the loss (1,)."""
         losses.sum().backward()
-        nn.utils.clip_grad_norm_(self.networks[0].parameters(), self.clip)
+
+    def descend(self, trains: np.ndarray) -> None:
+        """Take a step along the gradient. There is but one network, so `trains` is [True]."""
         self.optimizer.step()
 
 
@@ -41,16 +43,22 @@ class Together:
     """k networks without backbones that look at the same inputs, and the one optimizer of all of them."""
 
     def __init__(self, networks: list[MMNet], optim: OptimConfig):
-        self.networks, self.clip = networks, optim.clip
+        self.networks = networks
         own = [dict(network.named_parameters()) for network in networks]
         self.stacked: dict[str, nn.Parameter] = {}  # (K, …), matrices as (K, in, out): so batched products write their gradients
         for name in own[0]:
             self.stacked[name] = nn.Parameter(torch.stack([_turned(of_network[name].detach()) for of_network in own]))
             for of_network, part in zip(own, self.stacked[name].detach(), strict=True):
                 of_network[name].data = _turned(part)
-        matrices = [parameter for parameter in self.stacked.values() if parameter.dim() == 3]
-        vectors = [parameter for parameter in self.stacked.values() if parameter.dim() == 2]
-        self.optimizer = _adamw([{"params": matrices, "share": 1.0}, {"params": vectors, "share": 1.0, "weight_decay": 0.0}], optim)
+        groups = [
+            {
+                "params": [self.stacked[name] for name, parameter in own[0].items() if decays(name, parameter) == decayed],
+                "share": 1.0,
+                "weight_decay": optim.weight_decay * decayed,
+            }
+            for decayed in (True, False)
+        ]
+        self.optimizer = AdamW(groups, optim.clip, len(networks))
 
     def logits(self, inputs: Tensor, mask: Tensor, trains: np.ndarray) -> Tensor:
         """inputs (B, M, C, H, W), mask (B, M) -> logits (K, B); every network draws its own dropout.
@@ -66,34 +74,20 @@ class Together:
             return torch.vmap(of_one, in_dims=(0, None, None), randomness="different")(self.stacked, inputs, mask)
         first = (~trains).argsort(1, kind="stable")[:, : trains.sum(1).max()]  # (K, B'), own views first
         own = send(torch.from_numpy(first), inputs.device)
-        logit = torch.vmap(of_one, randomness="different")(self.stacked, inputs[own], mask[own])
+        # copied as (K, M, B', …), as the products of each magnification read them
+        places = torch.arange(inputs.shape[1], device=inputs.device)
+        shown = inputs.transpose(0, 1)[places[:, None], own[:, None]].transpose(1, 2)
+        logit = torch.vmap(of_one, randomness="different")(self.stacked, shown, mask[own])
         return logit.new_zeros(trains.shape).scatter(1, own, logit)
 
-    def step(self, losses: Tensor, trains: np.ndarray) -> None:
-        """Each network descends along its own loss (K,), but for those that do not train: nothing of them moves."""
-        self.optimizer.zero_grad(set_to_none=True)
+    def accumulate(self, losses: Tensor) -> None:
+        """Add the gradient of each network's own loss (K,)."""
         losses.sum().backward()
-        clip_each([parameter.grad for parameter in self.stacked.values() if parameter.grad is not None], self.clip)
-        rest = send(torch.from_numpy(np.flatnonzero(~trains)), losses.device)
-        moments = [value for state in self.optimizer.state.values() for name, value in state.items() if name != "step"]
-        resting = [(whole, whole[rest]) for whole in [*(p.detach() for p in self.stacked.values()), *moments]] if len(rest) else []
-        self.optimizer.step()
-        for whole, part in resting:
-            whole[rest] = part
 
-
-def clip_each(gradients: list[Tensor], limit: float) -> None:
-    """Scale gradients (K, …) in place so that the norm of each of the K networks' own is at most `limit`."""
-    norms = torch.stack([torch.linalg.vector_norm(gradient.flatten(1), dim=1) for gradient in gradients]).norm(dim=0)
-    factor = (limit / (norms + 1e-6)).clamp(max=1.0)  # as torch.nn.utils.clip_grad_norm_
-    for gradient in gradients:
-        gradient.mul_(factor.view(-1, *[1] * (gradient.dim() - 1)))
+    def descend(self, trains: np.ndarray) -> None:
+        """Each network takes a step along its own gradient, but for those that do not train, (K,) False: nothing of them moves."""
+        self.optimizer.step(trains.tolist())
 
 
 def _turned(parameter: Tensor) -> Tensor:
     return parameter.mT if parameter.dim() == 2 else parameter
-
-
-def _adamw(groups: list[dict], optim: OptimConfig) -> torch.optim.AdamW:
-    device = groups[0]["params"][0].device
-    return torch.optim.AdamW(groups, weight_decay=optim.weight_decay, fused=device.type != "mps")

@@ -3,7 +3,9 @@
 import pytest
 import torch
 
+from mmnet.attention_pool import MultiScaleAttentionPool
 from mmnet.build import build_network, channels_of, parameter_groups
+from mmnet.magnification_linear import MagnificationLinear
 from tests.mmnet.tiny import feature_dataset, pixel_dataset, tiny_config
 
 PIXELS, FEATURES = pixel_dataset(), feature_dataset(channels=6)
@@ -31,13 +33,13 @@ def test_the_seed_decides_every_weight_and_the_state_of_the_generator_none(value
 def test_frozen_features_need_no_backbone_and_set_the_channels():
     network = build_network(tiny_config({"model.frozen": True}), FEATURES, 0)
     assert len(network.backbones) == 0
-    assert network.head.embeddings[0].embed[0].normalized_shape == (6,)
+    assert network.head.embeddings.norm.normalized_shape == (6,)
 
 
 @pytest.mark.parametrize(("shared", "count"), [(True, 1), (False, 4)])
 def test_backbones_are_shared_or_one_for_each_magnification(shared, count):
     network = build_network(tiny_config({"model.shared": shared}), PIXELS, 0)
-    assert len(network.backbones) == count and len(network.head.embeddings) == 4
+    assert len(network.backbones) == count and len(network.head.embeddings.embed[0].weight) == 4
     assert len({id(parameter) for parameter in network.backbones.parameters()}) == count * len(list(network.backbones[0].parameters()))
 
 
@@ -54,18 +56,19 @@ def test_asking_for_channels_leaves_the_backbone_as_it_was():
     assert backbone.training
 
 
-def test_every_parameter_stands_in_one_group_with_its_share_and_only_matrices_decay():
-    config = tiny_config({"optim.backbone_lr": 0.1})
+def test_every_parameter_stands_in_one_group_with_its_share_and_only_weights_of_products_decay():
+    config = tiny_config({"optim.backbone_lr": 0.1, "optim.weight_decay": 0.05})
     network = build_network(config, PIXELS, 0)
     groups = parameter_groups(network, config.optim)
     placed = [id(parameter) for group in groups for parameter in group["params"]]
     assert sorted(placed) == sorted(id(parameter) for parameter in network.parameters())
     backbone = {id(parameter) for parameter in network.backbones.parameters()}
+    products = (torch.nn.Linear, torch.nn.Conv2d, MagnificationLinear, MultiScaleAttentionPool)
+    weights = {id(module.weight) for module in network.modules() if isinstance(module, products)}
     for group in groups:
         for parameter in group["params"]:
             assert group["share"] == (0.1 if id(parameter) in backbone else 1.0)
-            assert ("weight_decay" in group) == (parameter.dim() < 2)
-    assert all(group.get("weight_decay", 0.0) == 0.0 for group in groups)
+            assert group["weight_decay"] == (0.05 if id(parameter) in weights else 0.0)
 
 
 def test_a_frozen_network_has_groups_of_its_head_only():

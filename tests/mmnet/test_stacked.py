@@ -13,7 +13,7 @@ from mmnet.attention_pool import Product
 from mmnet.build import parameter_groups
 from mmnet.crossval import CrossValidation
 from mmnet.network import Head, MMNet
-from mmnet.stacked import Alone, Together, clip_each
+from mmnet.stacked import Alone, Together
 from tests.mmnet.tiny import CPU, SWITCHES, deal, feature_dataset, randomise, tiny_config, train
 
 FEATURES = feature_dataset()
@@ -35,7 +35,18 @@ def together(values=None, count=3):
     """(k networks that train together, copies of them as they were, their configuration)."""
     config = tiny_config(STILL | (values or {}))
     each = networks(config, count)
-    return Together(each, config.optim), copy.deepcopy(each), config
+    return with_rate(Together(each, config.optim)), copy.deepcopy(each), config
+
+
+def with_rate(learner):
+    for group in learner.optimizer.groups:
+        group["lr"] = 0.02
+    return learner
+
+
+def step(learner, losses, trains):
+    learner.accumulate(losses)
+    learner.descend(trains)
 
 
 def weights(network):
@@ -47,13 +58,9 @@ def weights(network):
 )
 @pytest.mark.parametrize("inputs", [INPUTS, INPUTS[..., :1, :1], INPUTS[:1]], ids=["maps", "pooled", "batch of 1"])
 def test_together_and_alone_give_the_same_logits_and_take_the_same_steps(values, inputs):
-    stacked, each, config = together(values)
+    stacked, each, config = together(values | {"optim.weight_decay": 0.1})
     mask = MASK[: len(inputs)]
-    optimizers = [torch.optim.AdamW(parameter_groups(network, config.optim), lr=0.02, weight_decay=0.1) for network in each]
-    for group in stacked.optimizer.param_groups:
-        group["lr"], group["weight_decay"] = 0.02, 0.1 * bool(group["weight_decay"])
-    for optimizer in optimizers:
-        optimizer.param_groups[1]["weight_decay"] = 0.0
+    optimizers = [torch.optim.AdamW(parameter_groups(network, config.optim), lr=0.02) for network in each]
     for _ in range(3):
         logits = stacked.logits(inputs, mask, EACH[:, : len(inputs)])
         for number, (network, optimizer) in enumerate(zip(each, optimizers, strict=True)):
@@ -63,7 +70,7 @@ def test_together_and_alone_give_the_same_logits_and_take_the_same_steps(values,
             logit.square().mean().backward()
             torch.nn.utils.clip_grad_norm_(network.parameters(), config.optim.clip)
             optimizer.step()
-        stacked.step(logits.square().mean(1), ALL)
+        step(stacked, logits.square().mean(1), ALL)
     for own, network in zip(stacked.networks, each, strict=True):
         torch.testing.assert_close(weights(own), weights(network))
 
@@ -79,10 +86,10 @@ def test_a_network_judges_the_views_it_trains_on_whatever_the_others_train_on(in
 
 def test_one_network_alone_takes_the_steps_of_one_that_is_stacked():
     stacked, each, config = together(count=1)
-    alone = Alone(each[0], config.optim)
+    alone = with_rate(Alone(each[0], config.optim))
     for _ in range(2):
         for learner in (stacked, alone):
-            learner.step(learner.logits(INPUTS, MASK, EACH[:1]).square().mean(1), ALL[:1])
+            step(learner, learner.logits(INPUTS, MASK, EACH[:1]).square().mean(1), ALL[:1])
     torch.testing.assert_close(weights(stacked.networks[0]), weights(alone.networks[0]))
 
 
@@ -90,10 +97,12 @@ def test_one_network_alone_takes_the_steps_of_one_that_is_stacked():
 def test_a_network_that_does_not_train_in_a_step_does_not_move(before):
     stacked, _, _ = together()
     for _ in range(before):
-        stacked.step(stacked.logits(INPUTS, MASK, EACH).square().mean(1), ALL)
+        step(stacked, stacked.logits(INPUTS, MASK, EACH).square().mean(1), ALL)
     earlier = [weights(network) for network in stacked.networks]
-    stacked.step(
-        stacked.logits(INPUTS, MASK, EACH).square().mean(1) * torch.tensor([1.0, 0.0, 1.0]).double(), np.array([True, False, True])
+    step(
+        stacked,
+        stacked.logits(INPUTS, MASK, EACH).square().mean(1) * torch.tensor([1.0, 0.0, 1.0]).double(),
+        np.array([True, False, True]),
     )
     assert [torch.equal(weights(network), old) for network, old in zip(stacked.networks, earlier, strict=True)] == [False, True, False]
 
@@ -102,7 +111,7 @@ def test_a_network_that_is_no_number_leaves_the_others_alone():
     stacked, _, _ = together()
     with torch.no_grad():
         next(stacked.networks[1].parameters()).fill_(torch.nan)
-    stacked.step(stacked.logits(INPUTS, MASK, EACH).square().mean(1), ALL)
+    step(stacked, stacked.logits(INPUTS, MASK, EACH).square().mean(1), ALL)
     assert [bool(weights(network).isfinite().all()) for network in stacked.networks] == [True, False, True]
 
 
@@ -111,12 +120,6 @@ def test_every_network_draws_its_own_dropout():
     one = networks(config, 1)[0]
     logits = Together([one, copy.deepcopy(one), copy.deepcopy(one)], config.optim).logits(INPUTS, MASK, EACH)
     assert len({tuple(row) for row in logits.tolist()}) == 3
-
-
-def test_the_norm_of_each_network_is_clipped_by_itself():
-    gradients = [torch.tensor([[[3.0]], [[0.3]]]), torch.tensor([[4.0], [0.4]])]  # norms 5 and 0.5
-    clip_each(gradients, 1.0)
-    torch.testing.assert_close(torch.cat([part.flatten(1) for part in gradients], 1), torch.tensor([[0.6, 0.8], [0.3, 0.4]]))
 
 
 @pytest.mark.parametrize("dims", [(0, None), (2, None), (0, 0), (None, 1), (1, 2)])
