@@ -215,7 +215,8 @@ class CrossValidation(Iterator[EpochReport]):
                 losses = focal_loss(
                     logit.float(), target, alpha=alpha, gamma=gamma, label_smoothing=config.loss.label_smoothing, weight=weight
                 )
-                learner.step(losses, count > 0)
+                learner.accumulate(losses)
+                learner.descend(count > 0)
                 total += losses.detach() * send(torch.from_numpy(count), self.device)
         for _ in folds:
             self.after_fold()

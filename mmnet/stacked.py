@@ -29,12 +29,15 @@ class Alone:
         """inputs (B, M, …), mask (B, M) -> logits (1, B). Every view is the network's own, so `trains` (1, B) is True."""
         return self.networks[0](inputs, mask).logit[None]
 
-    def step(self, losses: Tensor, trains: np.ndarray) -> None:
-        """Descend along the loss (1,). There is but one network, so `trains` is [True]."""
-        self.optimizer.zero_grad(set_to_none=True)
+    def accumulate(self, losses: Tensor) -> None:
+        """Add the gradient of the loss (1,) to what the next step will descend along."""
         losses.sum().backward()
+
+    def descend(self, trains: np.ndarray) -> None:
+        """Take a step along the gradients and forget them. There is but one network, so `trains` is [True]."""
         nn.utils.clip_grad_norm_(self.networks[0].parameters(), self.clip)
         self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
 
 
 class Together:
@@ -69,17 +72,20 @@ class Together:
         logit = torch.vmap(of_one, randomness="different")(self.stacked, inputs[own], mask[own])
         return logit.new_zeros(trains.shape).scatter(1, own, logit)
 
-    def step(self, losses: Tensor, trains: np.ndarray) -> None:
-        """Each network descends along its own loss (K,), but for those that do not train: nothing of them moves."""
-        self.optimizer.zero_grad(set_to_none=True)
+    def accumulate(self, losses: Tensor) -> None:
+        """Add the gradients of each network's own loss (K,) to what the next step will descend along."""
         losses.sum().backward()
+
+    def descend(self, trains: np.ndarray) -> None:
+        """Each network takes a step along its gradients, but for those that do not train: nothing of them moves."""
         clip_each([parameter.grad for parameter in self.stacked.values() if parameter.grad is not None], self.clip)
-        rest = send(torch.from_numpy(np.flatnonzero(~trains)), losses.device)
+        rest = send(torch.from_numpy(np.flatnonzero(~trains)), next(iter(self.stacked.values())).device)
         moments = [value for state in self.optimizer.state.values() for name, value in state.items() if name != "step"]
         resting = [(whole, whole[rest]) for whole in [*(p.detach() for p in self.stacked.values()), *moments]] if len(rest) else []
         self.optimizer.step()
         for whole, part in resting:
             whole[rest] = part
+        self.optimizer.zero_grad(set_to_none=True)
 
 
 def clip_each(gradients: list[Tensor], limit: float) -> None:

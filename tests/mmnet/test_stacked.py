@@ -38,6 +38,11 @@ def together(values=None, count=3):
     return Together(each, config.optim), copy.deepcopy(each), config
 
 
+def step(learner, losses, trains):
+    learner.accumulate(losses)
+    learner.descend(trains)
+
+
 def weights(network):
     return torch.cat([parameter.detach().flatten() for parameter in network.parameters()])
 
@@ -63,7 +68,7 @@ def test_together_and_alone_give_the_same_logits_and_take_the_same_steps(values,
             logit.square().mean().backward()
             torch.nn.utils.clip_grad_norm_(network.parameters(), config.optim.clip)
             optimizer.step()
-        stacked.step(logits.square().mean(1), ALL)
+        step(stacked, logits.square().mean(1), ALL)
     for own, network in zip(stacked.networks, each, strict=True):
         torch.testing.assert_close(weights(own), weights(network))
 
@@ -82,7 +87,7 @@ def test_one_network_alone_takes_the_steps_of_one_that_is_stacked():
     alone = Alone(each[0], config.optim)
     for _ in range(2):
         for learner in (stacked, alone):
-            learner.step(learner.logits(INPUTS, MASK, EACH[:1]).square().mean(1), ALL[:1])
+            step(learner, learner.logits(INPUTS, MASK, EACH[:1]).square().mean(1), ALL[:1])
     torch.testing.assert_close(weights(stacked.networks[0]), weights(alone.networks[0]))
 
 
@@ -90,10 +95,10 @@ def test_one_network_alone_takes_the_steps_of_one_that_is_stacked():
 def test_a_network_that_does_not_train_in_a_step_does_not_move(before):
     stacked, _, _ = together()
     for _ in range(before):
-        stacked.step(stacked.logits(INPUTS, MASK, EACH).square().mean(1), ALL)
+        step(stacked, stacked.logits(INPUTS, MASK, EACH).square().mean(1), ALL)
     earlier = [weights(network) for network in stacked.networks]
-    stacked.step(
-        stacked.logits(INPUTS, MASK, EACH).square().mean(1) * torch.tensor([1.0, 0.0, 1.0]).double(), np.array([True, False, True])
+    step(
+        stacked, stacked.logits(INPUTS, MASK, EACH).square().mean(1) * torch.tensor([1.0, 0.0, 1.0]).double(), np.array([True, False, True])
     )
     assert [torch.equal(weights(network), old) for network, old in zip(stacked.networks, earlier, strict=True)] == [False, True, False]
 
@@ -102,7 +107,7 @@ def test_a_network_that_is_no_number_leaves_the_others_alone():
     stacked, _, _ = together()
     with torch.no_grad():
         next(stacked.networks[1].parameters()).fill_(torch.nan)
-    stacked.step(stacked.logits(INPUTS, MASK, EACH).square().mean(1), ALL)
+    step(stacked, stacked.logits(INPUTS, MASK, EACH).square().mean(1), ALL)
     assert [bool(weights(network).isfinite().all()) for network in stacked.networks] == [True, False, True]
 
 
