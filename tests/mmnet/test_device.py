@@ -3,7 +3,7 @@
 import torch
 
 from mmnet.crossval import default_batch_size
-from mmnet.device import autocast, best_device
+from mmnet.device import autocast, best_device, is_out_of_memory
 
 
 def test_the_best_device_can_hold_a_tensor():
@@ -20,3 +20,9 @@ def test_batch_sizes_are_the_published_ones_and_larger_for_features():
     sizes = [default_batch_size(False, torch.device(kind)) for kind in ("cuda", "mps", "cpu")]
     assert sizes == [16, 8, 4]
     assert default_batch_size(True, torch.device("cpu")) == 32
+
+
+def test_what_counts_as_out_of_memory():
+    memory = [torch.OutOfMemoryError("CUDA out of memory"), RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried")]
+    other = [RuntimeError("mat1 and mat2 shapes cannot be multiplied"), ValueError("cannot allocate memory for that many names")]
+    assert [is_out_of_memory(error) for error in memory + other] == [True, True, False, False]
