@@ -147,7 +147,7 @@ def embed_once(networks: list[MMNet], batches: Batches, images: int, rows: np.nd
             for start in range(0, len(shown), IMAGES_AT_ONCE):
                 part = shown[start : start + IMAGES_AT_ONCE]
                 values = batches.evaluation(part[:, None])[0][:, 0]
-                with autocast(batches.device, batches.config.optim.amp):
+                with autocast(batches.device, batches.config.optim.precision):
                     if len(network.backbones):
                         values = network.backbones[min(column, len(network.backbones) - 1)](values)
                     tokens[part, :, 0, 0] = embed(values).float().cpu().numpy()

@@ -49,7 +49,7 @@ def bare_epoch(trial: CrossValidation, steps: int, batch: int) -> None:
     for network in learner.networks:
         network.train()
     for _ in range(steps):
-        with autocast(trial.device, trial.config.optim.amp):
+        with autocast(trial.device, trial.config.optim.precision):
             logit = learner.logits(*inputs, shown)
         learner.accumulate(focal_loss(logit.float(), target, alpha=0.5, gamma=3.0, label_smoothing=0.0, weight=weight))
         learner.descend(everyone)

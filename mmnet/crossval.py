@@ -257,7 +257,7 @@ class CrossValidation(Iterator[EpochReport]):
         """Add the gradients of some views -> their part (K,) of each network's loss."""
         loss = self.config.loss
         alpha, gamma = (0.5, 0.0) if loss.name == "cross_entropy" else (loss.alpha, loss.gamma)
-        with autocast(self.device, self.config.optim.amp):
+        with autocast(self.device, self.config.optim.precision):
             logit = learner.logits(batch.inputs, batch.mask, batch.trains)
         losses = focal_loss(
             logit.float(), batch.target, alpha=alpha, gamma=gamma, label_smoothing=loss.label_smoothing, weight=batch.weight

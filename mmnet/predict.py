@@ -36,7 +36,7 @@ def predict(network: MMNet, batches: Batches, rows: np.ndarray) -> tuple[np.ndar
     while done < len(rows):
         part = rows[done : done + size]
         try:
-            with autocast(batches.device, batches.config.optim.amp):
+            with autocast(batches.device, batches.config.optim.precision):
                 outputs.append(network(*batches.evaluation(part)))
             done += len(part)
             continue

@@ -1,9 +1,10 @@
 """Device and precision."""
 
+import pytest
 import torch
 
 from mmnet.crossval import default_batch_size
-from mmnet.device import autocast, best_device, is_out_of_memory
+from mmnet.device import autocast, best_device, computes_in_bfloat16, is_out_of_memory, machine_name
 
 
 def test_the_best_device_can_hold_a_tensor():
@@ -11,9 +12,21 @@ def test_the_best_device_can_hold_a_tensor():
     assert torch.zeros(1, device=device).device.type == device.type
 
 
-def test_autocast_changes_nothing_on_a_cpu():
-    with autocast(torch.device("cpu"), enabled=True):
-        assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == torch.float32
+@pytest.mark.parametrize(("precision", "expected"), [("auto", "float32"), ("float32", "float32"), ("bfloat16", "bfloat16")])
+def test_the_precision_is_that_of_products(precision, expected):
+    with autocast(torch.device("cpu"), precision):
+        assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == getattr(torch, expected)
+
+
+def test_what_nothing_decided_is_bfloat16_on_cuda_only():
+    kinds = ("cuda", "cpu", "mps")
+    assert [computes_in_bfloat16(torch.device(kind), "auto") for kind in kinds] == [True, False, False]
+    assert [computes_in_bfloat16(torch.device(kind), "bfloat16") for kind in kinds] == [True, True, False]
+    assert not any(computes_in_bfloat16(torch.device(kind), "float32") for kind in kinds)
+
+
+def test_a_processor_has_a_name():
+    assert machine_name(torch.device("cpu")).strip()
 
 
 def test_batch_sizes_are_the_published_ones_and_larger_for_features():
