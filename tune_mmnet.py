@@ -70,7 +70,7 @@ def main() -> int:
     with joining(settings.address) as connected:
         from mmnet.device import best_device
 
-        prepared = study.prepare(console, best_device())
+        prepared = study.prepare(console, best_device(), trains_here=settings.address is None)
         print_plan(console, settings, space, study.config, levels, dimensions=False)
         kept = {name: getattr(settings, name) for name in KEPT}
         study.write(prepared, settings=kept, rungs=levels, mechanisms=[asdict(m) for m in space.mechanisms] if planned else [])

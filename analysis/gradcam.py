@@ -130,7 +130,7 @@ def explain(
     assert images.images is not None
     tiles = np.where(there[:, None, None, None], images.images[rows], np.uint8(0))
     inputs, mask = to_float(torch.from_numpy(tiles))[None].to(device), torch.from_numpy(there)[None].to(device)
-    with torch.no_grad(), autocast(device, config.optim.amp):
+    with torch.no_grad(), autocast(device, config.optim.precision):
         output = networks[fold](inputs, mask)
     maps = grad_cam(networks[fold], inputs, mask, malignant=probability >= THRESHOLD)
     heat = np.zeros(tiles.shape[:3], dtype=np.float32)

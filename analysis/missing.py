@@ -147,7 +147,7 @@ def embed_once(networks: list[MMNet], batches: Batches, images: int, rows: np.nd
             shown[: len(column), place] = column
         for start in range(0, len(shown), VIEWS_AT_ONCE):
             part = shown[start : start + VIEWS_AT_ONCE]
-            with autocast(batches.device, batches.config.optim.amp):
+            with autocast(batches.device, batches.config.optim.precision):
                 values = network.head.embeddings(network.maps(*batches.evaluation(part))).transpose(0, 1)  # (B, M, D)
             there = part != MISSING
             tokens[part[there], :, 0, 0] = values.float().cpu().numpy()[there]

@@ -74,7 +74,8 @@ def clocked(trial: CrossValidation) -> dict[str, float]:
     clock(trial.batches, "training", "gather features", spent)
     for learner in trial.learners:
         clock(learner, "logits", "forward", spent)
-        clock(learner, "step", "backward, clip, AdamW", spent)
+        clock(learner, "accumulate", "backward", spent)
+        clock(learner, "descend", "clip, AdamW", spent)
         clock(learner.optimizer, "step", "of that AdamW", spent)
     return spent
 

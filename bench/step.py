@@ -44,14 +44,15 @@ def bare_epoch(trial: CrossValidation, steps: int, batch: int) -> None:
     """Forward, loss, backward, clip, update, on one resident batch."""
     learner, inputs = trial.learners[0], trial.batches.evaluation(np.arange(batch)[:, None])
     target = (torch.arange(batch, device=trial.device) % 2).float()
-    everyone = np.ones(len(learner.networks), dtype=bool)
+    everyone, shown = np.ones(len(learner.networks), dtype=bool), np.ones((len(learner.networks), batch), dtype=bool)
     weight = torch.full((len(learner.networks), batch), 1 / batch, device=trial.device)
     for network in learner.networks:
         network.train()
     for _ in range(steps):
-        with autocast(trial.device, trial.config.optim.amp):
-            logit = learner.logits(*inputs)
-        learner.step(focal_loss(logit.float(), target, alpha=0.5, gamma=3.0, label_smoothing=0.0, weight=weight), everyone)
+        with autocast(trial.device, trial.config.optim.precision):
+            logit = learner.logits(*inputs, shown)
+        learner.accumulate(focal_loss(logit.float(), target, alpha=0.5, gamma=3.0, label_smoothing=0.0, weight=weight))
+        learner.descend(everyone)
     logit.sum().item()
 
 

@@ -59,6 +59,10 @@ class AdamW:
                     amsgrad=False,
                     maximize=False,
                 )
+        self.zero_grad()
+
+    def zero_grad(self) -> None:
+        """Drop the gradients."""
         for parameter in self.parameters:
             parameter.grad = None
 

@@ -24,7 +24,7 @@ class Product(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None]:
-        weights, maps = ctx.saved_tensors
+        weights, maps = (saved.to(grad.dtype) for saved in ctx.saved_tensors)  # autocast's, which rounds products, ends before this
         return grad @ maps.mT if ctx.needs_input_grad[0] else None, weights.mT @ grad if ctx.needs_input_grad[1] else None
 
     @staticmethod

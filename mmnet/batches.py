@@ -32,6 +32,7 @@ class Batches:
         self.source = _as_tensor(source)  # (N, S, S, 3) uint8 or (N, C, H, W) float16
         if has_room(device, source.nbytes):
             self.source = self.source.to(device)
+        self.judged_at_once: int | None = None  # views, once more of them than that were too many for the device's memory
         self._copies = torch.cuda.Stream(device) if device.type == "cuda" and self.source.device.type == "cpu" else None
 
     def evaluation(self, rows: np.ndarray) -> tuple[Tensor, Tensor]:

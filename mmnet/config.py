@@ -15,6 +15,8 @@ from data.errors import InputError
 from data.table import GROUPINGS
 from data.views import BALANCES
 
+AUTO = "auto"  # decided when a study starts
+
 
 class ConfigError(InputError):
     """A configuration that cannot be trained: unknown key, wrong type, value out of range."""
@@ -158,12 +160,13 @@ class OptimConfig:
     batch_size: int | None = None  # views; None: fine-tuning 16 on CUDA, 8 on MPS, 4 on CPU; frozen 32, pooled 32 to 256
     epochs: int = 27  # at most
     patience: int | None = 7  # epochs without a better metric before a run ends; None: never
-    amp: bool = True  # bfloat16 autocast on CUDA; nothing changes on a CPU
+    precision: str = AUTO  # of the networks' operations: float32, bfloat16, or auto: what a timing says when a study starts
 
     def __post_init__(self) -> None:
         _require(0 < self.lr <= 1, "optim.lr", self.lr, "above 0, at most 1")
         _between("optim.backbone_lr", self.backbone_lr, 0, 10)
         _between("optim.weight_decay", self.weight_decay, 0, 1)
+        _one_of("optim.precision", self.precision, (AUTO, "float32", "bfloat16"))
         _one_of("optim.schedule", self.schedule, ("plateau", "cosine", "constant"))
         _between("optim.warmup", self.warmup, 0, 0.9)
         _require(self.clip > 0, "optim.clip", self.clip, "above 0")
@@ -277,7 +280,7 @@ def _unknown(path: str) -> ConfigError:
 def _merge(base: Any, values: dict, prefix: str) -> Any:
     kinds = get_type_hints(type(base))
     changes = {}
-    for name, value in values.items():
+    for name, value in _renamed(values, prefix).items():
         path = f"{prefix}{name}"
         if name not in kinds:
             raise _unknown(path)
@@ -291,6 +294,14 @@ def _merge(base: Any, values: dict, prefix: str) -> Any:
         else:
             changes[name] = _typed(path, value, kinds[name])
     return replace(base, **changes)
+
+
+def _renamed(values: dict, prefix: str) -> dict:
+    """Values by today's names: earlier studies say `optim.amp`, which was bfloat16 on CUDA, as `auto` is where nothing decided it."""
+    if prefix == "optim." and isinstance(values.get("amp"), bool):
+        values = {"precision": AUTO if values["amp"] else "float32"} | values
+        return {name: value for name, value in values.items() if name != "amp"}
+    return values
 
 
 def _typed(path: str, value: Any, kind: Any) -> Any:

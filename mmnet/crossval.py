@@ -11,7 +11,8 @@ import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from itertools import pairwise
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -25,7 +26,7 @@ from data.views import ViewIndex, hide, trains_on
 from mmnet.batches import Batches
 from mmnet.build import build_network
 from mmnet.config import Config, ModelConfig
-from mmnet.device import autocast, best_device
+from mmnet.device import autocast, best_device, free_unused, is_out_of_memory
 from mmnet.losses import focal_loss
 from mmnet.metrics import evaluate
 from mmnet.network import MMNet
@@ -53,6 +54,7 @@ class EpochReport:
     finished: bool
     probability: np.ndarray  # (V,) float32, of malignant
     importance: np.ndarray  # (V, M) float32
+    micro_batch: int | None = None  # views whose gradients were computed at once, where memory was too small for all of a step's
 
     @property
     def fold_epochs(self) -> int:
@@ -75,6 +77,19 @@ class OutOfFold:
     subtype: np.ndarray  # (V,) str
     label: np.ndarray  # (V,)
     fold: np.ndarray  # (V,)
+
+
+class StepBatch(NamedTuple):
+    """The B views of one step of K networks."""
+
+    inputs: Tensor  # (B, M, …)
+    mask: Tensor  # (B, M)
+    target: Tensor  # (B,)
+    trains: np.ndarray  # (K, B) bool: whether a network learns from a view
+    weight: Tensor  # (K, B) of a view in a network's loss
+
+    def part(self, views: slice) -> "StepBatch":
+        return StepBatch(self.inputs[views], self.mask[views], self.target[views], self.trains[:, views], self.weight[:, views])
 
 
 def derive_seed(*parts: int) -> int:
@@ -122,6 +137,7 @@ class CrossValidation(Iterator[EpochReport]):
         shown = self.index.images if per_patient is None else np.full(len(names), per_patient)
         views_an_epoch = int(np.mean([shown[members].sum() for members in self.train_patients]))
         self.batch_size = config.optim.batch_size or default_batch_size(config.model, device, views_an_epoch)
+        self.micro_batch: int | None = None  # as in the report of the last epoch
         self.history: list[EpochReport] = []
         self.best_weights: list[dict[str, Tensor]] | None = None
         self.after_fold: Callable[[], None] = lambda: None  # called when a fold has trained for one epoch, for progress bars
@@ -180,6 +196,7 @@ class CrossValidation(Iterator[EpochReport]):
             finished,
             probability,
             np.concatenate([part[1] for part in judged]),
+            self.micro_batch,
         )
         self.history.append(report)
         return report
@@ -199,7 +216,6 @@ class CrossValidation(Iterator[EpochReport]):
         label, alike = self.index.label[views.patient], trains_on(patients, len(self.index.patients))[views.patient]
         steps = math.ceil(trains.sum(1).mean() / self.batch_size)
         generator = torch.Generator().manual_seed(seeds[1])
-        alpha, gamma = (0.5, 0.0) if config.loss.name == "cross_entropy" else (config.loss.alpha, config.loss.gamma)
         total = torch.zeros(len(folds), device=self.device)
         for network in learner.networks:
             network.train()
@@ -207,23 +223,50 @@ class CrossValidation(Iterator[EpochReport]):
             torch.manual_seed(seeds[2])  # dropout and stochastic depth draw from the global generator
             for step, part in enumerate(np.array_split(np.arange(len(rows)), steps)):
                 part = part[alike[part].argsort(kind="stable")]
-                inputs, mask, target = self._inputs(rows[part], label[part], alike[part], generator)
+                shown = self._inputs(rows[part], label[part], alike[part], generator)
                 factor = lr_factor(optim.schedule, (epoch + step / steps) / optim.epochs, optim.warmup, self.scores, config.metric)
                 for group in learner.optimizer.groups:
                     group["lr"] = optim.lr * group["share"] * factor
                 count = trains[:, part].sum(1)
                 weight = send(torch.from_numpy((trains[:, part] / count.clip(1)[:, None]).astype(np.float32)), self.device)
-                with autocast(self.device, optim.amp):
-                    logit = learner.logits(inputs, mask, trains[:, part])
-                losses = focal_loss(
-                    logit.float(), target, alpha=alpha, gamma=gamma, label_smoothing=config.loss.label_smoothing, weight=weight
-                )
-                learner.accumulate(losses)
+                losses = self._accumulate(learner, StepBatch(*shown, trains[:, part], weight))
+                total += losses * send(torch.from_numpy(count), self.device)
                 learner.descend(count > 0)
-                total += losses.detach() * send(torch.from_numpy(count), self.device)
         for _ in folds:
             self.after_fold()
         return (total.cpu().numpy() / trains.sum(1)).tolist()
+
+    def _accumulate(self, learner: Alone | Together, batch: StepBatch) -> Tensor:
+        """Leave the gradients of a step's views with the learner -> the loss (K,) of each of its networks.
+
+        Where memory runs out, in as many micro-batches as it takes, in this step and all later ones. A loss is a sum over views
+        with the step's weights, so the gradients of micro-batches add up to those of the whole; only dropout is drawn anew, and a
+        backbone's batch normalisation sees micro-batches (and has seen, for its running means, the attempt that failed).
+        """
+        while True:
+            try:
+                losses = [self._losses(learner, batch.part(part)) for part in micro_batches(len(batch.target), self.micro_batch)]
+                return losses[0] if len(losses) == 1 else torch.stack(losses).sum(0)
+            except RuntimeError as error:
+                size = min(self.micro_batch or len(batch.target), len(batch.target))
+                if size == 1 or not is_out_of_memory(error):
+                    raise
+            # here, where the error no longer holds what did not fit
+            learner.optimizer.zero_grad()
+            free_unused(self.device)
+            self.micro_batch = (size + 1) // 2
+
+    def _losses(self, learner: Alone | Together, batch: StepBatch) -> Tensor:
+        """Add the gradients of some views -> their part (K,) of each network's loss."""
+        loss = self.config.loss
+        alpha, gamma = (0.5, 0.0) if loss.name == "cross_entropy" else (loss.alpha, loss.gamma)
+        with autocast(self.device, self.config.optim.precision):
+            logit = learner.logits(batch.inputs, batch.mask, batch.trains)
+        losses = focal_loss(
+            logit.float(), batch.target, alpha=alpha, gamma=gamma, label_smoothing=loss.label_smoothing, weight=batch.weight
+        )
+        learner.accumulate(losses)
+        return losses.detach()
 
     def _inputs(self, rows: np.ndarray, label: np.ndarray, alike: np.ndarray, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
         """Augmented inputs, mask and target of a step; mixup blends a view only with those that the same folds train on."""
@@ -257,6 +300,7 @@ class CrossValidation(Iterator[EpochReport]):
             EpochReport(**report | {"probability": report["probability"].numpy(), "importance": report["importance"].numpy()})
             for report in state["history"]
         ]
+        self.micro_batch = self.history[-1].micro_batch if self.history else None
 
 
 def run(
@@ -281,6 +325,12 @@ def default_batch_size(model: ModelConfig, device: torch.device, views: int) -> 
     if model.frozen:
         return min(max(32, views // 16), 256) if model.pooled else 32
     return {"cuda": 16, "mps": 8}.get(device.type, 4)
+
+
+def micro_batches(count: int, size: int | None) -> list[slice]:
+    """`count` views in as few parts of at most `size` as there can be, as even as they can be; None: in one."""
+    ends = np.linspace(0, count, -(-count // (size or count)) + 1).astype(int).tolist()
+    return [slice(*pair) for pair in pairwise(ends)]
 
 
 def _copy_of(network: MMNet) -> dict[str, Tensor]:

@@ -1,8 +1,13 @@
 """Which device computes, and in what precision."""
 
-from contextlib import nullcontext
+import platform
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
+
+from mmnet.config import AUTO
+
+BFLOAT16_FLAGS = {"avx2", "avx512f", "avx512_bf16", "amx_bf16"}
 
 
 def best_device() -> torch.device:
@@ -14,6 +19,36 @@ def best_device() -> torch.device:
     return torch.device("cpu")
 
 
-def autocast(device: torch.device, enabled: bool):
-    """bfloat16 on CUDA, nothing elsewhere: bfloat16 needs no loss scaling."""
-    return torch.autocast("cuda", dtype=torch.bfloat16) if enabled and device.type == "cuda" else nullcontext()
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether a device, or the host, had no more memory to give."""
+    return isinstance(error, torch.OutOfMemoryError) or (isinstance(error, RuntimeError) and "allocate memory" in str(error))
+
+
+def free_unused(device: torch.device) -> None:
+    """Give back what the allocator keeps for later, so that what is asked for next need not fit between its pieces."""
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+
+
+def computes_in_bfloat16(device: torch.device, precision: str) -> bool:
+    """Whether networks run in bfloat16; `auto` that nothing has decided means on CUDA only. Never on MPS, where it is not faster."""
+    return device.type != "mps" and (precision == "bfloat16" or (precision == AUTO and device.type == "cuda"))
+
+
+def autocast(device: torch.device, precision: str) -> AbstractContextManager:
+    """The precision of what runs within; bfloat16 needs no loss scaling."""
+    return torch.autocast(device.type, dtype=torch.bfloat16) if computes_in_bfloat16(device, precision) else nullcontext()
+
+
+def machine_name(device: torch.device) -> str:
+    """The GPU, or the processor and what it has for bfloat16 (one name may stand for several generations)."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    about: dict[str, str] = {}
+    try:
+        with open("/proc/cpuinfo") as file:
+            about = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in file)}
+    except OSError:
+        pass
+    model = about.get("model name") or platform.processor() or platform.machine()
+    return " ".join([model, *sorted(set(about.get("flags", "").split()) & BFLOAT16_FLAGS)])

@@ -16,7 +16,7 @@ from data.store import atomic_folder, cache_root, require_space
 from mmnet.backbones import build_backbone, weights_digest
 from mmnet.build import channels_of
 from mmnet.config import Config
-from mmnet.device import autocast
+from mmnet.device import autocast, computes_in_bfloat16
 
 BATCH = 32  # images at once
 FORMAT = 1
@@ -38,7 +38,7 @@ def with_features(dataset: Dataset, config: Config, device: torch.device, progre
         "size": images.shape[1],
         "backbone": config.model.backbone,
         "weights": weights_digest(config.model, config.seed),
-        "bfloat16": device.type == "cuda" and config.optim.amp,
+        "bfloat16": computes_in_bfloat16(device, config.optim.precision),
     }
     maps, pooled = _place(key), _place(key | {"pooled": True})
     path = pooled if config.model.pooled else maps
@@ -63,7 +63,7 @@ def _compute(images: np.ndarray, config: Config, device: torch.device) -> Iterat
     backbone.to(device)
     for start in range(0, len(images), BATCH):
         batch = torch.from_numpy(np.array(images[start : start + BATCH])).to(device)
-        with autocast(device, config.optim.amp):
+        with autocast(device, config.optim.precision):
             values = backbone(to_float(batch))
         yield values.to(torch.float16).cpu()
 

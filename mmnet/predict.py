@@ -14,8 +14,8 @@ from data.views import ViewIndex, Views
 from mmnet.batches import Batches
 from mmnet.build import build_network
 from mmnet.config import Config
-from mmnet.device import autocast
-from mmnet.network import MMNet
+from mmnet.device import autocast, free_unused, is_out_of_memory
+from mmnet.network import MMNet, Output
 
 VIEWS_AT_ONCE = {True: 256, False: 64}  # by frozen
 CACHED_VALUES = 2**22  # of frozen features at once on a CPU, float32: more does not stay in its cache
@@ -23,15 +23,28 @@ CACHED_VALUES = 2**22  # of frozen features at once on a CPU, float32: more does
 
 @torch.inference_mode()
 def predict(network: MMNet, batches: Batches, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Rows (V, M) of the table -> ((V,) probability of malignant, (V, M) importance), float32."""
+    """Rows (V, M) of the table -> ((V,) probability of malignant, (V, M) importance), float32.
+
+    Where memory runs out, half as many views go at once, from then on and for all that share the batches.
+    """
     network.eval()
-    size = VIEWS_AT_ONCE[batches.frozen]
+    size = batches.judged_at_once or VIEWS_AT_ONCE[batches.frozen]
     if batches.frozen and batches.device.type == "cpu":
         size = min(size, max(CACHED_VALUES // (rows.shape[1] * batches.source[0].numel()), 1))
-    outputs = []
-    for start in range(0, len(rows), size):
-        with autocast(batches.device, batches.config.optim.amp):
-            outputs.append(network(*batches.evaluation(rows[start : start + size])))
+    outputs: list[Output] = []
+    done = 0
+    while done < len(rows):
+        part = rows[done : done + size]
+        try:
+            with autocast(batches.device, batches.config.optim.precision):
+                outputs.append(network(*batches.evaluation(part)))
+            done += len(part)
+            continue
+        except RuntimeError as error:
+            if len(part) == 1 or not is_out_of_memory(error):
+                raise
+        size = batches.judged_at_once = (len(part) + 1) // 2  # here, where the error no longer holds what did not fit
+        free_unused(batches.device)
     logit = torch.cat([output.logit.float() for output in outputs])
     importance = torch.cat([output.importance.float() for output in outputs])
     return logit.sigmoid().cpu().numpy(), importance.cpu().numpy()

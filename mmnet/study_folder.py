@@ -18,7 +18,7 @@ from rich.console import Console
 from data.errors import DataError, InputError
 from data.splits import Splits, case_leaks
 from mmnet.command_line import SYNTHETIC, Prepared, base_config, describe, overrides, prepare, resolve_data
-from mmnet.config import Config, ConfigError, field_paths, get_value
+from mmnet.config import AUTO, Config, ConfigError, field_paths, get_value
 from mmnet.records import write_json
 
 FORMAT = 2
@@ -43,8 +43,11 @@ class StudyFolder:
     def resumed(self) -> bool:
         return bool(self.about)
 
-    def prepare(self, console: Console, device: torch.device | None) -> Prepared:
-        """Data and splits, described to the console. Raises DataError when the data of a resumed study changed."""
+    def prepare(self, console: Console, device: torch.device | None, *, trains_here: bool = True) -> Prepared:
+        """Data and splits, described to the console; where a study starts that trains on this machine, its precision is decided.
+
+        Raises DataError when the data of a resumed study changed.
+        """
         splits = Splits.from_json(self.about["splits"]) if self.resumed else None
         prepared = prepare(self.config, self.data, console, device, splits)
         if self.resumed and prepared.dataset.fingerprint != self.about["data"]["fingerprint"]:
@@ -53,6 +56,12 @@ class StudyFolder:
                 f"expected {self.about['data']['fingerprint']}; restore the data, or start a study under another --name"
             )
         describe(prepared, self.config, console)
+        if device is not None and trains_here and not self.resumed:
+            from mmnet.precision import decided
+
+            self.config, line = decided(self.config, device)
+            if line:
+                console.print(f"precision {line}", soft_wrap=True, highlight=False)
         return prepared
 
     def write(self, prepared: Prepared, **more: Any) -> None:
@@ -107,6 +116,8 @@ def _resume(arguments: argparse.Namespace, output: Path, verb: str) -> StudyFold
         raise InputError(f"study {path} was made by {about['verb']}: resume it with that command")
     config = Config().with_values(about["config"])
     wanted = base_config(arguments, False) if arguments.config else config.with_values(overrides(arguments))
+    if wanted.optim.precision == AUTO:
+        wanted = wanted.with_values({"optim.precision": config.optim.precision})  # as it was decided
     changed = [path for path in field_paths() if get_value(wanted, path) != get_value(config, path)]
     if changed:
         listed = ", ".join(f"{key} {get_value(config, key)} -> {get_value(wanted, key)}" for key in changed[:5])

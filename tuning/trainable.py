@@ -11,6 +11,7 @@ from data.dataset import Dataset
 from data.splits import Splits
 from mmnet import crossval
 from mmnet.config import Config
+from mmnet.device import is_out_of_memory
 from mmnet.records import StorageError, TrialWriter, peak_memory, record_failure
 
 
@@ -116,6 +117,6 @@ class _Recording:
 def failure_reason(error: Exception) -> str:
     """One line that says what went wrong in a trial."""
     text = str(error).strip().splitlines()
-    if isinstance(error, torch.OutOfMemoryError) or "allocate memory" in str(error):
+    if is_out_of_memory(error):
         return f"out of memory: lower optim.batch_size, data.image_size or model.width ({text[0][:200]})"
     return f"{type(error).__name__}: {text[0][:500] if text else 'no message'}"

@@ -61,7 +61,7 @@ OTHER = {  # a valid value of every field that is not its default
     "optim.batch_size": 32,
     "optim.epochs": 2,
     "optim.patience": None,
-    "optim.amp": False,
+    "optim.precision": "bfloat16",
 }
 
 
@@ -174,6 +174,7 @@ def test_a_wrong_type_is_an_error_that_names_the_field_and_the_value(path, value
         ("optim.warmup", (-0.1, 0.95), (0, 0.9)),
         ("optim.clip", (0, -1), (0.01, 1000)),
         ("optim.batch_size", (0, 5000), (1, 4096, None)),
+        ("optim.precision", ("float16", "bf16"), ("auto", "float32", "bfloat16")),
         ("optim.epochs", (0, 10_001), (1, 10_000)),
         ("optim.patience", (0, 10_001), (1, None)),
     ],
@@ -185,6 +186,17 @@ def test_a_value_out_of_range_is_an_error_and_its_bounds_are_not(path, bad, good
         assert path in str(error.value) and "expected" in str(error.value)
     for value in good:
         Config().with_values({path: value})
+
+
+@pytest.mark.parametrize(("former", "today"), [(True, "auto"), (False, "float32")])
+def test_configurations_of_earlier_studies_say_amp(tmp_path, former, today):
+    kept = Config().to_dict()
+    kept["optim"] = {name: value for name, value in kept["optim"].items() if name != "precision"} | {"amp": former}
+    (tmp_path / "old.yaml").write_text(f"optim: {{amp: {str(former).lower()}}}\n")
+    for config in (Config().with_values(kept), Config().with_values({"optim.amp": former}), load_config(tmp_path / "old.yaml")):
+        assert config == Config().with_values({"optim.precision": today})
+    with pytest.raises(ConfigError, match="optim.amp"):
+        Config().with_values({"optim.amp": "yes"})
 
 
 def test_fields_that_only_fit_together_are_set_together():

@@ -14,7 +14,7 @@ from data.store import load_dataset
 from data.synthetic import generate
 from data.views import MISSING
 from mmnet import crossval
-from mmnet.crossval import CrossValidation, TrainingError, derive_seed
+from mmnet.crossval import CrossValidation, TrainingError, derive_seed, micro_batches
 from mmnet.metrics import evaluate
 from mmnet.predict import load_networks, predict
 from mmnet.records import TrialWriter, write_weights
@@ -298,6 +298,97 @@ def test_no_two_epochs_folds_or_networks_share_a_seed():
     of_epochs = {derive_seed(seed, epoch, fold) for seed in range(3) for epoch in range(10) for fold in range(5)}
     assert (len(of_networks), len(of_epochs)) == (15, 150)
     assert of_networks.isdisjoint(of_epochs)
+
+
+# memory --------------------------------------------------------------------------------------------------------------
+
+
+def short_of_memory(trial, limit, error=torch.OutOfMemoryError, late=False):
+    """Make a trial's networks fail above `limit` views at once, before they answer or (late) in the second backward pass."""
+    tried = []
+    for learner in trial.learners:
+
+        def logits(inputs, *rest, original=learner.logits):
+            tried.append(len(inputs))
+            if len(inputs) > limit and not late:
+                raise error("DefaultCPUAllocator: can't allocate memory")
+            return original(inputs, *rest)
+
+        def accumulate(losses, original=learner.accumulate):
+            original(losses)
+            if tried[-1] > limit and len(tried) == 2:
+                raise error("DefaultCPUAllocator: can't allocate memory")
+
+        learner.logits, learner.accumulate = logits, accumulate
+    return tried
+
+
+PIECES = pytest.mark.parametrize(
+    ("values", "dataset"),
+    [
+        (STILL, PIXELS),
+        (STILL | FROZEN, FEATURES),
+        (STILL | FROZEN, replace(FEATURES, features=FEATURES.features[:, :, :1, :1])),
+        (STILL | {"augment.mixup": 0.4, "augment.masking": 0.3, "optim.clip": 0.05}, PIXELS),
+    ],
+    ids=["fine-tuned", "frozen", "pooled", "mixup, masking and clipping"],
+)
+
+
+def weights_of(trial):
+    return [torch.cat([p.detach().flatten() for p in network.parameters()]) for network in trial.networks]
+
+
+@PIECES
+@pytest.mark.parametrize("error", [torch.OutOfMemoryError, RuntimeError])
+def test_micro_batches_give_the_numbers_of_the_whole_batch(values, dataset, error):
+    config = tiny_config(values | {"optim.batch_size": 5, "optim.epochs": 2, "optim.lr": 1e-3})
+    whole, small = (CrossValidation(config, dataset, deal(dataset), CPU) for _ in range(2))
+    tried = short_of_memory(small, 2, error)
+    for expected, report in zip(whole, small, strict=True):
+        np.testing.assert_allclose(report.train_loss, expected.train_loss, rtol=1e-4)
+        np.testing.assert_allclose(report.probability, expected.probability, rtol=1e-3, atol=1e-4)
+        assert expected.micro_batch is None and report.micro_batch <= 2
+    for one, two in zip(weights_of(whole), weights_of(small), strict=True):
+        torch.testing.assert_close(one, two, rtol=1e-3, atol=1e-4)
+    assert sum(count > 2 for count in tried) <= 3  # once a halving, never again
+
+
+def test_a_step_that_ran_out_of_memory_half_way_starts_from_clean_gradients():
+    config = tiny_config(STILL | {"optim.epochs": 1, "optim.batch_size": 8})
+    whole, small = (CrossValidation(config, PIXELS, deal(PIXELS), CPU) for _ in range(2))
+    whole.micro_batch = small.micro_batch = 4
+    short_of_memory(small, 2, late=True)
+    expected, report = next(whole), next(small)
+    assert (expected.micro_batch, report.micro_batch) == (4, 2)
+    np.testing.assert_allclose(report.train_loss, expected.train_loss, rtol=1e-4)
+
+
+def test_one_view_that_does_not_fit_and_any_other_error_end_the_trial():
+    for limit, error, tries in ((0, torch.OutOfMemoryError, [4, 2, 1]), (0, TypeError, [4])):
+        trial = CrossValidation(tiny_config(STILL), PIXELS, deal(PIXELS), CPU)
+        tried = short_of_memory(trial, limit, error)
+        with pytest.raises(error):
+            next(trial)
+        assert tried == tries
+
+
+def test_a_restored_run_goes_on_with_the_micro_batches_it_had(tmp_path):
+    config = tiny_config(STILL)
+    stopped, restored = (CrossValidation(config, PIXELS, deal(PIXELS), CPU) for _ in range(2))
+    short_of_memory(stopped, 2)
+    next(stopped)
+    TrialWriter(tmp_path, 0, {}, config).save(stopped)
+    TrialWriter(tmp_path, 0, {}, config).load(restored)
+    assert restored.micro_batch == 2
+    assert numbers(restored) == numbers(stopped)
+
+
+@pytest.mark.parametrize(("count", "size", "sizes"), [(7, None, [7]), (7, 9, [7]), (8, 4, [4, 4]), (7, 3, [2, 2, 3]), (3, 1, [1, 1, 1])])
+def test_micro_batches_are_even_and_cover_all_views(count, size, sizes):
+    parts = micro_batches(count, size)
+    assert [view for part in parts for view in range(part.start, part.stop)] == list(range(count))
+    assert sorted(part.stop - part.start for part in parts) == sizes
 
 
 # best weights --------------------------------------------------------------------------------------------------------

@@ -1,10 +1,11 @@
 """Device and precision."""
 
+import pytest
 import torch
 
 from mmnet.config import ModelConfig
 from mmnet.crossval import default_batch_size
-from mmnet.device import autocast, best_device
+from mmnet.device import autocast, best_device, computes_in_bfloat16, is_out_of_memory, machine_name
 
 
 def test_the_best_device_can_hold_a_tensor():
@@ -12,9 +13,21 @@ def test_the_best_device_can_hold_a_tensor():
     assert torch.zeros(1, device=device).device.type == device.type
 
 
-def test_autocast_changes_nothing_on_a_cpu():
-    with autocast(torch.device("cpu"), enabled=True):
-        assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == torch.float32
+@pytest.mark.parametrize(("precision", "expected"), [("auto", "float32"), ("float32", "float32"), ("bfloat16", "bfloat16")])
+def test_the_precision_is_that_of_products(precision, expected):
+    with autocast(torch.device("cpu"), precision):
+        assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == getattr(torch, expected)
+
+
+def test_what_nothing_decided_is_bfloat16_on_cuda_only():
+    kinds = ("cuda", "cpu", "mps")
+    assert [computes_in_bfloat16(torch.device(kind), "auto") for kind in kinds] == [True, False, False]
+    assert [computes_in_bfloat16(torch.device(kind), "bfloat16") for kind in kinds] == [True, True, False]
+    assert not any(computes_in_bfloat16(torch.device(kind), "float32") for kind in kinds)
+
+
+def test_a_processor_has_a_name():
+    assert machine_name(torch.device("cpu")).strip()
 
 
 def test_batch_sizes_are_the_published_ones_and_larger_for_features():
@@ -26,3 +39,9 @@ def test_batch_sizes_are_the_published_ones_and_larger_for_features():
 def test_an_epoch_of_pooled_features_has_sixteen_steps_as_long_as_they_are_of_a_sane_size():
     pooled = ModelConfig(frozen=True, pooled=True)
     assert [default_batch_size(pooled, torch.device("cpu"), views) for views in (0, 488, 1850, 10_000)] == [32, 32, 115, 256]
+
+
+def test_what_counts_as_out_of_memory():
+    memory = [torch.OutOfMemoryError("CUDA out of memory"), RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried")]
+    other = [RuntimeError("mat1 and mat2 shapes cannot be multiplied"), ValueError("cannot allocate memory for that many names")]
+    assert [is_out_of_memory(error) for error in memory + other] == [True, True, False, False]

@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+import torch
 
 from data.errors import InputError
 from mmnet import predict as predict_module
@@ -39,6 +40,29 @@ def test_a_prediction_does_not_depend_on_how_many_views_go_at_once(models, monke
     whole = predict_ensemble(folder, trial.config, NEW, CPU)[0]
     monkeypatch.setattr(predict_module, "VIEWS_AT_ONCE", {True: 3})
     np.testing.assert_allclose(predict_ensemble(folder, trial.config, NEW, CPU)[0], whole, rtol=1e-5)
+
+
+@pytest.mark.parametrize("error", [torch.OutOfMemoryError("CUDA out of memory"), RuntimeError("can't allocate memory: you tried")])
+def test_where_memory_runs_out_half_as_many_views_go_at_once(models, monkeypatch, error):
+    _, trial = models
+    rows, batches, network = trial.out_of_fold.rows, predict_module.Batches(feature_dataset(), trial.config, CPU), trial.networks[0]
+    whole = predict(network, batches, rows)
+    tried, forward = [], network.forward
+
+    def short(inputs, mask):
+        tried.append(len(inputs))
+        if len(inputs) > 3:
+            raise error
+        return forward(inputs, mask)
+
+    monkeypatch.setattr(network, "forward", short)
+    for _ in range(2):  # the second time it knows
+        for found, expected in zip(predict(network, batches, rows), whole, strict=True):
+            np.testing.assert_allclose(found, expected, rtol=1e-5)
+    assert len(rows) == 16 and tried == [16, 8, 4, *[2] * 16]
+    monkeypatch.setattr(network, "forward", lambda *_: (_ for _ in ()).throw(error))
+    with pytest.raises(RuntimeError, match="memory"):
+        predict(network, batches, rows)
 
 
 def test_weights_say_what_they_are_of(models):

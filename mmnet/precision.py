@@ -1,0 +1,74 @@
+"""Whether a backbone trains faster in bfloat16 than in float32: it depends on both the backbone and the machine.
+
+On one CPU kind bfloat16 nearly doubles the speed of ResNet-18 and takes a third off that of EfficientNet-Lite0
+(bench/RESULTS.md), so `optim.precision = auto` is decided by a timing when a study starts, and recorded as what was chosen.
+"""
+
+import time
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import replace
+from multiprocessing import get_context
+
+import torch
+
+from mmnet.backbones import build_backbone
+from mmnet.build import channels_of
+from mmnet.config import AUTO, Config, ModelConfig
+from mmnet.device import computes_in_bfloat16
+from mmnet.step_timing import remembered, seconds_of_step
+
+GAIN = 1.1  # times as fast as float32 at least: less is not worth its rounding
+BUDGET = 2.0  # seconds of measuring; a slow step is timed once
+IMAGES = {"cuda": 64, "cpu": 4}  # at once
+
+
+def decided(config: Config, device: torch.device) -> tuple[Config, str]:
+    """(the configuration with its precision decided, a line for people where that took a timing).
+
+    Nothing is timed where the backbone is not trained or too small to matter; where timing fails, `auto` stays. Raises
+    ConfigError where the backbone cannot take the images' size.
+    """
+    if config.optim.precision != AUTO:
+        return config, ""
+    model, size = config.model, config.data.image_size
+    if model.frozen or model.backbone == "tiny" or device.type not in IMAGES:
+        chosen, line = "bfloat16" if computes_in_bfloat16(device, AUTO) else "float32", ""
+    else:
+        try:
+            seconds, _ = remembered({"backbone": model.backbone, "size": size}, device, lambda: _measured(model, size, device))
+        except RuntimeError as error:
+            return config, f"auto: no timing of {model.backbone} ({str(error).splitlines()[0][:200]})"
+        chosen = faster(seconds)
+        rates = ", ".join(f"{name} {IMAGES[device.type] / each:.0f}" for name, each in seconds.items())
+        line = f"{chosen}: images/s of {model.backbone} at {size} px trained here: {rates}"
+    return config.with_values({"optim.precision": chosen}), line
+
+
+def faster(seconds: dict[str, float]) -> str:
+    """bfloat16 where it is clearly faster."""
+    return "bfloat16" if seconds["float32"] >= GAIN * seconds["bfloat16"] else "float32"
+
+
+def _measured(model: ModelConfig, size: int, device: torch.device) -> dict[str, float]:
+    if device.type != "cuda":
+        return measure(model, size, device)
+    # a process that has used a GPU keeps part of its memory to the end: the driver of a search must not
+    with ProcessPoolExecutor(1, get_context("spawn")) as process:
+        return process.submit(measure, model, size, device).result()
+
+
+def measure(model: ModelConfig, size: int, device: torch.device) -> dict[str, float]:
+    """{precision: the shortest of a few steps, seconds}, in turn, with random weights."""
+    backbone = build_backbone(replace(model, weights=None), size, seed=0)
+    channels_of(backbone, size)  # raises where it cannot take this size
+    backbone.to(device).train()
+    images = torch.rand(IMAGES[device.type], 3, size, size, generator=torch.Generator().manual_seed(0)).to(device)
+    shortest: dict[str, float] = {}
+    begun, first = time.perf_counter(), True
+    while first or time.perf_counter() - begun < BUDGET:
+        for precision in ("float32", "bfloat16"):
+            if first:  # the first step of a kind also chooses algorithms
+                seconds_of_step(backbone, images, precision)
+            shortest[precision] = min(seconds_of_step(backbone, images, precision), shortest.get(precision, float("inf")))
+        first = False
+    return shortest

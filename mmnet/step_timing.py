@@ -1,0 +1,50 @@
+"""How long training steps of a backbone take on this machine: measured once, then read from the cache folder.
+
+Choices that follow from a timing have to be the same in every trial and after every restart, so none is taken twice.
+To measure again, delete the folder `timings` of the cache.
+"""
+
+import hashlib
+import json
+import time
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from data.store import cache_root
+from mmnet.device import autocast, machine_name
+from mmnet.records import write_json
+
+FORMAT = 1
+
+
+def remembered(key: dict[str, Any], device: torch.device, measure: Callable[[], dict[str, float]]) -> tuple[dict[str, float], bool]:
+    """(what `measure` gave for this key, machine and version of torch, whether that was now)."""
+    whole = {"format": FORMAT, "machine": machine_name(device), "torch": torch.__version__} | key
+    name = hashlib.sha256(json.dumps(whole, sort_keys=True).encode()).hexdigest()[:16]
+    path = cache_root() / "timings" / f"{name}.json"
+    if path.exists():
+        return json.loads(path.read_text())["seconds"], False
+    seconds = measure()
+    write_json(path, {"key": whole, "seconds": seconds})
+    return seconds, True
+
+
+def seconds_of_step(module: nn.Module, images: Tensor, precision: str) -> float:
+    """Seconds of one pass forward and backward of images (B, 3, H, W)."""
+    _wait(images.device)
+    begun = time.perf_counter()
+    with autocast(images.device, precision):
+        maps = module(images)
+    maps.float().square().mean().backward()
+    _wait(images.device)
+    seconds = time.perf_counter() - begun
+    module.zero_grad(set_to_none=True)
+    return seconds
+
+
+def _wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
