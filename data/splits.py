@@ -10,7 +10,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
-from sklearn.model_selection import StratifiedKFold, StratifiedShuffleSplit
 
 from data.errors import DataError, LeakageError, shortlist
 from data.table import PatientTable
@@ -49,6 +48,8 @@ def make_splits(table: PatientTable, *, folds: int, test_fraction: float, groupi
     Every group counts once, so stratification is over groups: each fold's class ratio is off by less than one group.
     Raises DataError when a class has too few groups to stand in the test and in every fold.
     """
+    from sklearn.model_selection import StratifiedKFold, StratifiedShuffleSplit  # here: 50 MB and a second, which no worker needs
+
     group_of = table.groups(grouping)
     label_of = table.of_patients("label")
     label_of_group = {group: label_of[patient] for patient, group in group_of.items()}

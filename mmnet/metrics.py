@@ -7,7 +7,6 @@ does not reward betting on the larger class.
 from collections.abc import Callable
 
 import numpy as np
-from scipy.stats import rankdata
 
 Metric = Callable[[np.ndarray, np.ndarray], float]
 
@@ -31,12 +30,14 @@ def auc(probability: np.ndarray, label: np.ndarray) -> float:
     """Area under the ROC curve as the Mann-Whitney statistic, ties count half; NaN where only one class is present.
 
     Hanley & McNeil, Radiology 1982. By ranks, because scikit-learn's checks of its arguments cost 20 times what the area
-    does, and a bootstrap asks for it tens of thousands of times.
+    does, and a bootstrap asks for it tens of thousands of times; SciPy's ranks cost three times these, and 40 MB a worker.
     """
     positive = label == 1
     n = int(positive.sum())
     pairs = n * (len(label) - n)
-    return float((rankdata(probability)[positive].sum() - n * (n + 1) / 2) / pairs) if pairs else float("nan")
+    _, place, ties = np.unique(probability, return_inverse=True, return_counts=True)
+    ranks = (ties.cumsum() - (ties - 1) / 2)[place]  # from 1; equal values share the mean of their ranks
+    return float((ranks[positive].sum() - n * (n + 1) / 2) / pairs) if pairs else float("nan")
 
 
 def balanced_accuracy(probability: np.ndarray, label: np.ndarray) -> float:

@@ -92,3 +92,21 @@ def test_data_and_mmnet_import_where_ray_optuna_and_pandas_are_not_installed():
     lines = "".join(f"import {name.removesuffix('.__init__')}\n" for name in modules)
     done = subprocess.run([sys.executable, "-c", absent + lines], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+WORKER = """
+import sys
+import tuning.trainable
+from tests.mmnet.tiny import feature_dataset, tiny_config, train
+train(tiny_config({"model.frozen": True, "optim.epochs": 1, "augment.mixup": 0.2, "augment.feature_noise": 0.1}), feature_dataset())
+print(*sys.modules)
+"""
+# what only the driver, the analysis or a trained backbone needs: each costs every worker memory and its start time
+HEAVY = {"scipy", "sklearn", "timm", "torchvision", "optuna", "matplotlib", "tensorboard", "search_spaces", "analysis"}
+
+
+@pytest.mark.slow
+def test_a_worker_of_a_frozen_study_imports_nothing_heavy_that_it_does_not_use():
+    done = subprocess.run([sys.executable, "-c", WORKER], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert HEAVY & set(done.stdout.split()) == set()
