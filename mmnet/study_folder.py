@@ -10,16 +10,17 @@ import re
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
 from rich.console import Console
 
 from data.errors import DataError, InputError
 from data.splits import Splits, case_leaks
 from mmnet.command_line import SYNTHETIC, Prepared, base_config, describe, overrides, prepare, resolve_data
 from mmnet.config import AUTO, Config, ConfigError, field_paths, get_value
-from mmnet.records import write_json
+
+if TYPE_CHECKING:
+    import torch
 
 FORMAT = 2
 PACKAGES = ("torch", "torchvision", "timm", "numpy", "scikit-learn", "ray", "optuna")
@@ -66,6 +67,8 @@ class StudyFolder:
 
     def write(self, prepared: Prepared, **more: Any) -> None:
         """Make the folder and study.json; a resumed study keeps its own but for `more`."""
+        from mmnet.records import write_json  # here: it brings torch, and Ray starts beside that import
+
         dataset, splits = prepared.dataset, prepared.splits
         about = self.about or {
             "format": FORMAT,

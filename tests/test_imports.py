@@ -102,7 +102,7 @@ train(tiny_config({"model.frozen": True, "optim.epochs": 1, "augment.mixup": 0.2
 print(*sys.modules)
 """
 # what only the driver, the analysis or a trained backbone needs: each costs every worker memory and its start time
-HEAVY = {"scipy", "sklearn", "timm", "torchvision", "optuna", "matplotlib", "tensorboard", "search_spaces", "analysis"}
+HEAVY = {"torch._dynamo", "sympy", "scipy", "sklearn", "timm", "torchvision", "optuna", "matplotlib", "tensorboard", "search_spaces", "analysis"}
 
 
 @pytest.mark.slow
@@ -110,3 +110,10 @@ def test_a_worker_of_a_frozen_study_imports_nothing_heavy_that_it_does_not_use()
     done = subprocess.run([sys.executable, "-c", WORKER], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert HEAVY & set(done.stdout.split()) == set()
+
+
+def test_a_search_is_planned_without_heavy_libraries_so_that_ray_starts_at_once():
+    planned = "import sys, mmnet.study_folder, search_spaces, tuning.cluster, tuning.settings; search_spaces.get_space('full', mmnet.study_folder.Config())"
+    done = subprocess.run([sys.executable, "-c", f"{planned}; print(*sys.modules)"], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert (HEAVY - {"search_spaces"} | {"torch", "ray"}) & set(done.stdout.split()) == set()
