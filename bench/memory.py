@@ -1,8 +1,8 @@
 """What one more worker costs: `python -m bench memory --study output/first [--workers 3]`.
 
 Proportional set size (a page shared by n processes counts 1 / n in each) of a Python that only imported torch and of one to
-three Ray workers in the midst of a trial of that study's base configuration, all alive at the same time. A worker may cost
-200 MB more than importing torch.
+three Ray workers that train the base configuration of that study at the same time: between two epochs, and the most that was seen
+within one. A worker may cost 200 MB more than importing torch.
 """
 
 import argparse
@@ -10,6 +10,7 @@ import os
 import subprocess
 import sys
 import tempfile
+import threading
 from pathlib import Path
 
 import ray
@@ -45,10 +46,21 @@ class Worker:
         self.trial = MMNetTrainable.__new__(MMNetTrainable)
         self.trial.setup({"number": number, "params": {}}, dataset=dataset, splits=splits, base=base, trials=trials, threads=1)
 
-    def train(self, epochs: int) -> int:
+    def train(self, epochs: int) -> tuple[int, float]:
+        """-> its process, the most MB seen meanwhile."""
+        done, seen = threading.Event(), [0.0]
+
+        def watch() -> None:
+            while not done.wait(0.03):
+                seen.append(memory(os.getpid())["all"])
+
+        watcher = threading.Thread(target=watch)
+        watcher.start()
         for _ in range(epochs):
             self.trial.step()
-        return os.getpid()
+        done.set()
+        watcher.join()
+        return os.getpid(), max(seen)
 
     def after_import(self) -> dict[str, float]:
         return self.imported
@@ -56,7 +68,7 @@ class Worker:
 
 def measure(base: Config, dataset: Dataset, splits: Splits, workers: int, console: Console) -> None:
     table = Table(title=f"proportional set size, MB; {dataset.name}, {len(dataset.table)} images")
-    for column in ("workers", "process", *PARTS.values(), "over torch alone"):
+    for column in ("workers", "process", *PARTS.values(), "over torch alone", "within an epoch, over torch"):
         table.add_column(column, justify="left" if column == "process" else "right")
     alone = subprocess.Popen(
         [sys.executable, "-c", "import torch; print(flush=True); input()"], stdin=subprocess.PIPE, stdout=subprocess.PIPE
@@ -68,15 +80,16 @@ def measure(base: Config, dataset: Dataset, splits: Splits, workers: int, consol
         shared, started = ray.put(shareable(dataset)), []
         for count in range(1, workers + 1):
             worker = ray.remote(Worker).options(num_cpus=0).remote(count, base, shared, splits, Path(place))
-            started.append((worker, ray.get(worker.train.remote(2))))
+            started.append(worker)
+            trained = ray.get([each.train.remote(2) for each in started])
             torch_alone = memory(alone.pid)
-            rows = [("torch alone", torch_alone)]
+            rows = [("torch alone", torch_alone, None)]
             if count == 1:
-                rows.append(("worker 1 before its trial", ray.get(worker.after_import.remote())))
-            rows += [(f"worker {number}", memory(process)) for number, (_, process) in enumerate(started, start=1)]
-            for name, parts in rows:
-                over = "" if name == "torch alone" else f"{parts['all'] - torch_alone['all']:.0f}"
-                table.add_row(str(count), name, *(f"{value:.0f}" for value in parts.values()), over)
+                rows.append(("worker 1 before its trial", ray.get(worker.after_import.remote()), None))
+            rows += [(f"worker {number}", memory(process), most) for number, (process, most) in enumerate(trained, start=1)]
+            for name, parts, most in rows:
+                over = [f"{value - torch_alone['all']:.0f}" for value in (parts["all"], most) if value is not None]
+                table.add_row(str(count), name, *(f"{value:.0f}" for value in parts.values()), *([] if name == "torch alone" else over))
             table.add_section()
     alone.terminate()
     alone.wait()
