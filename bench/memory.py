@@ -75,6 +75,7 @@ def measure(base: Config, dataset: Dataset, splits: Splits, workers: int, consol
     )
     assert alone.stdout is not None
     alone.stdout.readline()
+    base = base.with_values({"optim.epochs": 2 * workers + 1, "optim.patience": 2 * workers + 1})  # no trial ends meanwhile
     with joining(None) as connected, tempfile.TemporaryDirectory() as place:
         connected.result()
         shared, started = ray.put(shareable(dataset)), []
