@@ -4,9 +4,12 @@ import dataclasses
 import pickle
 
 import numpy as np
+import pytest
 
-from tests.mmnet.tiny import feature_dataset
-from tuning.cluster import shareable
+from data.errors import InputError
+from tests.mmnet.tiny import deal, feature_dataset, tiny_config
+from tuning.cluster import resources, shareable
+from tuning.settings import StudySettings
 
 
 def test_memory_mapped_arrays_are_handed_over_outside_the_pickle(tmp_path):
@@ -22,3 +25,31 @@ def test_memory_mapped_arrays_are_handed_over_outside_the_pickle(tmp_path):
 
     assert mapped.features.nbytes in outside(shareable(mapped)) and mapped.features.nbytes not in outside(mapped)
     assert np.shares_memory(shareable(mapped).features, mapped.features)
+
+
+def planned(monkeypatch, have, **settings):
+    """What a trial gets of a cluster that has `have`, and how many trials run at once."""
+    monkeypatch.setattr("ray.cluster_resources", lambda: have)
+    dataset = feature_dataset()
+    return resources(StudySettings("s", 1, **settings), tiny_config({"model.frozen": True}), dataset, deal(dataset))
+
+
+@pytest.mark.parametrize(
+    ("have", "settings", "expected"),
+    [
+        ({"CPU": 8}, {}, ({"cpu": 1, "gpu": 0.0}, 8)),
+        ({"CPU": 8}, {"cpus_per_trial": 3}, ({"cpu": 3, "gpu": 0.0}, 2)),
+        ({"CPU": 8}, {"concurrency": 3}, ({"cpu": 1, "gpu": 0.0}, 3)),
+        ({"CPU": 2}, {"concurrency": 3}, ({"cpu": 1, "gpu": 0.0}, 2)),
+        ({"CPU": 8}, {"gpus_per_trial": "auto"}, ({"cpu": 1, "gpu": 0.0}, 8)),  # there is no GPU to share
+        ({"CPU": 8, "GPU": 2}, {}, ({"cpu": 1, "gpu": 1.0}, 2)),
+        ({"CPU": 8, "GPU": 2}, {"gpus_per_trial": 0.1}, ({"cpu": 1, "gpu": 0.1}, 8)),
+    ],
+)
+def test_as_many_trials_run_at_once_as_cores_and_gpus_carry(monkeypatch, have, settings, expected):
+    assert planned(monkeypatch, have, **settings) == expected
+
+
+def test_a_trial_that_the_cluster_cannot_carry_is_an_error(monkeypatch):
+    with pytest.raises(InputError, match="the cluster has 2 CPUs and 0 GPUs"):
+        planned(monkeypatch, {"CPU": 2}, cpus_per_trial=4)
