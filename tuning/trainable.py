@@ -13,6 +13,7 @@ from mmnet import crossval
 from mmnet.config import Config
 from mmnet.device import is_out_of_memory
 from mmnet.records import StorageError, TrialWriter, peak_memory, record_failure
+from tuning.heap import give_back
 
 
 def trial_name(number: int) -> str:
@@ -39,6 +40,7 @@ class MMNetTrainable(tune.Trainable):
         Ray also sets up processes that it then drops, because another one that became free took their trial.
         """
         self._close()
+        give_back()
         _, _, base, trials = self._shared
         number, params = new_config["number"], new_config["params"]
         self._place = trials / trial_name(number), number, params, base

@@ -2,6 +2,7 @@
 
 import errno
 import json
+import weakref
 from pathlib import Path
 
 import numpy as np
@@ -53,6 +54,16 @@ def test_an_interrupted_trial_goes_on_where_it_was_and_says_its_last_epoch_again
     first.cleanup()
     again = worker()
     assert [again.step()["metrics"] for _ in range(3)] == expected
+
+
+def test_a_worker_gives_memory_back_when_its_trial_is_gone(worker, monkeypatch):
+    trainable = worker()
+    trainable.step()
+    trial = weakref.ref(trainable._trial)
+    left = []
+    monkeypatch.setattr("tuning.trainable.give_back", lambda: left.append(trial()))
+    trainable.reset_config({"number": 1, "params": PARAMS})
+    assert left == [None]
 
 
 def test_a_worker_takes_up_the_next_configuration(worker, tmp_path):
