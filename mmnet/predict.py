@@ -18,7 +18,7 @@ from mmnet.device import autocast, free_unused, is_out_of_memory
 from mmnet.network import MMNet, Output
 
 VIEWS_AT_ONCE = {True: 256, False: 64}  # by frozen
-CACHED_VALUES = 2**22  # of frozen features at once on a CPU, float32: more does not stay in its cache
+CACHED_VALUES = 2**20  # of frozen features at once on a CPU, float32: more does not stay in its cache
 
 
 @torch.inference_mode()
