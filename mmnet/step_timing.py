@@ -32,13 +32,14 @@ def remembered(key: dict[str, Any], device: torch.device, measure: Callable[[], 
     return seconds, True
 
 
-def seconds_of_step(module: nn.Module, images: Tensor, precision: str) -> float:
-    """Seconds of one pass forward and backward of images (B, 3, H, W)."""
+def seconds_of_pass(module: nn.Module, images: Tensor, precision: str) -> float:
+    """Seconds of one pass of images (B, 3, H, W), forward and, unless gradients are off, backward."""
     _wait(images.device)
     begun = time.perf_counter()
     with autocast(images.device, precision):
         maps = module(images)
-    maps.float().square().mean().backward()
+    if torch.is_grad_enabled():
+        maps.float().square().mean().backward()
     _wait(images.device)
     seconds = time.perf_counter() - begun
     module.zero_grad(set_to_none=True)

@@ -16,7 +16,7 @@ from mmnet.study_folder import StudyFolder, open_or_create
 from tests.mmnet.tiny import CPU, deal, feature_dataset, pixel_dataset, tiny_config
 
 RESNET = tiny_config({"model.backbone": "resnet18"})
-SLOWER, FASTER = {"float32": 1.0, "bfloat16": 0.95}, {"float32": 1.0, "bfloat16": 0.5}
+SLOWER, FASTER = {"float32": 0.25, "bfloat16": 0.24}, {"float32": 0.25, "bfloat16": 0.125}  # seconds an image
 
 
 @pytest.fixture(autouse=True)
@@ -68,7 +68,19 @@ def test_a_size_that_the_backbone_cannot_take_is_an_error():
 
 def test_both_precisions_are_timed(monkeypatch):
     monkeypatch.setattr(precision, "BUDGET", 0.0)
+    monkeypatch.setattr(precision, "HOPELESS", 1e9)
     assert all(seconds > 0 for seconds in measure(RESNET.model, 32, CPU).values())
+
+
+def test_a_glance_is_enough_where_bfloat16_takes_many_times_as_long(monkeypatch):
+    trained = []
+
+    def clock(module, images, kind):
+        trained.append(module.training)
+        return {"float32": 1.0, "bfloat16": 2.1}[kind] * len(images)
+
+    monkeypatch.setattr(precision, "seconds_of_pass", clock)
+    assert measure(RESNET.model, 32, CPU) == {"float32": 1.0, "bfloat16": 2.1} and not any(trained)
 
 
 @pytest.mark.parametrize(
