@@ -161,7 +161,12 @@ def run_study(
                 reuse_actors=True,
                 max_failures=WORKER_RETRIES,
                 raise_on_failed_trial=False,
-                callbacks=[status, TensorBoardCallback(trials, space, base), SaveCallback(searcher), progress],
+                callbacks=[
+                    status,
+                    TensorBoardCallback(trials, space, base, levels, scheduler.stopped, records),
+                    SaveCallback(searcher),
+                    progress,
+                ],
                 trial_dirname_creator=lambda trial: trial_name(trial.config["number"]),
                 verbose=0,
             )
