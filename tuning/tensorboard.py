@@ -172,10 +172,13 @@ def scalars(line: dict[str, Any], metric: str) -> dict[str, float]:
 
 
 def experiment(space: Space, metric: str) -> api.Experiment:
-    """The columns of HPARAMS: every searched parameter with its range, best and final metrics, the configured one first."""
-    names = [metric, *(name for name in METRICS if name != metric)]
+    """The columns of HPARAMS: every searched parameter with its range, best and final metrics.
+
+    TensorBoard shows the first five metrics unless asked for more: those of the configured one and the last rung come first.
+    """
+    names = dict.fromkeys((metric, "auc", "balanced_accuracy", *METRICS))
     columns = [(prefix + name, f"{shown} {name}") for name in names for prefix, shown in ((BEST, "best"), (FINAL, "final"))]
-    columns.append((WENT_ON, "went on at its last rung"))
+    columns.insert(2, (WENT_ON, "went on at last rung"))
     return api.Experiment(
         hparam_infos=[_column(dimension) for dimension in space.searched()],
         metric_infos=[api.MetricInfo(name=api.MetricName(tag=tag), display_name=shown) for tag, shown in columns],

@@ -97,7 +97,11 @@ def test_every_parameter_of_every_space_has_a_column(name):
 
 def test_columns_hold_the_best_and_the_final_value_of_every_metric():
     tags = [info.name.tag for info in experiment(SPACE, "auc").metric_infos]
-    assert tags[:2] == ["best/auc", "oof/auc"] and {f"{kind}/{name}" for kind in ("best", "oof") for name in METRICS} < set(tags)
+    assert (
+        tags[:3] == ["best/auc", "oof/auc", "rung/went_on"]
+        and len(set(tags)) == len(tags)
+        and {f"{kind}/{name}" for kind in ("best", "oof") for name in METRICS} < set(tags)
+    )
 
 
 def test_a_trial_is_listed_with_its_parameters_before_its_first_epoch(callback, tmp_path):
