@@ -44,6 +44,8 @@ def main() -> int:
             "--again: nested and repeated cross-validation leave the sealed test closed; give it to the training of one configuration"
         )
     prepared = study.prepare(console, device)
+    if arguments.again and not prepared.splits.test:
+        raise InputError("--again: the study has no sealed test; it was made with --test-fraction 0")
     if repeats:
         trials, nested = planned_repeats(study, prepared, repeats), []
     else:
@@ -89,7 +91,7 @@ def main() -> int:
         from analysis.sealed_test import open_sealed_test, print_sealed_test
 
         openings, new = open_sealed_test(study.path, prepared.dataset, prepared.splits, study.config, device, again=arguments.again)
-        print_sealed_test(openings, new, console)
+        print_sealed_test(study.path, openings, new, console)
     return 0
 
 

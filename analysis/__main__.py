@@ -10,20 +10,20 @@ from mmnet.command_line import run_verb
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m analysis", description="What a study found, also while it still runs.")
-    parser.add_argument("--output", metavar="DIR", type=Path, default=Path("output"), help="where studies stand (default: output)")
+    shared = argparse.ArgumentParser(add_help=False)
+    shared.add_argument("study", metavar="STUDY", help="its name, or its folder")
+    shared.add_argument("--output", metavar="DIR", type=Path, default=Path("output"), help="where studies stand (default: output)")
     verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
     for name, text in (
         ("report", "one self-contained page: report.html"),
+        ("compare", "two studies on the same patients, paired"),
         ("export", "leaderboard and performance table as CSV and LaTeX"),
+        ("best", "the best trials, with a configuration file to run each"),
         ("watch", "follow a running study from its records; ends with it"),
     ):
-        verbs.add_parser(name, help=text).add_argument("study", metavar="STUDY", help="its name, or its folder")
-    best = verbs.add_parser("best", help="the best trials, with a configuration file to run each")
-    best.add_argument("study", metavar="STUDY", help="its name, or its folder")
-    best.add_argument("--n", metavar="N", type=int, default=5, help="how many (default 5)")
-    compare = verbs.add_parser("compare", help="two studies on the same patients, paired")
-    compare.add_argument("study", metavar="STUDY", help="its name, or its folder")
-    compare.add_argument("other", metavar="STUDY", help="the one to compare with")
+        verbs.add_parser(name, help=text, description=text, parents=[shared])
+    verbs.choices["compare"].add_argument("other", metavar="STUDY", help="the one to compare with")
+    verbs.choices["best"].add_argument("--n", metavar="N", type=int, default=5, help="how many (default 5)")
     return parser.parse_args(arguments)
 
 

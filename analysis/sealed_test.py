@@ -77,9 +77,28 @@ def open_sealed_test(
     return openings, True
 
 
-def print_sealed_test(openings: list[dict[str, Any]], new: bool, console: Console) -> None:
-    """The last opening, and what came before it."""
+def opened_elsewhere(study: Path, opening: dict[str, Any]) -> list[tuple[str, str]]:
+    """[(study, date)] of the studies beside this one that opened a test of the same data with any of the same patients before."""
+    patients = {row["patient"] for row in opening["patients"]}
+    found = []
+    for path in sorted(study.resolve().parent.glob("*/results/sealed_test.json")):
+        other = path.parent.parent
+        for before in read_openings(other) if other != study.resolve() else []:
+            same = before["fingerprint"] == opening["fingerprint"] and patients & {row["patient"] for row in before["patients"]}
+            if same and before["opened"] <= opening["opened"]:
+                found.append((other.name, before["opened"]))
+    return found
+
+
+def print_sealed_test(study: Path, openings: list[dict[str, Any]], new: bool, console: Console) -> None:
+    """The last opening, and what came before it, in this study and in those beside it."""
     result, before = openings[-1], openings[:-1]
+    for name, date in opened_elsewhere(study, result):
+        console.print(
+            f"[bold yellow]not the first look[/]: study {name} opened the sealed test of these patients on {date}",
+            highlight=False,
+            soft_wrap=True,
+        )
     if before:
         console.print(
             f"[bold yellow]{ordinal(len(openings))} opening[/] on {result['opened']}, first on {before[0]['opened']} "

@@ -13,6 +13,7 @@ from rich.text import Text
 from analysis.leaderboard import best_trial
 from analysis.tables import narrow_table
 from data.errors import InputError
+from mmnet.config import text_of
 from mmnet.records import TrialRecord, read_trial
 from mmnet.study_folder import read_study
 
@@ -109,7 +110,7 @@ def best_line(records: list[TrialRecord], metric: str) -> str:
     best = best_trial(records, metric)
     if best is None:
         return ""
-    params = ", ".join(f"{path}={value:.3g}" if isinstance(value, float) else f"{path}={value}" for path, value in best.params.items())
+    params = ", ".join(f"{path}={value:.3g}" if isinstance(value, float) else f"{path}={text_of(value)}" for path, value in best.params.items())
     return f"; best: {metric} {best.score:.4f}, trial {best.name}{f': {params}' if params else ''}"
 
 

@@ -24,7 +24,7 @@ def study(tmp_path):
 
 @pytest.fixture
 def analysis(run, tmp_path):
-    return lambda *words, **more: run("-m", "analysis", "--output", tmp_path, *words, **more).stdout
+    return lambda *words, **more: run("-m", "analysis", *words, "--output", tmp_path, **more).stdout
 
 
 def test_its_records_are_read():
@@ -55,7 +55,7 @@ def test_it_is_compared_by_its_path_and_watched_to_its_end(study, analysis, tmp_
 
 
 def test_a_name_that_is_nearly_right_is_one_clear_line(study, run, tmp_path):
-    done = run("-m", "analysis", "--output", tmp_path, "watch", "study_v3", expect=2)
+    done = run("-m", "analysis", "watch", "study_v3", "--output", tmp_path, expect=2)
     assert done.stderr.startswith("error: study study_v3: no readable study.json in") and "did you mean study_v2?" in done.stderr
     assert done.stderr.count("\n") == 1 and not done.stdout
 
@@ -73,3 +73,9 @@ def test_its_results_are_made_again(study):
     best = write_results(study)
     assert best is not None and best.name == "0005"
     assert (study / "plots" / "importance.png").exists() and load_config(study / "best_config.yaml").loss.name == "cross_entropy"
+
+
+def test_help_names_every_verb(run):
+    shown = run("-m", "analysis", "--help").stdout
+    assert all(verb in shown for verb in ("report", "compare", "export", "best", "watch"))
+    assert "the one to compare with" in run("-m", "analysis", "compare", "--help").stdout

@@ -109,7 +109,7 @@ class TensorBoardCallback(tune.Callback):
         start = SessionStartInfo(hparams=hparams(self._space, self._base, trial.config["params"]), start_time_secs=time.time())
         writer.hparams(
             {
-                metadata.EXPERIMENT_TAG: HParamsPluginData(experiment=experiment(self._space, self._base.metric)),
+                metadata.EXPERIMENT_TAG: HParamsPluginData(experiment=experiment(self._space, self._base)),
                 metadata.SESSION_START_INFO_TAG: HParamsPluginData(session_start_info=start),
             }
         )
@@ -171,28 +171,37 @@ def scalars(line: dict[str, Any], metric: str) -> dict[str, float]:
     return {tag: value for tag, value in values.items() if value is not None}
 
 
-def experiment(space: Space, metric: str) -> api.Experiment:
+def experiment(space: Space, base: Config) -> api.Experiment:
     """The columns of HPARAMS: every searched parameter with its range, best and final metrics.
 
-    TensorBoard shows the first five metrics unless asked for more: those of the configured one and the last rung come first.
+    TensorBoard shows the first five of each unless asked for more: parameters that no trial of this study can have stand
+    last (it sorts by `differs`, then by name), and the metrics begin with the configured one and the last rung.
     """
-    names = dict.fromkeys((metric, "auc", "balanced_accuracy", *METRICS))
+    names = dict.fromkeys((base.metric, "auc", "balanced_accuracy", *METRICS))
     columns = [(prefix + name, f"{shown} {name}") for name in names for prefix, shown in ((BEST, "best"), (FINAL, "final"))]
     columns.insert(2, (WENT_ON, "went on at last rung"))
     return api.Experiment(
-        hparam_infos=[_column(dimension) for dimension in space.searched()],
+        hparam_infos=[_column(dimension, _possible(dimension, space, base)) for dimension in space.searched()],
         metric_infos=[api.MetricInfo(name=api.MetricName(tag=tag), display_name=shown) for tag, shown in columns],
     )
 
 
-def _column(dimension: Dimension) -> api.HParamInfo:
+def _possible(dimension: Dimension, space: Space, base: Config) -> bool:
+    """Whether its condition can be met: by a value that is searched too, or by the configuration as it is."""
+    if dimension.when is None:
+        return True
+    path, allowed = dimension.when
+    return any(other.path == path for other in space.searched()) or get_value(base, path) in allowed
+
+
+def _column(dimension: Dimension, differs: bool) -> api.HParamInfo:
     if not dimension.choices:
         domain = api.Interval(min_value=dimension.low, max_value=dimension.high)
-        return api.HParamInfo(name=dimension.path, type=api.DATA_TYPE_FLOAT64, differs=True, domain_interval=domain)
+        return api.HParamInfo(name=dimension.path, type=api.DATA_TYPE_FLOAT64, differs=differs, domain_interval=domain)
     values = [_value(dimension, choice) for choice in dimension.choices]
     kinds = {"bool_value": api.DATA_TYPE_BOOL, "number_value": api.DATA_TYPE_FLOAT64, "string_value": api.DATA_TYPE_STRING}
     kind = kinds[values[0].WhichOneof("kind")]
-    return api.HParamInfo(name=dimension.path, type=kind, differs=True, domain_discrete=ListValue(values=values))
+    return api.HParamInfo(name=dimension.path, type=kind, differs=differs, domain_discrete=ListValue(values=values))
 
 
 def hparams(space: Space, base: Config, params: dict[str, Any]) -> dict[str, Value]:

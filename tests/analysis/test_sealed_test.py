@@ -60,9 +60,9 @@ def test_who_insists_opens_it_again_and_both_openings_stay_on_record(opened, mon
     openings, new = open_sealed_test(study, DATASET, splits(), config, CPU, again=True)
     assert new and openings == read_openings(study) and openings[0] == json.loads(json.dumps(result))
     assert openings[1] == openings[0] | {"opened": "later"} and openings[1]["fingerprint"] == DATASET.fingerprint
-    text = shown(openings, new)
+    text = shown(study, openings, new)
     assert f"second opening on later, first on {result['opened']} (fingerprints {DATASET.fingerprint}" in text
-    assert "not evaluated again" not in text and "second opening on later" in shown(openings, False)
+    assert "not evaluated again" not in text and "second opening on later" in shown(study, openings, False)
 
 
 def test_the_record_of_an_earlier_version_is_the_first_opening(opened):
@@ -72,6 +72,20 @@ def test_the_record_of_an_earlier_version_is_the_first_opening(opened):
     assert len(open_sealed_test(study, DATASET, splits(), config, CPU, again=True)[0]) == 2
 
 
+def test_another_study_that_looked_at_the_same_patients_is_named(opened):
+    study, _, result = opened
+    for name, change in (
+        ("earlier", {"opened": "2000-01-01"}),
+        ("later", {"opened": "9999"}),
+        ("foreign", {"opened": "2000", "fingerprint": "x"}),
+    ):
+        (study.parent / name / "results").mkdir(parents=True)
+        (study.parent / name / "results" / "sealed_test.json").write_text(json.dumps([result | change]))
+    text = shown(study, [result], True)
+    assert "study earlier opened the sealed test of these patients on 2000-01-01" in text
+    assert text.count("not the first look") == 1
+
+
 def test_a_damaged_record_is_named_and_nothing_is_opened(opened):
     study, config, _ = opened
     (study / "results" / "sealed_test.json").write_text("{")
@@ -79,14 +93,14 @@ def test_a_damaged_record_is_named_and_nothing_is_opened(opened):
         open_sealed_test(study, DATASET, splits(), config, CPU, again=True)
 
 
-def shown(openings, new) -> str:
+def shown(study, openings, new) -> str:
     out = io.StringIO()
-    print_sealed_test(openings, new, Console(file=out, width=200))
+    print_sealed_test(study, openings, new, Console(file=out, width=200))
     return " ".join(out.getvalue().split())
 
 
 def test_the_table_says_what_was_judged_and_that_it_was_opened_before(opened):
-    _, _, result = opened
-    text = shown([result], False)
+    study, _, result = opened
+    text = shown(study, [result], False)
     assert "4 patients of 4 cases (2 malignant), 8 views" in text
     assert f"opened on {result['opened']}" in text and f"{result['metrics']['patient_auc']['value']:.3f}" in text

@@ -83,7 +83,7 @@ def test_a_conditional_parameter_that_is_off_is_blank_and_a_column_is_of_one_kin
     on, off = hparams(SPACE, Config(), FOCAL), hparams(SPACE, Config(), CROSS_ENTROPY)
     assert on["loss.gamma"].number_value == 2.0 and "loss.gamma" not in off
     assert (on["optim.batch_size"].string_value, off["optim.batch_size"].string_value) == ("8", "None")
-    columns = {info.name: info for info in experiment(SPACE, "auc").hparam_infos}
+    columns = {info.name: info for info in experiment(SPACE, Config()).hparam_infos}
     assert columns["loss.gamma"].type == api.DATA_TYPE_FLOAT64 and columns["loss.gamma"].domain_interval.max_value == 5.0
     assert columns["optim.batch_size"].type == api.DATA_TYPE_STRING
     assert [choice.string_value for choice in columns["optim.batch_size"].domain_discrete.values] == ["None", "8"]
@@ -92,11 +92,20 @@ def test_a_conditional_parameter_that_is_off_is_blank_and_a_column_is_of_one_kin
 @pytest.mark.parametrize("name", space_names())
 def test_every_parameter_of_every_space_has_a_column(name):
     space = get_space(name, Config())
-    assert [info.name for info in experiment(space, "auc").hparam_infos] == [dimension.path for dimension in space.searched()]
+    assert [info.name for info in experiment(space, Config()).hparam_infos] == [dimension.path for dimension in space.searched()]
+
+
+def test_parameters_that_no_trial_can_have_stand_last():
+    def last(frozen):
+        base = Config().with_values({"model.frozen": frozen})
+        return {info.name for info in experiment(get_space("full", base), base).hparam_infos if not info.differs}
+
+    assert last(False) == {"augment.feature_noise"}
+    assert "augment.crop" in last(True) and not {"augment.feature_noise", "loss.gamma"} & last(True)  # loss.gamma: where focal is drawn
 
 
 def test_columns_hold_the_best_and_the_final_value_of_every_metric():
-    tags = [info.name.tag for info in experiment(SPACE, "auc").metric_infos]
+    tags = [info.name.tag for info in experiment(SPACE, Config(metric="auc")).metric_infos]
     assert (
         tags[:3] == ["best/auc", "oof/auc", "rung/went_on"]
         and len(set(tags)) == len(tags)
