@@ -129,8 +129,11 @@ def model_config(study: Path) -> Config:
     from mmnet.config import Config
     from mmnet.study_folder import read_study
 
-    if read_study(study).get("nested"):
+    about = read_study(study)
+    if about.get("nested"):
         raise InputError(f"study {study.name} is nested: each outer fold has networks of its own; train with main.py without --nested")
+    if about.get("repeats"):
+        raise InputError(f"study {study.name} is of repeats, each with networks of its own; train with main.py without --repeats")
     return Config().with_values(chosen_trial(study).config)
 
 

@@ -20,6 +20,8 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     kinds.add_argument(
         "--nested", metavar="K", type=int, help="nested cross-validation: K outer folds judge what the rest trained and chose"
     )
+    kinds.add_argument("--repeats", metavar="R", type=int, help="repeated cross-validation: R times, under new seeds and new partitions")
+    parser.add_argument("--again", action="store_true", help="open the sealed test a second time; both openings stay on record")
     return parser.parse_args(arguments)
 
 
@@ -28,28 +30,53 @@ def main() -> int:
     started = time.time()
     from rich.console import Console
 
+    from data.errors import InputError
     from mmnet.device import best_device
-    from mmnet.study_folder import open_or_create
+    from mmnet.study_folder import open_or_create, record_end
 
     console, device = Console(), best_device()
     study = open_or_create(arguments, "main")
     kept = study.about.get("settings", {})
-    outer, singles = nested_folds(arguments.nested, kept), single_magnifications(arguments.single_mag, study.config, kept)
+    outer, repeats = nested_folds(arguments.nested, kept), wanted_repeats(arguments.repeats, kept)
+    singles = single_magnifications(arguments.single_mag, study.config, kept)
+    if arguments.again and (outer or repeats):
+        raise InputError(
+            "--again: nested and repeated cross-validation leave the sealed test closed; give it to the training of one configuration"
+        )
     prepared = study.prepare(console, device)
-    trials, nested = planned_trials(study, prepared, outer, singles)
-    study.write(prepared, settings={"nested": outer, "single_magnifications": singles}, nested=[splits.to_json() for splits in nested])
+    if arguments.again and not prepared.splits.test:
+        raise InputError("--again: the study has no sealed test; it was made with --test-fraction 0")
+    if repeats:
+        trials, nested = planned_repeats(study, prepared, repeats), []
+    else:
+        trials, nested = planned_trials(study, prepared, outer, singles)
+    study.write(
+        prepared,
+        settings={"nested": outer, "repeats": repeats, "single_magnifications": singles},
+        nested=[splits.to_json() for splits in nested],
+        repeats=[trial.splits.to_json() for trial in trials] if repeats else [],
+    )
     from mmnet.training import train_all
 
+    reason = "broken off"
     try:
         train_all(study.path, trials, device, console)
+        reason = ""
     except KeyboardInterrupt:
         hint = f"[yellow]interrupted[/]: go on with  python main.py --resume --name {study.name} --output {study.path.parent}"
         console.print(hint, soft_wrap=True, highlight=False)
         return 130
+    finally:
+        record_end(study.path, reason)
     if nested:
         from analysis.nested import print_nested, write_nested
 
         print_nested(write_nested(study.path, prepared.development, study.config, nested, device), study.path, console)
+        return 0
+    if repeats:
+        from analysis.repeats import print_repeats, write_repeats
+
+        print_repeats(write_repeats(study.path), study.path, console)
         return 0
     from analysis.summary import print_summary, write_results
 
@@ -63,8 +90,8 @@ def main() -> int:
     if prepared.splits.test:
         from analysis.sealed_test import open_sealed_test, print_sealed_test
 
-        result, again = open_sealed_test(study.path, prepared.dataset, prepared.splits, study.config, device)
-        print_sealed_test(result, again, console)
+        openings, new = open_sealed_test(study.path, prepared.dataset, prepared.splits, study.config, device, again=arguments.again)
+        print_sealed_test(study.path, openings, new, console)
     return 0
 
 
@@ -81,6 +108,20 @@ def nested_folds(given: int | None, kept: dict) -> int | None:
     return kept["nested"] if kept else given
 
 
+def wanted_repeats(given: int | None, kept: dict) -> int | None:
+    """How many repeats; None: none. A resumed study keeps its own, or gets more."""
+    from data.errors import InputError
+
+    if given is not None and given < 2:
+        raise InputError(f"--repeats {given}: expected at least 2")
+    before = kept.get("repeats")
+    if kept and given is not None and given < (before or given + 1):
+        raise InputError(
+            f"--repeats {given}: the study has {before or 'no'} repeats; resume it without --repeats or with more, or start another --name"
+        )
+    return given or before
+
+
 def single_magnifications(given: str | None, config, kept: dict) -> list[int]:
     """The magnifications that get a network of their own, those of the study so far included."""
     from data.errors import InputError
@@ -90,9 +131,9 @@ def single_magnifications(given: str | None, config, kept: dict) -> list[int]:
     if given is None:
         return before
     asked = have if given == "all" else [int(given.upper().removesuffix("X"))] if given.upper().removesuffix("X").isdecimal() else []
-    if not asked or not set(asked) <= set(have) or len(have) < 2 or kept.get("nested"):
+    if not asked or not set(asked) <= set(have) or len(have) < 2 or kept.get("nested") or kept.get("repeats"):
         raise InputError(
-            f"--single-mag {given}: expected all or one of {', '.join(map(str, have))}, in a study of at least two magnifications and not nested"
+            f"--single-mag {given}: expected all or one of {', '.join(map(str, have))}, in a study of at least two magnifications, not nested and not repeated"
         )
     return sorted({*before, *asked})
 
@@ -121,6 +162,28 @@ def planned_trials(study, prepared, outer: int | None, singles: list[int]):
         PlannedTrial(number, {}, config, development, splits, f"outer fold {number + 1} of {outer}") for number, splits in enumerate(nested)
     ]
     return trials, nested
+
+
+def planned_repeats(study, prepared, repeats: int):
+    """The same configuration on the development patients under each seed and partition of `repeat_plan`."""
+    from analysis.repeats import repeat_plan
+    from data.splits import Splits, check_splits, make_splits
+    from mmnet.training import PlannedTrial
+
+    development, settings = prepared.development, study.config.data
+    dealt = [Splits.from_json(stored) for stored in study.about.get("repeats", [])]
+    trials = []
+    for number, (seed, split_seed) in enumerate(repeat_plan(study.config, repeats)):
+        if number < len(dealt):
+            splits = dealt[number]
+        else:
+            splits = make_splits(development.table, folds=settings.folds, test_fraction=0.0, grouping=settings.grouping, seed=split_seed)
+        check_splits(splits, development.table)
+        params = {"seed": seed, "data.split_seed": split_seed}
+        trials.append(
+            PlannedTrial(number, params, study.config.with_values(params), development, splits, f"repeat {number + 1} of {repeats}")
+        )
+    return trials
 
 
 if __name__ == "__main__":

@@ -39,7 +39,7 @@ def main() -> int:
     from rich.console import Console
 
     from data.errors import InputError
-    from mmnet.study_folder import open_or_create
+    from mmnet.study_folder import open_or_create, record_end
     from search_spaces import get_space
     from search_spaces.ablation import Ablation
     from tuning.cluster import joining
@@ -77,7 +77,12 @@ def main() -> int:
 
         from tuning.study import run_study
 
-        outcome = run_study(settings, space, study.config, levels, prepared.development, prepared.splits, console, connected)
+        reason = "broken off"
+        try:
+            outcome = run_study(settings, space, study.config, levels, prepared.development, prepared.splits, console, connected)
+            reason = outcome.reason
+        finally:
+            record_end(settings.folder, reason)
     return close(settings.folder, console, outcome.complete, outcome.reason, time.time() - started)
 
 
@@ -125,6 +130,7 @@ def close(folder, console, complete: bool, reason: str, seconds: float) -> int:
         print_summary(folder, best, console, seconds)
         if read_study(folder)["mechanisms"]:
             print_ablation(write_ablation(folder), console)
+        draw_best(folder, best.name)
     if not complete:
         console.print(
             f"[yellow]{reason or 'stopped'}[/]: go on with  python tune_mmnet.py --resume --name {folder.name} --output {folder.parent}",
@@ -135,6 +141,24 @@ def close(folder, console, complete: bool, reason: str, seconds: float) -> int:
         console.print(f"no trial gave a score; reasons are in {folder}/results/leaderboard.csv", highlight=False)
         return 1
     return 130 if reason.startswith("stopped by") else 0
+
+
+def draw_best(folder, trial: str) -> None:
+    """Figures of the best trial, also in its TensorBoard run: how it learned and how calibrated it is, beside what the search found."""
+    import contextlib
+
+    from analysis.calibration import write_calibration
+    from analysis.fold_curves import write_fold_curves
+    from data.errors import InputError
+    from tuning.tensorboard import write_figures
+
+    made = []
+    for figure, write in (("fold_curves", write_fold_curves), ("reliability", write_calibration)):
+        with contextlib.suppress(InputError):  # predictions of one class, say: the other figures do not depend on it
+            write(folder)
+            made.append(figure)
+    paths = {name: folder / "plots" / f"{name}.png" for name in (*made, "optimisation_history", "importance")}
+    write_figures(folder / "trials", trial, {name: path for name, path in paths.items() if path.exists()})
 
 
 if __name__ == "__main__":

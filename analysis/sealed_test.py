@@ -1,4 +1,7 @@
-"""The sealed test: opened once per study, recorded with date and fingerprint, and only read back ever after."""
+"""The sealed test: opened once per study, recorded with date and fingerprint, and read back ever after.
+
+Whoever insists opens it again; every opening stays on record, and the newest is shown as the second, the third, … that it is.
+"""
 
 import json
 import time
@@ -12,6 +15,7 @@ from rich.table import Table
 
 from analysis.bootstrap import bootstrap_interval
 from data.dataset import Dataset
+from data.errors import InputError
 from data.splits import Splits
 from mmnet.config import Config
 from mmnet.metrics import evaluate_one, patient_mean
@@ -22,14 +26,29 @@ METRICS = ("auc", "log_loss", "balanced_accuracy", "patient_auc", "patient_balan
 RESAMPLES = 2000
 
 
-def open_sealed_test(study: Path, dataset: Dataset, splits: Splits, config: Config, device: torch.device) -> tuple[dict[str, Any], bool]:
-    """(results/sealed_test.json, whether it was there already): the ensemble of fold models on the sealed patients.
-
-    Intervals are 95 % percentile bootstraps over cases, stratified by class.
-    """
+def read_openings(study: Path) -> list[dict[str, Any]]:
+    """results/sealed_test.json: every opening of a study's sealed test, newest last. Raises InputError when it is damaged."""
     path = study / "results" / "sealed_test.json"
-    if path.exists():
-        return json.loads(path.read_text()), True
+    if not path.exists():
+        return []
+    try:
+        content = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise InputError(f"sealed test {path}: damaged ({error}); restore it, it is the only record of the sealed test") from error
+    return content if isinstance(content, list) else [content]  # earlier versions wrote the one that there was
+
+
+def open_sealed_test(
+    study: Path, dataset: Dataset, splits: Splits, config: Config, device: torch.device, *, again: bool = False
+) -> tuple[list[dict[str, Any]], bool]:
+    """(all openings, whether the last is new): the ensemble of fold models on the sealed patients.
+
+    Opened by the first call, and by a later one only with `again`. Intervals are 95 % percentile bootstraps over cases,
+    stratified by class.
+    """
+    openings = read_openings(study)
+    if openings and not again:
+        return openings, False
     sealed = dataset.select_patients(splits.test)
     by_model, views, index = predict_ensemble(study / "models", config, sealed, device)
     probability = by_model.mean(0)
@@ -53,13 +72,46 @@ def open_sealed_test(study: Path, dataset: Dataset, splits: Splits, config: Conf
         "fold_models": [{name: evaluate_one(name, single, label, patient) for name in METRICS} for single in by_model],
         "interval": f"95 % percentile bootstrap over cases, stratified by class, {RESAMPLES} resamples",
     }
-    write_json(path, result)
-    return result, False
+    openings.append(result)
+    write_json(study / "results" / "sealed_test.json", openings)
+    return openings, True
 
 
-def print_sealed_test(result: dict[str, Any], again: bool, console: Console) -> None:
-    if again:
-        console.print(f"the sealed test was opened on {result['opened']}; it is not evaluated again, this is its record", highlight=False)
+def opened_elsewhere(study: Path, opening: dict[str, Any]) -> list[tuple[str, str]]:
+    """[(study, date)] of the studies beside this one that opened a test of the same data with any of the same patients before."""
+    patients = {row["patient"] for row in opening["patients"]}
+    found = []
+    for path in sorted(study.resolve().parent.glob("*/results/sealed_test.json")):
+        other = path.parent.parent
+        for before in read_openings(other) if other != study.resolve() else []:
+            same = before["fingerprint"] == opening["fingerprint"] and patients & {row["patient"] for row in before["patients"]}
+            if same and before["opened"] <= opening["opened"]:
+                found.append((other.name, before["opened"]))
+    return found
+
+
+def print_sealed_test(study: Path, openings: list[dict[str, Any]], new: bool, console: Console) -> None:
+    """The last opening, and what came before it, in this study and in those beside it."""
+    result, before = openings[-1], openings[:-1]
+    for name, date in opened_elsewhere(study, result):
+        console.print(
+            f"[bold yellow]not the first look[/]: study {name} opened the sealed test of these patients on {date}",
+            highlight=False,
+            soft_wrap=True,
+        )
+    if before:
+        console.print(
+            f"[bold yellow]{ordinal(len(openings))} opening[/] on {result['opened']}, first on {before[0]['opened']} "
+            f"(fingerprints {result['fingerprint']}, {before[0]['fingerprint']}): whoever chose anything in between has seen this test",
+            highlight=False,
+            soft_wrap=True,
+        )
+    if not new:
+        console.print(
+            f"the sealed test was opened on {result['opened']}; it is not evaluated again, this is its record (--again insists)",
+            highlight=False,
+            soft_wrap=True,
+        )
     malignant = sum(row["label"] for row in result["patients"])
     synthetic = " (SYNTHETIC DATA)" if result["synthetic"] else ""
     table = Table(
@@ -75,3 +127,8 @@ def print_sealed_test(result: dict[str, Any], again: bool, console: Console) -> 
     console.print(table)
     if any(row["low"] == row["high"] for row in result["metrics"].values()):
         console.print("an interval without width does not mean certainty: no resample of so few cases holds a mistake", highlight=False)
+
+
+def ordinal(number: int) -> str:
+    """first, second, third, 4th, …"""
+    return {1: "first", 2: "second", 3: "third"}.get(number, f"{number}th")

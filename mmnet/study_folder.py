@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import difflib
 import importlib.metadata
 import json
 import platform
@@ -66,7 +67,7 @@ class StudyFolder:
         return prepared
 
     def write(self, prepared: Prepared, **more: Any) -> None:
-        """Make the folder and study.json; a resumed study keeps its own but for `more`."""
+        """Make the folder and study.json; a resumed study keeps its own but for `more`, and has not ended any more."""
         from mmnet.records import write_json  # here: it brings torch, and Ray starts beside that import
 
         dataset, splits = prepared.dataset, prepared.splits
@@ -91,7 +92,7 @@ class StudyFolder:
             self.path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise InputError(f"--output {self.path.parent}: cannot write there: {error.strerror}; pass another --output") from error
-        write_json(self.path / "study.json", about | more)
+        write_json(self.path / "study.json", about | more | {"ended": None})
 
 
 def open_or_create(arguments: argparse.Namespace, verb: str) -> StudyFolder:
@@ -129,13 +130,27 @@ def _resume(arguments: argparse.Namespace, output: Path, verb: str) -> StudyFold
 
 
 def find_study(output: Path, name: str | None) -> Path:
-    """The folder of a study by its name, or (None) of the newest one. Raises InputError when there is none."""
-    if name:
-        return output / name
+    """The folder of a study by its name below `output` or its path, or (None) the newest. Raises InputError when there is none."""
     found = sorted(output.glob("*/study.json"), key=lambda file: file.stat().st_mtime)
+    if name:
+        places = (output / name, Path(name).expanduser())
+        for path in places:
+            if (path / "study.json").exists():
+                return path
+        near = difflib.get_close_matches(name, [file.parent.name for file in found], n=3, cutoff=0.4)
+        hint = f"did you mean {' or '.join(near)}?" if near else "pass a study's name, or its folder"
+        raise InputError(f"study {name}: no readable study.json in {places[0]}; {hint}")
     if not found:
         raise InputError(f"no study stands in {output}; pass --output DIR, or start one with tune_mmnet.py or main.py")
     return found[-1].parent
+
+
+def record_end(path: Path, reason: str) -> None:
+    """Note in study.json that the run is over, and why ("" where everything planned was done): who watches has no other sign."""
+    from mmnet.records import write_json  # as in `StudyFolder.write`
+
+    about = read_study(path)
+    write_json(path / "study.json", about | {"ended": {"at": time.strftime("%Y-%m-%dT%H:%M:%S%z"), "reason": reason}})
 
 
 def read_study(path: Path) -> dict[str, Any]:

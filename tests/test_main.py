@@ -34,7 +34,8 @@ def results(study: Path) -> dict[str, str | dict]:
                 (row,) = csv.DictReader(file)
             found[path.name] = {key: value for key, value in row.items() if key not in ("seconds", "peak_mib")}
         elif path.name == "sealed_test.json":
-            found[path.name] = json.loads(path.read_text()) | {"opened": ""}
+            (opening,) = json.loads(path.read_text())
+            found[path.name] = opening | {"opened": ""}
         else:
             found[path.name] = path.read_text()
     return found
@@ -80,17 +81,20 @@ def test_ctrl_c_ends_with_the_command_that_goes_on(run, environment, data, tmp_p
     assert "epoch 1/9" not in after and "epoch 9/9" in after and "sealed test" in after
 
 
-def test_the_sealed_test_is_opened_once(run, data, tmp_path):
+def test_the_sealed_test_is_opened_once_and_again_only_on_demand(run, data, tmp_path):
     first = run("main.py", "--data", data, "--name", "s", "--output", tmp_path, *SMALL).stdout
     path = tmp_path / "s" / "results" / "sealed_test.json"
     record = path.read_bytes()
-    opened = json.loads(record)["opened"]
+    opened = json.loads(record)[0]["opened"]
     assert "sealed test (SYNTHETIC DATA)" in first and "was opened on" not in first
     second = run("main.py", "--resume", "--name", "s", "--output", tmp_path).stdout
     assert f"the sealed test was opened on {opened}; it is not evaluated again" in second
     assert path.read_bytes() == record
     assert first[first.index("sealed test (SYN") :] == second[second.index("sealed test (SYN") :]  # the same table
     assert "epoch 1/" not in second
+    third = run("main.py", "--resume", "--name", "s", "--output", tmp_path, "--again").stdout
+    assert f"second opening on {json.loads(path.read_text())[1]['opened']}, first on {opened}" in third
+    assert first[first.index("sealed test (SYN") :] == third[third.index("sealed test (SYN") :]
 
 
 def test_each_magnification_alone_stands_beside_the_fused_network(run, tmp_path):
@@ -144,6 +148,27 @@ def test_nested_cross_validation_judges_each_patient_once(run, data, tmp_path):
     assert "epoch 1/" not in again and (study / "results" / "nested.json").read_bytes() == record
 
 
+def test_repeats_train_new_seeds_and_partitions_and_more_can_be_added(run, data, tmp_path):
+    shown = run("main.py", "--data", data, "--repeats", 3, "--name", "r", "--output", tmp_path, *SMALL).stdout
+    study = tmp_path / "r"
+    report = json.loads((study / "results" / "repeats.json").read_text())
+    assert [(row["seed"], row["split_seed"]) for row in report["repeats"]] == [(1, 1), (2, 1), (3, 2)]
+    assert (
+        "repeated cross-validation (SYNTHETIC DATA)" in shown
+        and "3 repeats cannot tell" in shown
+        and "the sealed test stays closed" in shown
+    )
+    about = json.loads((study / "study.json").read_text())
+    sealed = about["splits"]["test"]
+    assert sealed and not (study / "results" / "sealed_test.json").exists() and about["ended"]["reason"] == ""
+    assert not [path for path in (study / "trials").rglob("*.json*") if any(patient in path.read_text() for patient in sealed)]
+
+    more = run("main.py", "--resume", "--repeats", 4, "--name", "r", "--output", tmp_path).stdout
+    assert "repeat 4 of 4: epoch 4/4" in more and "repeat 3 of 4: epoch" not in more and "cannot tell" not in more
+    again = json.loads((study / "results" / "repeats.json").read_text())
+    assert again["repeats"][:3] == report["repeats"] and again["metrics"]["auc"]["sd_by_partition"] is not None
+
+
 @pytest.mark.parametrize(
     ("options", "expected"),
     [
@@ -154,6 +179,9 @@ def test_nested_cross_validation_judges_each_patient_once(run, data, tmp_path):
         ("--single-mag 200 --magnifications 200", "in a study of at least two magnifications"),
         ("--nested 1", "--nested 1: expected at least 2 outer folds"),
         ("--nested 20", "benign cases for 20 folds"),
+        ("--again --test-fraction 0", "--again: the study has no sealed test"),
+        ("--repeats 1", "--repeats 1: expected at least 2"),
+        ("--repeats 3 --again", "--again: nested and repeated cross-validation leave the sealed test closed"),
     ],
 )
 def test_what_cannot_be_trained_stops_before_anything_is_written(monkeypatch, data, tmp_path, options, expected):
@@ -181,7 +209,10 @@ def test_single_magnifications_and_nested_exclude_each_other(monkeypatch, capsys
     [
         ({"nested": 3, "single_magnifications": []}, "--nested 4", "--nested 4: the study has 3 outer folds"),
         ({"nested": None, "single_magnifications": []}, "--nested 4", "--nested 4: the study has no outer folds"),
-        ({"nested": 3, "single_magnifications": []}, "--single-mag 40", "and not nested"),
+        ({"nested": 3, "single_magnifications": []}, "--single-mag 40", "not nested and not repeated"),
+        ({"nested": None, "repeats": 3}, "--repeats 2", "--repeats 2: the study has 3 repeats"),
+        ({"nested": None, "single_magnifications": []}, "--repeats 2", "--repeats 2: the study has no repeats"),
+        ({"nested": 3, "single_magnifications": []}, "--again", "--again: nested and repeated cross-validation leave"),
     ],
 )
 def test_a_study_stays_nested_or_not(monkeypatch, tmp_path, kept, options, expected):

@@ -76,6 +76,9 @@ def test_a_study_from_search_to_sealed_test(run, data, tmp_path):
         assert any("session_start" in tag for tag in hparams(record.folder)) and any("experiment" in tag for tag in hparams(record.folder))
         assert np.load(record.folder / "predictions.npz")["oof"].shape[0] == len(record.epochs)
     assert {"stopped", "done"} == {record.status for record in records}
+    events = {record.name: list(record.folder.glob("events.out.tfevents.*")) for record in records}
+    assert {name for name, files in events.items() if len(files) == 2} == {rows[0]["trial"]}  # the best has figures too
+    assert max(sum(file.stat().st_size for file in files) for files in events.values()) < 200_000
     for plot in ("optimisation_history", "learning_curves", "parallel_coordinates", "importance"):
         assert (study / "plots" / f"{plot}.png").stat().st_size > 5000
 
@@ -90,11 +93,11 @@ def test_a_study_from_search_to_sealed_test(run, data, tmp_path):
     first = run(*main).stdout
     assert best.seed == 0 and "sealed test" in first and "opened on" not in first
     assert read_trials(tmp_path / "m")[0].score == pytest.approx(float(rows[0]["log_loss"]), abs=1e-6)
-    recorded = json.loads((tmp_path / "m" / "results" / "sealed_test.json").read_text())
+    (recorded,) = json.loads((tmp_path / "m" / "results" / "sealed_test.json").read_text())
     assert {row["patient"] for row in recorded["patients"]} == sealed and recorded["synthetic"]
     again = run("main.py", "--resume", "--name", "m", "--output", tmp_path).stdout
     assert "was opened on" in again
-    assert json.loads((tmp_path / "m" / "results" / "sealed_test.json").read_text()) == recorded
+    assert json.loads((tmp_path / "m" / "results" / "sealed_test.json").read_text()) == [recorded]
 
 
 def test_a_study_stopped_by_ctrl_c_goes_on_with_the_same_numbers(run, environment, data, tmp_path):

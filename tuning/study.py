@@ -3,6 +3,7 @@
 import shutil
 import signal
 import time
+from collections.abc import Callable
 from concurrent.futures import Future
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -17,7 +18,7 @@ from data.dataset import Dataset
 from data.errors import InputError
 from data.splits import Splits
 from mmnet.config import Config
-from mmnet.records import read_trials, record_failure, write_status
+from mmnet.records import TrialRecord, read_trials, record_failure, write_status
 from search_spaces.space import Space
 from tuning.cluster import joining, resources, shareable
 from tuning.database import StudyDatabase
@@ -30,6 +31,8 @@ from tuning.trainable import MMNetTrainable, trial_name
 
 WORKER_RETRIES = 2  # of a trial whose process was lost; what its configuration causes is not retried
 HOPELESS = 5  # so many trials failed and none gave a score: the study stops itself
+ASK_EVERY = 10  # trials that end between two questions whether the study has found enough
+Enough = Callable[[list[TrialRecord]], str]  # the records so far -> why no more trials are worth it, or ""
 
 
 @dataclass(frozen=True)
@@ -41,7 +44,7 @@ class Outcome:
 
 
 class StudyStopper(tune.Stopper):
-    """Ends the whole study with a reason: time, a signal, a full disk, nothing but failures."""
+    """Ends the whole study with a reason: time, a signal, enough found, a full disk, nothing but failures."""
 
     def __init__(self, deadline: float | None):
         self.deadline, self.reason, self.error = deadline, "", ""
@@ -60,9 +63,9 @@ class StudyStopper(tune.Stopper):
 class StatusCallback(tune.Callback):
     """Keeps status.json of trials that something outside them ended, and stops a hopeless study."""
 
-    def __init__(self, trials: Path, base: Config, scheduler: RungScheduler, stopper: StudyStopper):
-        self._trials, self._base, self._scheduler, self._stopper = trials, base, scheduler, stopper
-        self._failed, self._succeeded = 0, False
+    def __init__(self, trials: Path, base: Config, scheduler: RungScheduler, stopper: StudyStopper, enough: Enough | None = None):
+        self._trials, self._base, self._scheduler, self._stopper, self._enough = trials, base, scheduler, stopper, enough
+        self._failed, self._succeeded, self._ended = 0, False, 0
         self.stopped: list[Path] = []
 
     def on_trial_result(self, iteration: int, trials: list, trial, result: dict, **info: Any) -> None:
@@ -76,6 +79,9 @@ class StatusCallback(tune.Callback):
             self.stopped.append(folder)
         elif "failed" in result:
             self._failure(result["failed"])
+        self._ended += 1
+        if self._enough is not None and self._ended % ASK_EVERY == 0 and not self._stopper.reason:
+            self._stopper.reason = self._enough(read_trials(self._trials.parent))
 
     def on_trial_error(self, iteration: int, trials: list, trial, **info: Any) -> None:
         number, params = trial.config["number"], trial.config["params"]
@@ -109,11 +115,14 @@ def run_study(
     splits: Splits,
     console: Console,
     connected: Future[None] | None = None,
+    enough: Enough | None = None,
 ) -> Outcome:
     """Search, with rungs at `levels`, until `settings.trials` trials ended, the budget is used up, or a signal comes.
 
-    `dataset`: development patients only. `connected`: what `joining` gave, where the caller has begun to join Ray. What was
-    recorded before is kept and gone on with; to start or resume is the caller's decision. Raises InputError when nothing can be written, or when all first trials fail.
+    `dataset`: development patients only. `connected`: what `joining` gave, where the caller has begun to join Ray.
+    `enough`: asked after every `ASK_EVERY` trials that end; its reason ends the study. What was recorded before is kept and
+    gone on with; to start or resume is the caller's decision. Raises InputError when nothing can be written, or when all
+    first trials fail.
     """
     trials = (settings.folder / "trials").resolve()
     trials.mkdir(parents=True, exist_ok=True)
@@ -133,7 +142,7 @@ def run_study(
         dataset = shareable(dataset)
         (connected or joined.enter_context(joining(settings.address))).result()
         per_trial, concurrency = resources(settings, base, dataset, splits)
-        status = StatusCallback(trials, base, scheduler, stopper)
+        status = StatusCallback(trials, base, scheduler, stopper, enough)
         progress = ProgressCallback(
             console,
             name=settings.name,
@@ -161,7 +170,12 @@ def run_study(
                 reuse_actors=True,
                 max_failures=WORKER_RETRIES,
                 raise_on_failed_trial=False,
-                callbacks=[status, TensorBoardCallback(trials, space, base), SaveCallback(searcher), progress],
+                callbacks=[
+                    status,
+                    TensorBoardCallback(trials, space, base, levels, scheduler.stopped, records),
+                    SaveCallback(searcher),
+                    progress,
+                ],
                 trial_dirname_creator=lambda trial: trial_name(trial.config["number"]),
                 verbose=0,
             )

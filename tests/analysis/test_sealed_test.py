@@ -1,4 +1,4 @@
-"""The sealed test is opened once, on sealed patients only, and read back ever after."""
+"""The sealed test is opened once, on sealed patients only, read back ever after, and again only on demand."""
 
 import io
 import json
@@ -8,8 +8,9 @@ import pytest
 from rich.console import Console
 
 from analysis import sealed_test
-from analysis.sealed_test import open_sealed_test, print_sealed_test
+from analysis.sealed_test import open_sealed_test, print_sealed_test, read_openings
 from analysis.summary import write_results
+from data.errors import InputError
 from mmnet.config import load_config
 from mmnet.metrics import evaluate
 from mmnet.predict import predict_ensemble
@@ -23,8 +24,8 @@ def opened(study, monkeypatch):
     monkeypatch.setattr(sealed_test, "RESAMPLES", 50)
     write_results(study)
     config = load_config(study / "best_config.yaml")
-    result, again = open_sealed_test(study, DATASET, splits(), config, CPU)
-    assert not again
+    (result,), new = open_sealed_test(study, DATASET, splits(), config, CPU)
+    assert new
     return study, config, result
 
 
@@ -49,14 +50,57 @@ def test_it_judges_the_sealed_patients_and_nobody_else(opened):
 def test_it_is_recorded_and_never_evaluated_again(opened, monkeypatch):
     study, config, result = opened
     monkeypatch.setattr(sealed_test, "predict_ensemble", lambda *_: pytest.fail("evaluated again"))
-    record, again = open_sealed_test(study, DATASET, splits(), config, CPU)
-    assert again and record == json.loads(json.dumps(result))
+    openings, new = open_sealed_test(study, DATASET, splits(), config, CPU)
+    assert not new and openings == [json.loads(json.dumps(result))]
+
+
+def test_who_insists_opens_it_again_and_both_openings_stay_on_record(opened, monkeypatch):
+    study, config, result = opened
+    monkeypatch.setattr(sealed_test.time, "strftime", lambda _: "later")
+    openings, new = open_sealed_test(study, DATASET, splits(), config, CPU, again=True)
+    assert new and openings == read_openings(study) and openings[0] == json.loads(json.dumps(result))
+    assert openings[1] == openings[0] | {"opened": "later"} and openings[1]["fingerprint"] == DATASET.fingerprint
+    text = shown(study, openings, new)
+    assert f"second opening on later, first on {result['opened']} (fingerprints {DATASET.fingerprint}" in text
+    assert "not evaluated again" not in text and "second opening on later" in shown(study, openings, False)
+
+
+def test_the_record_of_an_earlier_version_is_the_first_opening(opened):
+    study, config, result = opened
+    (study / "results" / "sealed_test.json").write_text(json.dumps(result))
+    assert open_sealed_test(study, DATASET, splits(), config, CPU) == ([json.loads(json.dumps(result))], False)
+    assert len(open_sealed_test(study, DATASET, splits(), config, CPU, again=True)[0]) == 2
+
+
+def test_another_study_that_looked_at_the_same_patients_is_named(opened):
+    study, _, result = opened
+    for name, change in (
+        ("earlier", {"opened": "2000-01-01"}),
+        ("later", {"opened": "9999"}),
+        ("foreign", {"opened": "2000", "fingerprint": "x"}),
+    ):
+        (study.parent / name / "results").mkdir(parents=True)
+        (study.parent / name / "results" / "sealed_test.json").write_text(json.dumps([result | change]))
+    text = shown(study, [result], True)
+    assert "study earlier opened the sealed test of these patients on 2000-01-01" in text
+    assert text.count("not the first look") == 1
+
+
+def test_a_damaged_record_is_named_and_nothing_is_opened(opened):
+    study, config, _ = opened
+    (study / "results" / "sealed_test.json").write_text("{")
+    with pytest.raises(InputError, match=r"sealed_test.json: damaged .* the only record"):
+        open_sealed_test(study, DATASET, splits(), config, CPU, again=True)
+
+
+def shown(study, openings, new) -> str:
+    out = io.StringIO()
+    print_sealed_test(study, openings, new, Console(file=out, width=200))
+    return " ".join(out.getvalue().split())
 
 
 def test_the_table_says_what_was_judged_and_that_it_was_opened_before(opened):
-    _, _, result = opened
-    out = io.StringIO()
-    print_sealed_test(result, True, Console(file=out, width=200))
-    text = " ".join(out.getvalue().split())
+    study, _, result = opened
+    text = shown(study, [result], False)
     assert "4 patients of 4 cases (2 malignant), 8 views" in text
     assert f"opened on {result['opened']}" in text and f"{result['metrics']['patient_auc']['value']:.3f}" in text

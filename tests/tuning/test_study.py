@@ -10,9 +10,10 @@ from data.splits import make_splits
 from mmnet.records import read_trials
 from search_spaces.space import Dimension, Space
 from tests.mmnet.tiny import tiny_config
+from tuning import study as study_module
 from tuning.cluster import joining
 from tuning.settings import StudySettings
-from tuning.study import run_study
+from tuning.study import Outcome, run_study
 
 pytestmark = pytest.mark.slow
 
@@ -24,11 +25,11 @@ def heads(*choices: int) -> Space:
 
 @pytest.fixture
 def study(synthetic_dataset, tmp_path):
-    def run(space, trials):
+    def run(space, trials, enough=None):
         splits = make_splits(synthetic_dataset.table, folds=2, test_fraction=0.0, grouping="case", seed=0)
         settings = StudySettings(name="s", output=tmp_path, trials=trials, concurrency=1)
         with joining(None) as connected:
-            return run_study(settings, space, tiny_config(), (1,), synthetic_dataset, splits, Console(quiet=True), connected)
+            return run_study(settings, space, tiny_config(), (1,), synthetic_dataset, splits, Console(quiet=True), connected, enough)
 
     return run
 
@@ -47,3 +48,16 @@ def test_failed_trials_are_recorded_with_their_reason_and_the_study_goes_on(stud
 def test_a_study_whose_first_trials_all_fail_ends_with_the_reason(study):
     with pytest.raises(InputError, match=r"the first 5 trials all failed, the last with: ConfigError: configuration model.heads"):
         study(heads(3), trials=20)
+
+
+def test_a_study_that_has_found_enough_ends_with_the_reason(study, tmp_path, monkeypatch):
+    monkeypatch.setattr(study_module, "ASK_EVERY", 2)
+    asked = []
+
+    def enough(records):
+        asked.append([record.status for record in records])
+        return "" if len(asked) == 1 else "nothing more to gain"
+
+    assert study(heads(2, 4), trials=20, enough=enough) == Outcome(complete=False, reason="nothing more to gain")
+    assert len(asked) == 2 and "running" not in asked[0][:2]
+    assert sum(record.status != "running" for record in read_trials(tmp_path / "s")) == 4

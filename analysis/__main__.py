@@ -1,0 +1,63 @@
+"""A study's answer, from what it left on disk. `python -m analysis --help`."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from mmnet.command_line import run_verb
+
+
+def parse(arguments: list[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m analysis", description="What a study found, also while it still runs.")
+    shared = argparse.ArgumentParser(add_help=False)
+    shared.add_argument("study", metavar="STUDY", help="its name, or its folder")
+    shared.add_argument("--output", metavar="DIR", type=Path, default=Path("output"), help="where studies stand (default: output)")
+    verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
+    for name, text in (
+        ("report", "one self-contained page: report.html"),
+        ("compare", "two studies on the same patients, paired"),
+        ("export", "leaderboard and performance table as CSV and LaTeX"),
+        ("best", "the best trials, with a configuration file to run each"),
+        ("watch", "follow a running study from its records; ends with it"),
+    ):
+        verbs.add_parser(name, help=text, description=text, parents=[shared])
+    verbs.choices["compare"].add_argument("other", metavar="STUDY", help="the one to compare with")
+    verbs.choices["best"].add_argument("--n", metavar="N", type=int, default=5, help="how many (default 5)")
+    return parser.parse_args(arguments)
+
+
+def main() -> int:
+    arguments = parse()
+    from rich.console import Console
+
+    from mmnet.study_folder import find_study, read_study
+
+    console = Console()
+    study = find_study(arguments.output, arguments.study)
+    read_study(study)
+    if arguments.verb == "report":
+        from analysis.report import write_report
+
+        console.print(f"report: {write_report(study)}", highlight=False, soft_wrap=True)
+    elif arguments.verb == "export":
+        from analysis.export import print_export, write_export
+
+        print_export(write_export(study), console)
+    elif arguments.verb == "best":
+        from analysis.best import print_best_trials, write_best_trials
+
+        print_best_trials(write_best_trials(study, arguments.n), console)
+    elif arguments.verb == "compare":
+        from analysis.compare import print_comparison, write_comparison
+
+        print_comparison(write_comparison(study, find_study(arguments.output, arguments.other)), study, console)
+    else:
+        from analysis.watch import watch
+
+        watch(study, console)
+    return 0
+
+
+if __name__ == "__main__":
+    run_verb(main)

@@ -1,0 +1,115 @@
+"""Repeated cross-validation: all seeds new, partitions new in pairs, and what each of the two moves."""
+
+import io
+import json
+
+import numpy as np
+import pytest
+from rich.console import Console
+
+from analysis import repeats as module
+from analysis.predictions import trial_predictions
+from analysis.repeats import print_repeats, repeat_plan, seed_and_partition_variance, write_repeats
+from data.errors import LeakageError
+from main import planned_repeats
+from mmnet.command_line import Prepared
+from mmnet.metrics import METRICS, evaluate
+from mmnet.records import read_trials
+from mmnet.study_folder import StudyFolder
+from mmnet.training import train_all
+from tests.analysis.test_nested import CONFIG, DATASET, PREPARED
+from tests.mmnet.tiny import CPU
+
+REPEATS = 5
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """(folder, report) of five repeats as main.py leaves them. Read only."""
+    study = StudyFolder(tmp_path_factory.mktemp("repeats") / "r", CONFIG, "nowhere", "main")
+    trials = planned_repeats(study, PREPARED, REPEATS)
+    study.write(PREPARED, settings={"repeats": REPEATS}, repeats=[trial.splits.to_json() for trial in trials])
+    train_all(study.path, trials, CPU, Console(quiet=True))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "RESAMPLES", 30)
+        return study.path, write_repeats(study.path)
+
+
+def test_seeds_are_all_new_and_partitions_come_in_pairs_the_own_in_none():
+    config = CONFIG.with_values({"seed": 10, "data.split_seed": 4})
+    assert repeat_plan(config, 5) == [(11, 5), (12, 5), (13, 6), (14, 6), (15, 7)]
+    assert repeat_plan(config, 3) == repeat_plan(config, 5)[:3]  # more repeats leave the first as they are
+
+
+def test_two_repeats_of_a_pair_share_folds_and_other_pairs_do_not(trained):
+    study, _ = trained
+    folds = json.loads((study / "study.json").read_text())["repeats"]
+    assert folds[0] == folds[1] and folds[2] == folds[3]
+    assert len({json.dumps(splits["folds"]) for splits in folds}) == 3
+    assert {record.config["seed"] for record in read_trials(study)} == {1, 2, 3, 4, 5}
+
+
+def test_a_sealed_patient_is_in_no_repeat(trained):
+    study, _ = trained
+    development = set(PREPARED.splits.development())
+    for record in read_trials(study):
+        assert set(trial_predictions(record).patient.tolist()) == development
+
+
+def test_repeats_on_record_keep_their_partition_and_it_is_held_against_the_data(trained, tmp_path):
+    about = json.loads((trained[0] / "study.json").read_text())
+    turned = about | {"repeats": [about["repeats"][2], *about["repeats"][1:]]}
+    more = planned_repeats(StudyFolder(tmp_path, CONFIG, "nowhere", "main", turned), PREPARED, 7)
+    assert more[0].splits.folds == more[2].splits.folds and len(more) == 7
+    sealed = Prepared(DATASET, PREPARED.splits)
+    leaking = about["repeats"][0] | {
+        "folds": [[*about["repeats"][0]["folds"][0], about["repeats"][0]["folds"][1][0]], *about["repeats"][0]["folds"][1:]]
+    }
+    with pytest.raises(LeakageError, match="listed more than once"):
+        planned_repeats(StudyFolder(tmp_path, CONFIG, "nowhere", "main", about | {"repeats": [leaking]}), sealed, 2)
+
+
+def test_the_report_gives_each_repeat_their_mean_and_their_spread(trained):
+    study, report = trained
+    records = read_trials(study)
+    for name in METRICS:
+        values = [record.best["metrics"][name] for record in records]
+        assert [repeat["metrics"][name] for repeat in report["repeats"]] == values
+        row = report["metrics"][name]
+        assert (row["mean"], row["sd"]) == pytest.approx((np.mean(values), np.std(values, ddof=1)), abs=1e-6)
+        assert row["low"] <= row["mean"] <= row["high"]
+    predictions = trial_predictions(records[0])
+    again = evaluate(predictions.probability, predictions.label, predictions.patient)
+    assert records[0].best["metrics"] == pytest.approx(again)
+    stored = json.loads((study / "results" / "repeats.json").read_text())
+    assert stored["patients"] == 16 and stored["synthetic"] is False
+
+
+def test_variance_by_hand():
+    # two partitions, two seeds each: means 2 and 6, within 2 each way; MSW = 2, MSB = 16, n0 = 2
+    within, between = seed_and_partition_variance(np.array([1.0, 3.0, 5.0, 7.0]), np.array([1, 1, 2, 2]))
+    assert (within, between) == (2.0, 7.0)
+    assert seed_and_partition_variance(np.array([1.0, 3.0, 1.0, 3.0]), np.array([1, 1, 2, 2])) == (2.0, 0.0)  # not below 0
+    within, between = seed_and_partition_variance(np.array([1.0, 3.0]), np.array([1, 1]))
+    assert within == 2.0 and np.isnan(between)
+    assert np.isnan(seed_and_partition_variance(np.array([1.0, 3.0]), np.array([1, 2]))).all()
+
+
+def test_variance_of_many_repeats_is_what_was_put_in():
+    rng = np.random.default_rng(0)
+    partition = np.repeat(np.arange(4000), [2] * 3999 + [1])
+    score = 0.5 + 0.03 * rng.normal(size=4000)[partition] + 0.02 * rng.normal(size=len(partition))
+    within, between = seed_and_partition_variance(score, partition)
+    assert np.sqrt([within, between]) == pytest.approx([0.02, 0.03], rel=0.05)
+
+
+@pytest.mark.parametrize("count", [2, 5])
+def test_the_table_fits_a_terminal_and_says_when_there_are_too_few(trained, count):
+    study, report = trained
+    out = io.StringIO()
+    shown = report | {"synthetic": True, "repeats": report["repeats"][:count]}
+    print_repeats(shown, study, Console(file=out, width=100))
+    text = out.getvalue()
+    assert "SYNTHETIC DATA" in text and "16 patients of 16 cases" in " ".join(text.split()) and "…" not in text
+    assert ("2 repeats cannot tell" in text) == (count == 2)
+    assert "sd by partition" in text and "sealed test stays closed" in text

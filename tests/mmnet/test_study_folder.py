@@ -1,0 +1,47 @@
+"""A study's folder: found by name or path, and whether its run has ended."""
+
+import json
+import re
+
+import pytest
+
+from data.errors import InputError
+from data.splits import Splits
+from mmnet.command_line import Prepared
+from mmnet.study_folder import StudyFolder, find_study, read_study, record_end
+from tests.mmnet.tiny import deal, feature_dataset, tiny_config
+
+
+@pytest.fixture
+def output(tmp_path):
+    for name in ("first", "fist", "other"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "study.json").write_text(json.dumps({"format": 2}))
+    return tmp_path
+
+
+def test_a_study_is_found_by_its_name_or_its_folder(output):
+    assert find_study(output, "first") == output / "first"
+    assert find_study(output / "elsewhere", str(output / "other")) == output / "other"
+
+
+@pytest.mark.parametrize(
+    ("name", "hint"),
+    [("firs", "did you mean first or fist?"), ("zzz", "pass a study's name, or its folder"), ("../up", "pass a study's name")],
+)
+def test_an_unknown_name_is_an_error_that_names_near_ones(output, name, hint):
+    with pytest.raises(InputError, match=re.escape(f"study {name}: no readable study.json in {output / name}; {hint}")):
+        find_study(output, name)
+
+
+def test_a_run_notes_its_end_and_a_resumed_one_has_not_ended(tmp_path):
+    dataset = feature_dataset(cases=6)
+    prepared = Prepared(dataset, Splits(deal(dataset, 2).folds, (), "case", "dealt"))
+    study = StudyFolder(tmp_path / "s", tiny_config(), "synthetic", "tune")
+    study.write(prepared, settings={"trials": 3})
+    assert read_study(study.path)["ended"] is None
+    record_end(study.path, "time budget used up")
+    about = read_study(study.path)
+    assert about["ended"]["reason"] == "time budget used up" and about["ended"]["at"] and about["settings"] == {"trials": 3}
+    StudyFolder(study.path, tiny_config(), "synthetic", "tune", about).write(prepared)
+    assert read_study(study.path)["ended"] is None
