@@ -1,8 +1,8 @@
-"""The k folds of a frozen trial together against one after the other: `python -m bench.frozen --files FILE [--maps]`.
+"""The k folds of a frozen trial together against one after the other: `python -m bench frozen --files FILE [--maps]`.
 
 All of BreakHis by its file list (a CSV with a column `file`; the names say everything else), random features of 1,280
-channels, the default MMNet head, 5 case-wise folds, every image once an epoch. Ours and the peer alternate in one run; the
-peer is the same code with a network and an optimizer for each fold, trained one after the other. Epochs cost the same, so
+channels, the default MMNet head, 5 case-wise folds, every image once an epoch. The two alternate in one run: the folds as one
+batched computation, and the same code with a network and an optimizer for each fold, trained one after the other. Epochs cost the same, so
 `--epochs 6` measures as much as the 27 of a trial; the whole trial is given as 27 times the median.
 """
 
@@ -29,7 +29,7 @@ from mmnet.build import build_network
 from mmnet.config import Config
 from mmnet.crossval import CrossValidation, derive_seed
 from mmnet.device import best_device
-from mmnet.stacked import Alone
+from mmnet.stacked import Alone, Together
 
 CHANNELS, SIDE, TRIAL = 1280, 7, 27
 
@@ -47,11 +47,13 @@ def random_features(files: Path, side: int) -> Dataset:
     return Dataset(table, None, "random", "random features", synthetic=True, features=features)
 
 
-def one_after_the_other(trial: CrossValidation, dataset: Dataset) -> CrossValidation:
-    """The trial with a network and an optimizer for each fold."""
+def trained(trial: CrossValidation, dataset: Dataset, together: bool) -> CrossValidation:
+    """The trial with its folds as one batched computation, or with a network and an optimizer for each fold."""
     config = trial.config
     trial.networks = [build_network(config, dataset, derive_seed(config.seed, fold)).to(trial.device) for fold in range(config.data.folds)]
-    trial.learners = [Alone(network, config.optim) for network in trial.networks]
+    trial.learners = (
+        [Together(trial.networks, config.optim)] if together else [Alone(network, config.optim) for network in trial.networks]
+    )
     return trial
 
 
@@ -76,7 +78,6 @@ def clocked(trial: CrossValidation) -> dict[str, float]:
         clock(learner, "logits", "forward", spent)
         clock(learner, "accumulate", "backward", spent)
         clock(learner, "descend", "clip, AdamW", spent)
-        clock(learner.optimizer, "step", "of that AdamW", spent)
     return spent
 
 
@@ -85,17 +86,20 @@ def main() -> None:
     parser.add_argument("--files", type=Path, required=True, help="CSV with a column `file`: the names of all BreakHis images")
     parser.add_argument("--maps", action="store_true", help="feature maps of 7 x 7 positions (default: pooled features)")
     parser.add_argument("--epochs", type=int, default=6, help="measured of each")
+    parser.add_argument("--batch-size", type=int, help="views a step (default: the product's)")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     device, console = best_device(), Console(width=150)
     console.print(describe_machine(), soft_wrap=True)
     dataset = random_features(arguments.files, SIDE if arguments.maps else 1)
-    config = Config().with_values({"model.frozen": True, "model.pooled": not arguments.maps, "optim.patience": None})
+    config = Config().with_values(
+        {"model.frozen": True, "model.pooled": not arguments.maps, "optim.patience": None, "optim.batch_size": arguments.batch_size}
+    )
     splits = build_splits(dataset.table, None, folds=config.data.folds, test_fraction=0.0, grouping="case", seed=0)
-    ours = crossval.run(config, dataset, splits, device=device)
-    peer = one_after_the_other(crossval.run(config, dataset, splits, device=device), dataset)
-    spent = clocked(ours)
+    chosen = crossval.run(config, dataset, splits, device=device)
+    ours, peer = (trained(crossval.run(config, dataset, splits, device=device), dataset, together) for together in (True, False))
+    spent = {True: clocked(ours), False: clocked(peer)}[isinstance(chosen.learners[0], Together)]
     seconds: dict[str, list[float]] = {"together": [], "one after the other": []}
     work: dict[str, list[float]] = {name: [] for name in seconds}
     for trial in (ours, peer):
@@ -127,9 +131,12 @@ def main() -> None:
             f"{np.median(work[name]):.2f} ({np.median(np.array(work['one after the other']) / np.array(work[name])):.2f})",
         )
     console.print(table)
-    whole = sum(seconds["together"])
-    stages = ", ".join(f"{stage} {value / whole:.0%}" for stage, value in spent.items())
-    console.print(f"where an epoch of all folds together goes: {stages}; the rest is judging, metrics and the loop", soft_wrap=True)
+    product = "together" if isinstance(chosen.learners[0], Together) else "one after the other"
+    stages = ", ".join(f"{stage} {value / sum(seconds[product]):.0%}" for stage, value in spent.items())
+    console.print(
+        f"a trial trains them {product}, {chosen.batch_size} views a step; where its epoch goes: {stages}; the rest is judging, metrics, the loop",
+        soft_wrap=True,
+    )
 
 
 if __name__ == "__main__":

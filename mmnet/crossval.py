@@ -3,7 +3,7 @@
 Lockstep makes the score of epoch e a score of all folds at epoch e, so an early-stopping rung compares like with like
 and the best epoch is common to all folds. Networks with a trained backbone are trained one after the other; without one,
 all folds take each step together, on the same features, each fold passing over the views of its held-out patients (see
-mmnet.stacked). Every random number is derived from (seed, epoch, fold), so a run restored between epochs goes on with the
+mmnet.stacked), but for pooled features on a CPU. Every random number is derived from (seed, epoch, fold), so a run restored between epochs goes on with the
 same numbers as one never stopped.
 """
 
@@ -130,8 +130,10 @@ class CrossValidation(Iterator[EpochReport]):
         )
         self.batches = Batches(dataset, config, device)
         self.networks = [build_network(config, dataset, derive_seed(config.seed, f)).to(device) for f in range(len(splits.folds))]
+        # on a CPU pooled features leave nothing to share, and the weights of one network at a time stay in its cache (bench/RESULTS.md)
+        together = config.model.frozen and dataset.features is not None and (device.type != "cpu" or dataset.features[0, 0].size > 1)
         self.learners: Sequence[Alone | Together] = (
-            [Together(self.networks, config.optim)] if config.model.frozen else [Alone(network, config.optim) for network in self.networks]
+            [Together(self.networks, config.optim)] if together else [Alone(network, config.optim) for network in self.networks]
         )
         per_patient = config.sampling.views_per_patient
         shown = self.index.images if per_patient is None else np.full(len(names), per_patient)
