@@ -51,7 +51,9 @@ def model_card(material: Material) -> str:
             + ".",
         ]
     parts += ["## Caveats", _caveats(material), "## Cost", _text(" ".join(cost_sentences(material))), "## Methods"]
-    parts += [_text(paragraph) if not paragraph.startswith("References") else _references(paragraph) for paragraph in methods_text(material)]
+    parts += [
+        _text(paragraph) if not paragraph.startswith("References") else _references(paragraph) for paragraph in methods_text(material)
+    ]
     return "\n\n".join(part for part in parts if part) + "\n"
 
 

@@ -18,6 +18,7 @@ from analysis.figure import CYCLE, GREY
 
 TEMPLATE = Path(__file__).with_name("page.html")
 FIGURE_WIDTH = 700  # px; an A4 page is 718 px wide inside its margins, so a figure that fits the screen fits the paper
+HEIGHT = 380  # px of a figure that does not say otherwise
 
 
 class Html(str):
@@ -90,6 +91,13 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[Any]], caption: str = 
     return Html(f'<div class="wide"><table>{head}<thead><tr>{cells(columns, "th")}</tr></thead><tbody>{body}</tbody></table></div>')
 
 
+def pairs(rows: Iterable[Sequence[Any]]) -> Html:
+    """Names and their values, as many side by side as fit."""
+    return Html(
+        '<dl class="pairs">' + "".join(f"<div><dt>{escaped(name)}</dt><dd>{escaped(value)}</dd></div>" for name, value in rows) + "</dl>"
+    )
+
+
 def sortable(name: str, columns: Sequence[Column], rows: Sequence[Sequence[Any]], caption: str, choice: str = "") -> Html:
     """A table that the page's script draws from one JSON, sorts, and filters by text and by the values of the column `choice`.
 
@@ -131,14 +139,14 @@ def style(layout: dict[str, Any]) -> dict[str, Any]:
     """A layout with what all figures share; axes keep what they say themselves."""
     axis: dict[str, Any] = {"automargin": True, "gridcolor": "#e5e5e5", "zeroline": False, "linecolor": GREY, "ticks": "outside"}
     shared: dict[str, Any] = {
-        "height": 380,
+        "height": HEIGHT,
         "margin": {"l": 60, "r": 15, "t": 25, "b": 50},
         "font": {"family": "system-ui, sans-serif", "size": 12, "color": "#1a1a1a"},
         "colorway": list(CYCLE),
         "paper_bgcolor": "white",
         "plot_bgcolor": "white",
         "hovermode": "closest",
-        "legend": {"orientation": "h", "y": -0.2, "x": 0},
+        "legend": {"orientation": "h", "yref": "container", "y": 0, "yanchor": "bottom", "x": 0, "traceorder": "normal"},
     }
     named = {key: axis | layout.get(key, {}) for key in {"xaxis", "yaxis", *(k for k in layout if k.startswith(("xaxis", "yaxis")))}}
     return shared | layout | named

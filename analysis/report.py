@@ -64,7 +64,11 @@ def write_page(study: Path, trust: dict[str, Any], dataset: Dataset | None = Non
 def report_page(material: Material) -> str:
     """The page of a study."""
     chosen = [section for section in SECTIONS if material.searched or section not in OF_A_SEARCH]
-    banner = "SYNTHETIC DATA: invented tissue that this project generates; nothing below says anything about patients." if material.synthetic else ""
+    banner = (
+        "SYNTHETIC DATA: invented tissue that this project generates; nothing below says anything about patients."
+        if material.synthetic
+        else ""
+    )
     title = f"MMNet Tune: {material.about['name']}, as of {time.strftime('%Y-%m-%d %H:%M %Z')}"
     return page(title, banner, [section(material) for section in chosen])
 

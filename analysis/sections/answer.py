@@ -4,9 +4,10 @@ from typing import Any
 
 from analysis.figure import BLUE, GREEN, GREY, ORANGE, SKY
 from analysis.material import Material
-from analysis.page import Html, Section, bullets, drawn, error_bars, figure, heading, joined, number, paragraph, table
+from analysis.page import Html, Section, bullets, drawn, error_bars, figure, heading, joined, number, pairs, paragraph, table
 from analysis.performance import NAMES
 from analysis.tables import interval_text
+from mmnet.config import text_of
 
 SHOWN = ("log_loss", "auc", "balanced_accuracy", "patient_auc", "patient_balanced_accuracy")
 ROWS = 30  # of the figure of the tie set
@@ -20,12 +21,14 @@ def answer(material: Material) -> Section:
         ended = sum(record.status != "running" for record in material.records)
         planned = material.about.get("settings", {}).get("trials", len(material.records))
         parts.append(
-            paragraph(f"The study is still running: {ended} of {planned} planned trials have ended. Every number may change.", kind="warning")
+            paragraph(
+                f"The study is still running: {ended} of {planned} planned trials have ended. Every number may change.", kind="warning"
+            )
         )
     if trust["ready"] and trust["notes"]:
         parts.append(bullets(trust["notes"]))
     if trust["ready"] and material.searched:
-        parts += [_scores(trust), _reasons(trust), _tie_set(trust), paragraph(trust["noise"]["words"])]
+        parts += [_scores(trust), _tie_set(trust), paragraph(trust["noise"]["words"]), _configuration(trust)]
     return Section("answer", "Answer", joined(*parts))
 
 
@@ -68,26 +71,26 @@ def corrected_rows(trust: dict[str, Any], which: str = "recommended") -> list[li
 
 def _scores(trust: dict[str, Any]) -> Html:
     columns = ["metric", "corrected (95 %)", "optimistic", "optimistic − corrected"]
-    recommended, winner = trust["recommended"]["trial"], trust["winner"]["trial"]
-    tables = [table(columns, corrected_rows(trust), f"Recommended: trial {recommended}, judged over {trust['cases']} cases.")]
-    if winner != recommended:
+    chosen, winner = trust["recommended"]["trial"], trust["winner"]["trial"]
+    tables = [table(columns, corrected_rows(trust), f"Recommended: trial {chosen}, judged over {trust['cases']} cases.")]
+    if winner != chosen:
         tables.append(table(columns, corrected_rows(trust, "winner"), f"Best by the raw score: trial {winner}."))
-    return joined(heading("What it is worth"), *tables)
-
-
-def _reasons(trust: dict[str, Any]) -> Html:
     recommended, corrected = trust["recommended"], trust["corrected"]
-    rows = [[path, text_of_value(value)] for path, value in recommended["params"].items()]
-    return joined(
+    notes = (
         paragraph(f"Why this one: {recommended['why']} The rule: {recommended['rule']}", kind="note"),
         paragraph(f"Corrected by {corrected['method']}. {corrected['words']}", kind="note"),
-        heading("Recommended configuration"),
-        table(["parameter", "value"], rows, "Searched parameters; all others are those of the study, see Methods.", texts=2),
     )
+    return joined(heading("What it is worth"), *tables, *notes)
+
+
+def _configuration(trust: dict[str, Any]) -> Html:
+    rows = [[path, text_of_value(value)] for path, value in trust["recommended"]["params"].items()]
+    note = paragraph("Searched parameters; all others are those of the base configuration, see Versions and seeds.", kind="note")
+    return joined(heading("Recommended configuration"), note, pairs(rows))
 
 
 def text_of_value(value: Any) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
+    return f"{value:.4g}" if isinstance(value, float) else str(text_of(value))
 
 
 def _tie_set(trust: dict[str, Any]) -> Html:
@@ -120,8 +123,12 @@ def _tie_set(trust: dict[str, Any]) -> Html:
     layout = {
         "height": 130 + 19 * max(len(shown), 4),
         "xaxis": {"title": {"text": f"difference to the best in {metric_name(trust['metric'])}"}, "zeroline": True, "zerolinecolor": SKY},
-        "yaxis": {"autorange": "reversed", "categoryorder": "array", "categoryarray": [drawn(label) for label in labels], "showgrid": False},
-        "legend": {"orientation": "h", "y": 1.0, "yanchor": "bottom", "x": 0},
+        "yaxis": {
+            "autorange": "reversed",
+            "categoryorder": "array",
+            "categoryarray": [drawn(label) for label in labels],
+            "showgrid": False,
+        },
     }
     method = paragraph(f"Tied by {ties['method']}. {ties['rule']} {ties['words']}", kind="note")
     return joined(heading("What it is tied with"), figure("Tie set", traces, layout, words), method)

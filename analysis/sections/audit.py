@@ -13,7 +13,9 @@ from data.views import MISSING
 def audit(material: Material) -> Section:
     checks = leak_checks(material)
     wrong = [words for holds, words in checks if not holds]
-    verdict = paragraph(f"{len(wrong)} of {len(checks)} checks fail.", kind="warning") if wrong else paragraph(f"All {len(checks)} checks hold.")
+    verdict = (
+        paragraph(f"{len(wrong)} of {len(checks)} checks fail.", kind="warning") if wrong else paragraph(f"All {len(checks)} checks hold.")
+    )
     listed = bullets(Html(f"{bold('holds' if holds else 'FAILS')}: {escaped(words)}") for holds, words in checks)
     columns, rows = part_rows(material)
     return Section(
@@ -32,13 +34,15 @@ def audit(material: Material) -> Section:
 def data_sentences(material: Material) -> list[str]:
     """What the data set is, in words."""
     data, config = material.about["data"], material.about["config"]["data"]
-    name = "the embedded synthetic data set" if data.get("path") == "synthetic" else Path(data.get("path", "")).name or "the data set"
-    counts = ", ".join(f"{data[key]} {words}" for key, words in (("images", "images"), ("patients", "patients"), ("cases", "cases")) if key in data)
+    name = "embedded synthetic data" if data.get("path") == "synthetic" else Path(data.get("path", "")).name
+    counts = ", ".join(
+        f"{data[key]} {words}" for key, words in (("images", "images"), ("patients", "patients"), ("cases", "cases")) if key in data
+    )
     classes = f" ({data['benign']} benign and {data['malignant']} malignant patients)" if "benign" in data else ""
     shown = ", ".join(f"{m}X" for m in config["magnifications"])
     skipped = [f"{material.pixels.skipped} files were left out as bad."] if material.pixels is not None and material.pixels.skipped else []
     return [
-        f"{name[0].upper()}{name[1:]}: {counts}{classes}, {shown} at {config['image_size']} px, fingerprint {data['fingerprint']}.",
+        f"Data set {name}: {counts}{classes}, {shown} at {config['image_size']} px, fingerprint {data['fingerprint']}.",
         f"Grouped by {material.about['splits']['grouping']}, splits: {Path(material.about['splits']['source']).name}.",
         *skipped,
     ]
@@ -59,13 +63,15 @@ def part_rows(material: Material) -> tuple[list[str], list[list[Any]]]:
         cases = len(np.unique(level.case[units]))
         return [name, int(units.sum()), cases, int(units.sum()) - malignant, malignant, int(of_images.sum()), int(of_views.sum())]
 
-    rows = [
-        row(f"fold {n + 1}", level.fold == n, views.fold == n, images.fold == n) for n in np.unique(level.fold).tolist()
-    ]
+    rows = [row(f"fold {n + 1}", level.fold == n, views.fold == n, images.fold == n) for n in np.unique(level.fold).tolist()]
     everyone = row("development", level.fold >= 0, views.fold >= 0, images.fold >= 0)
     sealed: list[Any] = ["sealed test", len(splits["test"])]
     known = "benign" in data and len(splits["test"]) > 0
-    sealed += [data["cases"] - everyone[2], data["benign"] - everyone[3], data["malignant"] - everyone[4], data["images"] - everyone[5], ""] if known else [""] * 5
+    sealed += (
+        [data["cases"] - everyone[2], data["benign"] - everyone[3], data["malignant"] - everyone[4], data["images"] - everyone[5], ""]
+        if known
+        else [""] * 5
+    )
     return ["part", "patients", "cases", "benign", "malignant", "images", "views"], [*rows, everyone, sealed]
 
 
@@ -78,8 +84,9 @@ def leak_checks(material: Material) -> list[tuple[bool, str]]:
         (len(placed) == len(set(placed)), "every patient stands in one part only, the sealed test included"),
         (
             not leaks,
-            "no case stands in two parts" if not leaks else f"{len(leaks)} cases stand in two parts ({', '.join(sorted(leaks)[:5])}): "
-            "the scores of these splits are too good",
+            "no case stands in two parts"
+            if not leaks
+            else f"{len(leaks)} cases stand in two parts ({', '.join(sorted(leaks)[:5])}): the scores of these splits are too good",
         ),
     ]
     if judged is None:
@@ -94,7 +101,9 @@ def leak_checks(material: Material) -> list[tuple[bool, str]]:
         checks.append((same, "the folds of the predictions are those that study.json records"))
     checks.append((_one_each(case, predictions.label), "every case has one class"))
     view, column = np.nonzero(predictions.rows != MISSING)
-    checks.append((_one_each(predictions.rows[view, column], np.unique(patient, return_inverse=True)[1][view]), "every image belongs to one patient"))
+    checks.append(
+        (_one_each(predictions.rows[view, column], np.unique(patient, return_inverse=True)[1][view]), "every image belongs to one patient")
+    )
     return checks
 
 

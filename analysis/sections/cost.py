@@ -54,8 +54,8 @@ def rung_rows(material: Material) -> tuple[list[str], list[list[Any]]]:
         reached = sum(length >= rung for length, _ in lengths)
         stopped = sum(length == rung and status == "stopped" for length, status in lengths)
         on = sum(length > rung for length, _ in lengths)
-        rows.append([rung, reached, stopped, on, f"{on / reached:.0%}" if reached else "–"])
-    return ["epoch", "reached", "stopped here", "went on", "share"], rows
+        rows.append([rung, reached, stopped, reached - stopped - on, on, f"{on / reached:.0%}" if reached else "–"])
+    return ["epoch", "reached", "stopped here", "ended otherwise or running", "went on", "share"], rows
 
 
 def failure_rows(material: Material) -> list[list[Any]]:
@@ -78,7 +78,7 @@ def _survival(material: Material) -> Html:
     lengths = [len(record.epochs) for record in material.records]
     epochs = list(range(1, max(lengths) + 1))
     reached = [sum(length >= epoch for length in lengths) for epoch in epochs]
-    traces = [{"type": "scatter", "mode": "lines", "x": epochs, "y": reached, "line": {"shape": "vh", "color": BLUE}, "fill": "tozeroy"}]
+    traces = [{"type": "bar", "x": epochs, "y": reached, "marker": {"color": BLUE}}]
     rungs = material.about.get("rungs", [])
     words = f"{reached[0]} trials finished an epoch, {reached[-1]} reached epoch {epochs[-1]}. Dotted: the rungs at which the weak stop."
     layout = {
@@ -94,4 +94,8 @@ def _survival(material: Material) -> Html:
 def rung_lines(rungs: list[int], last: int) -> list[dict[str, Any]]:
     """Dotted vertical lines at the rungs that were reached."""
     line = {"color": "#666", "width": 1, "dash": "dot"}
-    return [{"type": "line", "x0": rung, "x1": rung, "y0": 0, "y1": 1, "yref": "paper", "line": line} for rung in rungs if rung <= last]
+    return [
+        {"type": "line", "x0": rung, "x1": rung, "y0": 0, "y1": 1, "yref": "paper", "layer": "below", "line": line}
+        for rung in rungs
+        if rung <= last
+    ]

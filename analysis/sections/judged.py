@@ -50,7 +50,9 @@ def performance_rows(judged: Judged) -> tuple[list[str], list[list[str]]]:
     levels = judged.performance["levels"]
     names = ("patient", "view", "image")
     columns = ["metric", *(f"{levels[name]['units']} {name}s" for name in names)]
-    return columns, [[text, *(interval_text(**levels[name]["metrics"][metric]["pooled"]) for name in names)] for metric, text in NAMES.items()]
+    return columns, [
+        [text, *(interval_text(**levels[name]["metrics"][metric]["pooled"]) for name in names)] for metric, text in NAMES.items()
+    ]
 
 
 def curves(material: Material) -> Section:
@@ -79,16 +81,32 @@ def _curves(key: str, judged: Judged) -> Html:
         for place, (name, curve) in enumerate(thick.items()):
             color, dash = (BLUE, *THIN)[place % (len(THIN) + 1)], DASHES[place % len(DASHES)]
             traces += [trace | axes for trace in _band(key, curve, BANDS[place % len(BANDS)])]
-            traces.append(_line(key, curve, f"{PANELS[level]}{'' if name == 'pooled' else ' ' + name}: {interval_text(*curve.area)}", color, 2.4, dash) | axes)
+            traces.append(
+                _line(
+                    key, curve, f"{PANELS[level]}{'' if name == 'pooled' else ' ' + name}: {interval_text(*curve.area)}", color, 2.4, dash
+                )
+                | axes
+            )
             said.append(f"{PANELS[level]}{'' if name == 'pooled' else ' at ' + name} {interval_text(*curve.area)}")
-    words = f"{kind.area} with its 95 % interval over cases: {'; '.join(said)}. Bands are pointwise and vertical; on the left also each fold, dotted: chance."
+    words = f"Area ({kind.area}) with its 95 % interval over cases: {'; '.join(said)}. Bands are pointwise and vertical; on the left also each fold, dotted: chance."
     axis = {"range": [-0.02, 1.02], "tickvals": [0, 0.25, 0.5, 0.75, 1]}
-    layout: dict[str, Any] = {"height": 460, "legend": {"orientation": "h", "y": -0.17, "x": 0}, "annotations": []}
+    layout: dict[str, Any] = {"height": 460, "annotations": []}
     for panel, level in enumerate(PANELS):
         suffix, left = ("2", 0.56) if panel else ("", 0)
         layout[f"xaxis{suffix}"] = axis | {"domain": [left, left + 0.44], "title": {"text": kind.axes[0]}, "anchor": f"y{suffix}"}
         layout[f"yaxis{suffix}"] = axis | {"title": {"text": kind.axes[1]}, "anchor": f"x{suffix}"}
-        layout["annotations"].append({"x": left, "y": 1.02, "xref": "paper", "yref": "paper", "text": PANELS[level], "showarrow": False, "xanchor": "left", "yanchor": "bottom"})
+        layout["annotations"].append(
+            {
+                "x": left,
+                "y": 1.02,
+                "xref": "paper",
+                "yref": "paper",
+                "text": PANELS[level],
+                "showarrow": False,
+                "xanchor": "left",
+                "yanchor": "bottom",
+            }
+        )
     return figure(kind.title, traces, layout, words)
 
 
@@ -106,7 +124,15 @@ def _band(key: str, curve: Curve, color: str) -> list[dict[str, Any]]:
 def _chance(key: str, judged: Judged, level: str) -> dict[str, Any]:
     share = float(judged.predictions.level(level).label.mean())
     y = [0, 1] if key == "roc" else [share, share]
-    return {"type": "scatter", "mode": "lines", "x": [0, 1], "y": y, "line": {"color": "#000", "width": 1, "dash": "dot"}, "name": "chance", "showlegend": False}
+    return {
+        "type": "scatter",
+        "mode": "lines",
+        "x": [0, 1],
+        "y": y,
+        "line": {"color": "#000", "width": 1, "dash": "dot"},
+        "name": "chance",
+        "showlegend": False,
+    }
 
 
 def _short(values: Any) -> list[float]:
@@ -140,7 +166,17 @@ def _reliability(report: dict[str, Any]) -> Html:
     for panel, (level, found) in enumerate(report["levels"].items()):
         suffix, left = ("2", 0.56) if panel else ("", 0)
         axes = {"xaxis": f"x{suffix}", "yaxis": f"y{suffix}"}
-        traces.append({"type": "scatter", "mode": "lines", "x": [0, 1], "y": [0, 1], "line": {"color": "#000", "width": 1, "dash": "dot"}, "showlegend": False} | axes)
+        traces.append(
+            {
+                "type": "scatter",
+                "mode": "lines",
+                "x": [0, 1],
+                "y": [0, 1],
+                "line": {"color": "#000", "width": 1, "dash": "dot"},
+                "showlegend": False,
+            }
+            | axes
+        )
         for when, color, symbol in (("before", ORANGE, "square-open"), ("after", BLUE, "circle")):
             rows = found["bins"][when]
             value, low, high = ([row[key] for row in rows] for key in ("observed", "low", "high"))
@@ -160,12 +196,27 @@ def _reliability(report: dict[str, Any]) -> Html:
                 | axes
             )
         axis = {"range": [-0.03, 1.03], "tickvals": [0, 0.25, 0.5, 0.75, 1]}
-        layout[f"xaxis{suffix}"] = axis | {"domain": [left, left + 0.44], "title": {"text": "predicted probability of malignant"}, "anchor": f"y{suffix}"}
+        layout[f"xaxis{suffix}"] = axis | {
+            "domain": [left, left + 0.44],
+            "title": {"text": "predicted probability of malignant"},
+            "anchor": f"y{suffix}",
+        }
         layout[f"yaxis{suffix}"] = axis | {"title": {"text": "observed share"}, "anchor": f"x{suffix}"}
-        layout["annotations"].append({"x": left, "y": 1.02, "xref": "paper", "yref": "paper", "text": f"{level}s", "showarrow": False, "xanchor": "left", "yanchor": "bottom"})
+        layout["annotations"].append(
+            {
+                "x": left,
+                "y": 1.02,
+                "xref": "paper",
+                "yref": "paper",
+                "text": f"{level}s",
+                "showarrow": False,
+                "xanchor": "left",
+                "yanchor": "bottom",
+            }
+        )
         error = found["scores"]["calibration_error"]["before"]
         said.append(
-            f"{level}s: mean probability {number(found['mean_probability'], 2)} where {number(found['malignant_share'], 2)} are malignant, "
+            f"{level.capitalize()}s: mean probability {number(found['mean_probability'], 2)} where {number(found['malignant_share'], 2)} are malignant, "
             f"calibration error {number(error)} ({number(found['calibration_error_by_chance'])} by chance)"
         )
     words = f"Observed share of malignant against predicted probability, in bins of equal count with 95 % intervals; dotted: perfect. {'. '.join(said)}."

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from analysis.material import Material
-from analysis.page import Html, Section, escaped, heading, joined, paragraph, table
+from analysis.page import Html, Section, escaped, heading, joined, pairs, paragraph
 from analysis.sections.answer import metric_name
 from mmnet.config import Config, field_paths, get_value, text_of
 
@@ -61,7 +61,11 @@ def _data(material: Material, cite: _Cited) -> str:
     breakhis = any(patient.startswith("SOB_") for fold in splits["folds"] for patient in fold)
     source = "Synthetic images (no patients)" if data["synthetic"] else f"BreakHis {cite('breakhis')}" if breakhis else "Histology images"
     counts = f": {data['images']} images of {data['patients']} patients ({data['cases']} cases)" if "images" in data else ""
-    sealed = f"{len(splits['test'])} patients were sealed as a test before the search and took no part in it" if splits["test"] else "No patients were sealed as a test"
+    sealed = (
+        f"{len(splits['test'])} patients were sealed as a test before the search and took no part in it"
+        if splits["test"]
+        else "No patients were sealed as a test"
+    )
     unit = "case, so that all slides of a person stand in one part" if splits["grouping"] == "case" else "slide"
     shown = ", ".join(f"{m}X" for m in config["magnifications"])
     return (
@@ -121,10 +125,10 @@ def versions(material: Material) -> Section:
         "versions",
         "Versions and seeds",
         joined(
-            table(["what", "value"], reproduction_rows(material), texts=2),
+            pairs(reproduction_rows(material)),
             heading("Base configuration"),
             paragraph("What no trial varied; a trial's own values stand in the leaderboard.", kind="note"),
-            table(["field", "value"], rows, texts=2),
+            pairs(rows),
         ),
     )
 

@@ -35,7 +35,10 @@ def parallel(material: Material) -> Section:
     for place in range(len(groups) - 1, -1, -1):  # the best on top
         members = [ranked[index] for index in groups[place].tolist()]
         color = VIRIDIS[round(place * (GROUPS - 1) / max(len(groups) - 1, 1))]
-        traces.append(_lines(members, paths, scales, scored, material.metric) | {"line": {"color": color, "width": 2.2 if place == 0 else 0.9}, "opacity": 1 if place == 0 else 0.55})
+        traces.append(
+            _lines(members, paths, scales, scored, material.metric)
+            | {"line": {"color": color, "width": 2.2 if place == 0 else 0.9}, "opacity": 1 if place == 0 else 0.55}
+        )
     ends = [_end(path, ranked, level) for path in paths for level in (0, 1)]
     shown = len(dict.fromkeys(p for record in ranked for p in record.params))
     best = ", ".join(f"{path}={_short(ranked[0].params[path])}" for path in paths if path in ranked[0].params)
@@ -45,16 +48,20 @@ def parallel(material: Material) -> Section:
     )
     names = [*paths, metric_name(material.metric)]
     layout = {
-        "height": 430,
+        "height": 470,
         "xaxis": {
             "tickvals": list(range(len(names))),
-            "ticktext": [drawn(name).replace(".", ".<br>") for name in names],
+            "ticktext": [drawn(name) for name in names],
             "range": [-0.35, len(names) - 0.65],
-            "tickangle": 0,
+            "tickangle": 35,
+            "ticklabeloverflow": "allow",
             "tickfont": {"size": 10},
         },
         "yaxis": {"range": [-0.09, 1.09], "showticklabels": False, "ticks": "", "showgrid": False},
-        "annotations": [{"x": index // 2, "y": -0.05 if index % 2 == 0 else 1.05, "text": text, "showarrow": False, "font": {"size": 9}} for index, text in enumerate(ends)]
+        "annotations": [
+            {"x": index // 2, "y": -0.05 if index % 2 == 0 else 1.05, "text": text, "showarrow": False, "font": {"size": 9}}
+            for index, text in enumerate(ends)
+        ]
         + [{"x": len(paths), "y": y, "text": text, "showarrow": False, "font": {"size": 9}} for y, text in _score_ends(ranked)],
         "showlegend": False,
     }
@@ -126,7 +133,6 @@ def _bars(found: dict[str, Any]) -> Html:
         "height": 120 + 34 * len(names),
         "xaxis": {"title": {"text": "importance (share)"}, "rangemode": "tozero"},
         "yaxis": {"autorange": "reversed", "categoryorder": "array", "categoryarray": [drawn(name) for name in names], "showgrid": False},
-        "legend": {"orientation": "h", "y": 1.0, "yanchor": "bottom", "x": 0, "traceorder": "reversed"},
         "barmode": "group",
     }
     return figure("Parameter importance", traces, layout, words)
@@ -148,15 +154,34 @@ def _marginals(found: dict[str, Any], metric: str) -> Html:
         effect, suffix = found["marginals"][name], "" if place == 0 else str(place + 1)
         row, column = divmod(place, 2)
         left, top = 0.55 * column, 1 - row / rows
-        layout[f"xaxis{suffix}"] = {"domain": [left, left + 0.45], "anchor": f"y{suffix}", "type": {"log": "log", "number": "linear"}.get(effect["kind"], "category")}
-        layout[f"yaxis{suffix}"] = {"domain": [top - 0.66 / rows, top - 0.1 / rows], "anchor": f"x{suffix}", "matches": "y" if place else None}
+        layout[f"xaxis{suffix}"] = {
+            "domain": [left, left + 0.45],
+            "anchor": f"y{suffix}",
+            "type": {"log": "log", "number": "linear"}.get(effect["kind"], "category"),
+        }
+        layout[f"yaxis{suffix}"] = {
+            "domain": [top - 0.66 / rows, top - 0.1 / rows],
+            "anchor": f"x{suffix}",
+            "matches": "y" if place else None,
+        }
         layout["annotations"].append(
-            {"x": left, "y": top - 0.07 / rows, "xref": "paper", "yref": "paper", "text": drawn(name), "showarrow": False, "xanchor": "left", "yanchor": "bottom"}
+            {
+                "x": left,
+                "y": top - 0.07 / rows,
+                "xref": "paper",
+                "yref": "paper",
+                "text": drawn(name),
+                "showarrow": False,
+                "xanchor": "left",
+                "yanchor": "bottom",
+            }
         )
         traces += _effect(effect, f"x{suffix}", f"y{suffix}")
         means = [(value, x) for x, value in zip(effect["x"], effect["mean"], strict=True) if value is not None]
         if means:
-            said.append(f"{name}: {number(min(means)[0])} at {_short(min(means, key=lambda m: m[0])[1])}, {number(max(means, key=lambda m: m[0])[0])} at {_short(max(means, key=lambda m: m[0])[1])}")
+            said.append(
+                f"{name}: {number(min(means)[0])} at {_short(min(means, key=lambda m: m[0])[1])}, {number(max(means, key=lambda m: m[0])[0])} at {_short(max(means, key=lambda m: m[0])[1])}"
+            )
     layout["height"] = 60 + 210 * rows
     words = f"Mean {metric_name(metric)} over all other parameters, with 95 % bands. Lowest and highest: {'; '.join(said)}."
     return figure("Marginal effects", traces, layout, words)
@@ -193,5 +218,9 @@ def _interaction(found: dict[str, Any], metric: str) -> Html:
         f"Mean {metric_name(metric)} by {first} and {second}. Their interaction is {_interval(strength)} of the pair's joint variance (Friedman's H², 0: "
         "effects add up; 95 % bootstrap interval)."
     )
-    layout = {"xaxis": {"title": {"text": drawn(first)}, "type": kinds[0]}, "yaxis": {"title": {"text": drawn(second)}, "type": kinds[1]}, "height": 380}
+    layout = {
+        "xaxis": {"title": {"text": drawn(first)}, "type": kinds[0]},
+        "yaxis": {"title": {"text": drawn(second)}, "type": kinds[1]},
+        "height": 380,
+    }
     return figure("Interaction", [trace | {"xgap": 1, "ygap": 1}], layout, words)

@@ -98,7 +98,9 @@ def _case(judged: Judged, pixels: Pixels, patient: str) -> str:
         words = f"{predictions.magnifications[column]}X image of {patient}, {CLASSES[label]}, its view called {number(float(predictions.probability[view]), 2)}"
         tiles.append(picture(jpeg(pixels.tile(int(predictions.rows[view, column]))), words))
     subtype = str(predictions.subtype[views[0]])
-    caption = f"{patient}: {CLASSES[label]}{f' ({subtype})' if subtype else ''}, probability of malignant {number(float(probability.mean()), 2)}"
+    caption = (
+        f"{patient}: {CLASSES[label]}{f' ({subtype})' if subtype else ''}, probability of malignant {number(float(probability.mean()), 2)}"
+    )
     return f'<figure><div class="tiles">{"".join(tiles)}</div><figcaption>{escaped(caption)}</figcaption></figure>'
 
 

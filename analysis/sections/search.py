@@ -10,13 +10,14 @@ from analysis.leaderboard import leaderboard_rows, rank
 from analysis.material import Material, without_folders
 from analysis.page import Column, Html, Section, drawn, figure, joined, number, paragraph, sortable
 from analysis.plots import metric_label
-from analysis.sections.answer import metric_name, shown_metrics, text_of_value
+from analysis.sections.answer import metric_name, shown_metrics
 from analysis.sections.cost import rung_lines
 from mmnet.metrics import METRICS
 from mmnet.records import TrialRecord
 
 COLORS = {"done": BLUE, "stopped": GREY, "running": ORANGE, "failed": VERMILION}
 STATUS_NAMES = {"stopped": "stopped early"}
+REASON = "reason of failure"
 DASHES = ("solid", "dash")  # as STYLES of the printed figure
 
 
@@ -24,6 +25,7 @@ def leaderboard(material: Material) -> Section:
     shown = [name for name in shown_metrics(material.metric)]
     names, rows = leaderboard_rows(material.records, material.metric)
     params = [name for name in dict.fromkeys(path for record in material.records for path in record.params) if name in names]
+    failed = any(record.status == "failed" for record in material.records)
     numeric = {path for path in params if all(isinstance(row[path], (int, float)) or row[path] == "" for row in rows)}
     columns = [
         Column("rank", 0),
@@ -31,19 +33,30 @@ def leaderboard(material: Material) -> Section:
         Column("status"),
         Column("tie set"),
         *(Column(metric_name(name), 3) for name in shown),
-        *(Column(title, 0) for title in ("epochs", "best epoch", "fold-epochs", "seconds", "MiB")),
-        Column("parameters or reason of failure"),
+        *(Column(title, 0) for title in ("epochs", "best epoch", "fold-epochs", "seconds")),
+        *([Column(REASON)] if failed else []),
+        Column("MiB", 0, detail=True),
         *(Column(path, detail=True) for path in params),
     ]
     states = _states(material.trust)
     table = []
     for place, row in enumerate(rows, start=1):
-        told = without_folders(row["reason"]) if row["status"] == "failed" else ", ".join(
-            f"{path}={text_of_value(row[path])}" for path in params if row[path] != ""
-        )
+        reason = [without_folders(row["reason"]) if row["status"] == "failed" else ""] if failed else []
         details = [_significant(row[path]) if path in numeric else str(row[path]) for path in params]
-        numbers = [_number(row[key]) for key in ("epoch", "best_epoch", "fold_epochs", "seconds", "peak_mib")]
-        table.append([place, row["trial"], row["status"], states.get(row["trial"], ""), *(_number(row[n]) for n in shown), *numbers, told, *details])
+        numbers = [_number(row[key]) for key in ("epoch", "best_epoch", "fold_epochs", "seconds")]
+        table.append(
+            [
+                place,
+                row["trial"],
+                row["status"],
+                states.get(row["trial"], ""),
+                *(_number(row[n]) for n in shown),
+                *numbers,
+                *reason,
+                row["peak_mib"],
+                *details,
+            ]
+        )
     caption = (
         f"All {len(rows)} trials, best {metric_name(material.metric)} first; scores are out of fold at the trial's best epoch and optimistic. A trial "
         "that was stopped early shows the score that it had. The same rows: results/leaderboard.csv."
@@ -117,17 +130,19 @@ def _all_curves(material: Material, records: list[TrialRecord]) -> Html:
     for status in ("stopped", "failed", "done", "running"):
         chosen = [record for record in records if record.status == status]
         if chosen:
-            traces.append(
-                _curve(chosen, material.metric) | {"name": STATUS_NAMES.get(status, status), "line": {"color": COLORS[status], "width": 0.8}, "opacity": 0.6}
-            )
+            named = {"name": STATUS_NAMES.get(status, status), "legendgroup": status, "opacity": 0.6}
+            traces.append(_curve(chosen, material.metric) | named | {"line": {"color": COLORS[status], "width": 0.8}})
+            traces.append(_ends(chosen, material.metric) | named | {"showlegend": False, "marker": {"color": COLORS[status], "size": 4}})
     judged = material.judged
     if judged is not None and judged.record.epochs:
         name = "recommended" if material.searched and material.trust["ready"] else "shown below"
-        traces.append(_curve([judged.record], material.metric) | {"name": f"{name}: trial {judged.record.name}", "line": {"color": GREEN, "width": 3}})
+        traces.append(
+            _curve([judged.record], material.metric) | {"name": f"{name}: trial {judged.record.name}", "line": {"color": GREEN, "width": 3}}
+        )
     last = max(len(record.epochs) for record in records)
     rungs = [rung for rung in material.about.get("rungs", []) if rung <= last]
     stopped = {rung: sum(r.status == "stopped" and len(r.epochs) == rung for r in records) for rung in rungs}
-    words = f"{len(records)} trials over at most {last} epochs. " + (
+    words = f"{len(records)} trials over at most {last} epochs; a point is where one ended. " + (
         "Dotted lines are the rungs, at which the weaker trials stop: "
         + ", ".join(f"{count} at epoch {rung}" for rung, count in stopped.items()) + "."
         if rungs
@@ -150,8 +165,14 @@ def _curve(records: list[TrialRecord], metric: str) -> dict[str, Any]:
         x += [*(line["epoch"] for line in record.epochs), None]
         y += [*(line["metrics"][metric] for line in record.epochs), None]
         text += [f"trial {record.name}"] * len(record.epochs) + [""]
-    mode = "lines+markers" if all(len(record.epochs) == 1 for record in records) else "lines"
-    return {"type": "scatter", "mode": mode, "x": x, "y": y, "text": text, "marker": {"size": 4}}
+    return {"type": "scatter", "mode": "lines", "x": x, "y": y, "text": text}
+
+
+def _ends(records: list[TrialRecord], metric: str) -> dict[str, Any]:
+    """A point where each trial ended: all there is to see of one that had a single epoch."""
+    last = [record.epochs[-1] for record in records]
+    text = [f"trial {record.name} {record.status}" for record in records]
+    return {"type": "scatter", "mode": "markers", "x": [e["epoch"] for e in last], "y": [e["metrics"][metric] for e in last], "text": text}
 
 
 def _fold_curves(material: Material, record: TrialRecord) -> Html:
@@ -173,7 +194,15 @@ def _fold_curves(material: Material, record: TrialRecord) -> Html:
         f"{number(float(curves.pooled[place]))} pooled, {number(float(curves.mean[place]))} ± {number(float(curves.sd[place]))} over folds; training loss "
         f"{number(float(curves.mean_train_loss[place]))} there and {number(float(curves.mean_train_loss[-1]))} at the end (lower panel)."
     )
-    best = {"type": "line", "x0": curves.best_epoch, "x1": curves.best_epoch, "y0": 0, "y1": 1, "yref": "paper", "line": {"color": "#000", "width": 1, "dash": "dot"}}
+    best = {
+        "type": "line",
+        "x0": curves.best_epoch,
+        "x1": curves.best_epoch,
+        "y0": 0,
+        "y1": 1,
+        "yref": "paper",
+        "line": {"color": "#000", "width": 1, "dash": "dot"},
+    }
     layout = {
         "height": 460,
         "xaxis": {"title": {"text": "epoch"}, "anchor": "y2"},

@@ -73,11 +73,20 @@ def made_up_trust(records: list[TrialRecord], metric: str = "log_loss", recommen
         "views": 8,
         "cases_by_class": {"benign": 4, "malignant": 4},
         "trials": {"all": len(records), "used": len(ranked), "done": 2, "stopped": 1, "failed": 2, "running": 0},
-        "sentences": [f"Recommended: trial {chosen.name}, made up.", "Corrected, its log loss is 0.5 (95 % 0.4 to 0.6).", "It is tied with one other."],
+        "sentences": [
+            f"Recommended: trial {chosen.name}, made up.",
+            "Corrected, its log loss is 0.5 (95 % 0.4 to 0.6).",
+            "It is tied with one other.",
+        ],
         "notes": ["only 4 benign cases: intervals may be too narrow"],
         "winner": about(best),
         "recommended": about(chosen) | {"rule": "the cheapest of the tied.", "why": "It took the fewest fold-epochs."},
-        "corrected": {"method": "a made-up method", "words": "Stopped trials enter at their last epoch.", "winner": corrected(best), "recommended": corrected(chosen)},
+        "corrected": {
+            "method": "a made-up method",
+            "words": "Stopped trials enter at their last epoch.",
+            "winner": corrected(best),
+            "recommended": corrected(chosen),
+        },
         "tie_set": {
             "method": "a made-up test",
             "words": "Stopped trials are compared at equal epochs.",
