@@ -15,7 +15,7 @@ from scipy.optimize import minimize_scalar
 
 from analysis.bootstrap import Interval, resamples
 from analysis.figure import BLUE, ORANGE, save_figure
-from analysis.predictions import Level, study_predictions
+from analysis.predictions import Level, Predictions, study_predictions
 from analysis.tables import interval_text, narrow_table, write_table
 from mmnet.records import write_json
 from mmnet.study_folder import read_study
@@ -200,17 +200,27 @@ def share_interval(share: float, case: np.ndarray) -> tuple[float, float]:
 def write_calibration(study: Path) -> dict[str, Any]:
     """results/calibration.json and .csv, results/reliability.csv, plots/reliability (.png, .pdf): views and patients."""
     about, predictions = read_study(study), study_predictions(study)
-    rng = np.random.default_rng(about["config"]["seed"])
-    levels = {name: predictions.level(name) for name in JUDGED}
-    report = {"synthetic": about["data"]["synthetic"], "levels": {name: judge(level, rng) for name, level in levels.items()}}
-    (study / "results").mkdir(exist_ok=True)
+    report = calibration_report(predictions, about["config"]["seed"], about["data"]["synthetic"])
     write_json(study / "results" / "calibration.json", report)
+    write_calibration_tables(study / "results", report)
+    _figure(report, {name: predictions.level(name) for name in JUDGED}, study / "plots" / "reliability.png")
+    return report
+
+
+def calibration_report(predictions: Predictions, seed: int, synthetic: bool) -> dict[str, Any]:
+    """`judge` of views and patients."""
+    rng = np.random.default_rng(seed)
+    return {"synthetic": synthetic, "levels": {name: judge(predictions.level(name), rng) for name in JUDGED}}
+
+
+def write_calibration_tables(folder: Path, report: dict[str, Any]) -> None:
+    """calibration.csv and reliability.csv."""
     scores = [
         [name, score, *(round(v, 6) for v in (row["before"], row["after"], *row["difference"].values()))]
         for name, found in report["levels"].items()
         for score, row in found["scores"].items()
     ]
-    write_table(study / "results" / "calibration.csv", ["level", "score", "before", "after", "difference", "low", "high"], scores)
+    write_table(folder / "calibration.csv", ["level", "score", "before", "after", "difference", "low", "high"], scores)
     points = [
         [name, when, *(round(v, 6) for v in row.values())]
         for name, found in report["levels"].items()
@@ -218,9 +228,7 @@ def write_calibration(study: Path) -> dict[str, Any]:
         for row in rows
     ]
     columns = ["level", "scaling", "probability", "observed", "units", "low", "high", "cases"]
-    write_table(study / "results" / "reliability.csv", columns, points)
-    _figure(report, levels, study / "plots" / "reliability.png")
-    return report
+    write_table(folder / "reliability.csv", columns, points)
 
 
 def _figure(report: dict[str, Any], levels: dict[str, Level], path: Path) -> None:

@@ -7,7 +7,7 @@ import numpy as np
 from rich.console import Console
 
 from analysis.performance import NAMES, by_fold, performance_intervals
-from analysis.predictions import LEVELS, study_predictions
+from analysis.predictions import LEVELS, Predictions, study_predictions
 from analysis.tables import interval_text, narrow_table, write_table
 from mmnet.records import write_json
 from mmnet.study_folder import read_study
@@ -19,12 +19,19 @@ FOLDS_SHOWN = 5  # in the terminal; more do not fit 80 columns
 def write_performance(study: Path) -> dict[str, Any]:
     """results/performance.json, .csv, .md and .tex."""
     about = read_study(study)
-    predictions = study_predictions(study)
+    report = performance_report(study_predictions(study), about["config"]["seed"], about["data"]["synthetic"])
+    write_json(study / "results" / "performance.json", report)
+    write_performance_tables(study / "results", report)
+    return report
+
+
+def performance_report(predictions: Predictions, seed: int, synthetic: bool) -> dict[str, Any]:
+    """Every metric at every level: of each fold, their mean and deviation, and pooled with its interval."""
     levels: dict[str, Any] = {}
     for name in LEVELS:
         level = predictions.level(name)
         folds = by_fold(level)
-        pooled = performance_intervals(level, rng=np.random.default_rng(about["config"]["seed"]), count=RESAMPLES)
+        pooled = performance_intervals(level, rng=np.random.default_rng(seed), count=RESAMPLES)
         levels[name] = {"units": len(level.label), "cases": len(np.unique(level.case)), "metrics": {}}
         for metric in NAMES:
             values = np.array([fold[metric] for fold in folds])
@@ -35,13 +42,10 @@ def write_performance(study: Path) -> dict[str, Any]:
                 "sd": float(known.std(ddof=1)) if len(known) > 1 else float("nan"),
                 "pooled": pooled[metric]._asdict(),
             }
-    report = {"synthetic": about["data"]["synthetic"], "threshold": 0.5, "resamples": RESAMPLES, "levels": levels}
-    write_json(study / "results" / "performance.json", report)
-    _write_tables(study / "results", report)
-    return report
+    return {"synthetic": synthetic, "threshold": 0.5, "resamples": RESAMPLES, "levels": levels}
 
 
-def _write_tables(folder: Path, report: dict[str, Any]) -> None:
+def write_performance_tables(folder: Path, report: dict[str, Any]) -> None:
     count = len(report["levels"][LEVELS[0]]["metrics"]["auc"]["folds"])
     folds = [f"fold {number}" for number in range(1, count + 1)]
     numbers, shown = [], []

@@ -82,7 +82,7 @@ def parallel_coordinates(records: list[TrialRecord], metric: str, path: Path, sy
     paths += [p for p in dict.fromkeys(p for r in ranked for p in r.params) if p not in paths]
     paths = paths[:AXES_SHOWN]
     figure, axes = plt.subplots(figsize=(max(6, 1.1 * len(paths) + 2), 4.5))
-    scales = [_scale([r.params[p] for r in ranked if p in r.params]) for p in paths]
+    scales = [value_scale([r.params[p] for r in ranked if p in r.params]) for p in paths]
     colors = plt.get_cmap("viridis")(np.linspace(0, 0.95, max(len(ranked), 1)))
     for place in range(len(ranked) - 1, -1, -1):  # the best on top
         record = ranked[place]
@@ -108,7 +108,7 @@ def importance_bars(importance: Importance, path: Path, synthetic: bool) -> None
     save_figure(figure, path, "Parameter importance", synthetic)
 
 
-def _scale(values: list) -> Callable[[Any], float]:
+def value_scale(values: list) -> Callable[[Any], float]:
     """A parameter's values -> 0 to 1: by order for choices, logarithmic where they span over two decades."""
     if all(isinstance(v, (int, float)) and not isinstance(v, bool) for v in values):
         logarithmic = min(values) > 0 and max(values) / min(values) > 100

@@ -16,7 +16,7 @@ from rich.console import Console
 from analysis.bootstrap import Interval, resamples
 from analysis.figure import BLUE, GREEN, ORANGE, PURPLE, SKY, VERMILION, save_figure
 from analysis.performance import average_precision
-from analysis.predictions import LEVELS, Level, study_predictions
+from analysis.predictions import LEVELS, Level, Predictions, study_predictions
 from analysis.tables import interval_text, narrow_table, write_table
 from mmnet.metrics import auc
 from mmnet.records import write_json
@@ -146,22 +146,25 @@ def level_curves(level: Level, rng: np.random.Generator) -> dict[str, dict[str, 
     return curves
 
 
-def write_roc_curves(study: Path) -> dict[str, Any]:
-    """plots/roc_curves and plots/pr_curves (.png, .pdf), results/roc_curves.csv to draw them again, .json with the areas."""
-    about, predictions = read_study(study), study_predictions(study)
-    levels = {name: predictions.level(name) for name in LEVELS}
-    # in the order of the performance table, so that pooled intervals rest on the same resamples as the table's
-    curves = {name: level_curves(level, np.random.default_rng(about["config"]["seed"])) for name, level in levels.items()}
-    report = {
-        "synthetic": about["data"]["synthetic"],
+def study_curves(predictions: Predictions, seed: int) -> dict[str, dict[str, dict[str, Curve]]]:
+    """{level: `level_curves`}, in the order of the performance table, so that pooled intervals rest on the same resamples as the table's."""
+    return {name: level_curves(predictions.level(name), np.random.default_rng(seed)) for name in LEVELS}
+
+
+def areas_report(curves: dict[str, dict[str, dict[str, Curve]]], synthetic: bool) -> dict[str, Any]:
+    """The areas under `study_curves`, with their intervals."""
+    return {
+        "synthetic": synthetic,
         "resamples": RESAMPLES,
         "levels": {
             level: {part: {"auc": found["roc"].area._asdict(), "pr_auc": found["pr"].area._asdict()} for part, found in parts.items()}
             for level, parts in curves.items()
         },
     }
-    (study / "results").mkdir(exist_ok=True)
-    write_json(study / "results" / "roc_curves.json", report)
+
+
+def write_curves_table(folder: Path, curves: dict[str, dict[str, dict[str, Curve]]]) -> None:
+    """roc_curves.csv, to draw the curves again."""
     rows = [
         [key, level, part, *(round(float(value), 6) for value in row)]
         for key in KINDS
@@ -169,7 +172,17 @@ def write_roc_curves(study: Path) -> dict[str, Any]:
         for part, found in parts.items()
         for row in zip(*found[key][:4], strict=True)
     ]
-    write_table(study / "results" / "roc_curves.csv", ["curve", "level", "part", "x", "y", "low", "high"], rows)
+    write_table(folder / "roc_curves.csv", ["curve", "level", "part", "x", "y", "low", "high"], rows)
+
+
+def write_roc_curves(study: Path) -> dict[str, Any]:
+    """plots/roc_curves and plots/pr_curves (.png, .pdf), results/roc_curves.csv to draw them again, .json with the areas."""
+    about, predictions = read_study(study), study_predictions(study)
+    levels = {name: predictions.level(name) for name in LEVELS}
+    curves = study_curves(predictions, about["config"]["seed"])
+    report = areas_report(curves, about["data"]["synthetic"])
+    write_json(study / "results" / "roc_curves.json", report)
+    write_curves_table(study / "results", curves)
     for key in KINDS:
         _figure(key, curves, levels, study / "plots" / f"{key}_curves.png", about["data"]["synthetic"])
     return report

@@ -14,7 +14,7 @@ from rich.console import Console
 from sklearn.metrics import precision_recall_curve, roc_curve
 
 from analysis.performance import decision_metrics
-from analysis.predictions import LEVELS, Level, study_predictions
+from analysis.predictions import LEVELS, Level, Predictions, study_predictions
 from analysis.tables import narrow_table, write_table
 from mmnet.records import write_json
 from mmnet.study_folder import read_study
@@ -105,22 +105,30 @@ def threshold_reports(level: Level) -> list[ThresholdReport]:
 
 def write_thresholds(study: Path) -> dict[str, Any]:
     """results/thresholds.json and .csv: every rule over images, views and patients."""
-    about, predictions = read_study(study), study_predictions(study)
-    levels = {name: threshold_reports(predictions.level(name)) for name in LEVELS}
-    report = {
-        "synthetic": about["data"]["synthetic"],
-        "levels": {name: [row._asdict() for row in rows] for name, rows in levels.items()},
-    }
+    report = thresholds_report(study_predictions(study), read_study(study)["data"]["synthetic"])
     write_json(study / "results" / "thresholds.json", report)
+    write_thresholds_table(study / "results", report)
+    return report
+
+
+def thresholds_report(predictions: Predictions, synthetic: bool) -> dict[str, Any]:
+    """Every rule at every level."""
+    return {
+        "synthetic": synthetic,
+        "levels": {name: [row._asdict() for row in threshold_reports(predictions.level(name))] for name in LEVELS},
+    }
+
+
+def write_thresholds_table(folder: Path, report: dict[str, Any]) -> None:
+    """thresholds.csv."""
     ways = ("honest", "optimistic", "pooled")
     rows = [
-        [name, row.rule, *(round(v, 6) for v in (row.threshold, row.lowest, row.highest)), *(round(getattr(row, w)[m], 6) for m in SHOWN for w in ways)]
-        for name, found in levels.items()
+        [name, row["rule"], *(round(row[key], 6) for key in ("threshold", "lowest", "highest")), *(round(row[w][m], 6) for m in SHOWN for w in ways)]
+        for name, found in report["levels"].items()
         for row in found
     ]  # fmt: skip
     columns = ["level", "rule", "threshold", "lowest", "highest", *(f"{metric}_{way}" for metric in SHOWN for way in ways)]
-    write_table(study / "results" / "thresholds.csv", columns, rows)
-    return report
+    write_table(folder / "thresholds.csv", columns, rows)
 
 
 def print_thresholds(report: dict[str, Any], console: Console) -> None:

@@ -1,0 +1,1 @@
+"""The parts of the report: pure functions from what a study left (`Material`) to a `Section` of the page."""
