@@ -20,7 +20,12 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     kinds.add_argument(
         "--nested", metavar="K", type=int, help="nested cross-validation: K outer folds judge what the rest trained and chose"
     )
-    kinds.add_argument("--repeats", metavar="R", type=int, help="repeated cross-validation: R times, under new seeds and new partitions")
+    kinds.add_argument(
+        "--repeats",
+        metavar="R",
+        type=int,
+        help="repeated cross-validation: R times, under new seeds and new partitions, and what each of them moves",
+    )
     parser.add_argument("--again", action="store_true", help="open the sealed test a second time; both openings stay on record")
     return parser.parse_args(arguments)
 

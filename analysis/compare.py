@@ -20,8 +20,8 @@ from mmnet.records import write_json
 from mmnet.study_folder import read_study
 
 RESAMPLES = 1000
-LOSSES = {"log_loss", "brier", "patient_log_loss", "patient_brier", "calibration_error"}  # lower is better
-AT_PATIENTS = ("sensitivity", "specificity", "f1", "kappa", "pr_auc", "calibration_error")
+LOSSES = {"log_loss", "brier", "patient_log_loss", "patient_brier"}  # lower is better
+AT_PATIENTS = ("sensitivity", "specificity", "f1", "kappa", "pr_auc")
 
 
 def every_metric(level: Level) -> dict[str, float]:
@@ -107,9 +107,9 @@ def write_comparison(first: Path, second: Path) -> dict[str, Any]:
 
 
 def verdict(name: str, low: float, high: float) -> str:
-    """Whom the interval of first − second favours: first, second, or nobody."""
+    """Whom the interval of first − second favours: first, second, or nobody (tied)."""
     if not (low > 0 or high < 0):
-        return "not told apart"
+        return "tied"
     return "first" if (high < 0) == (name in LOSSES) else "second"
 
 

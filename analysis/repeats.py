@@ -1,7 +1,7 @@
 """Repeated cross-validation: one configuration under new seeds and new partitions, none of which chose it.
 
-Repeats come in pairs that share a partition and differ in the seed, so that what moves by the seed alone and what moves by
-the partition alone can be told apart.
+Each repeat differs from the one before in the seed only or in the partition only, by turns, so that what each of the two moves
+can be told apart.
 """
 
 from pathlib import Path
@@ -19,34 +19,23 @@ from mmnet.records import read_trials, write_json
 from mmnet.study_folder import read_study
 
 RESAMPLES = 1000
-PER_PARTITION = 2
-TELLING = 4  # repeats from which on seed and partition can be told apart: two partitions, two seeds each
 SHOWN = ("log_loss", "auc", "balanced_accuracy", "patient_auc", "patient_balanced_accuracy")
 
 
 def repeat_plan(config: Config, repeats: int) -> list[tuple[int, int]]:
-    """(seed, seed of the partition) of each repeat: all seeds new, a new partition for every two; the configuration's own in none."""
-    return [(config.seed + 1 + n, config.data.split_seed + 1 + n // PER_PARTITION) for n in range(repeats)]
+    """(seed, seed of the partition) of each repeat: (1, 1), (2, 1), (2, 2), (3, 2), … beyond the configuration's own, which are in none."""
+    return [(config.seed + 1 + (n + 1) // 2, config.data.split_seed + 1 + n // 2) for n in range(repeats)]
 
 
-def seed_and_partition_variance(score: np.ndarray, partition: np.ndarray) -> tuple[float, float]:
-    """(variance by seed alone, by partition alone) of scores (R,) under R seeds on partitions (R,); NaN where it cannot be told.
+def pair_sd(score: np.ndarray, same: np.ndarray, other: np.ndarray) -> float:
+    """Standard deviation of scores (R,) by what is in `other` (R,) alone, `same` (R,) held; NaN without a pair that shows it.
 
-    One-way random effects, score = mean + partition + seed, by the method of moments: the mean square within partitions,
-    and what the mean square between them has beyond it, over n₀ (unequal group sizes); not below 0. Searle, Casella &
-    McCulloch, Variance Components, 1992, section 3.6.
+    Half the mean squared difference of all pairs that agree in `same` and differ in `other` estimates the variance. Searle,
+    Casella & McCulloch, Variance Components, 1992, ch. 5.
     """
-    names, member = np.unique(partition, return_inverse=True)
-    size = np.bincount(member)
-    groups, total = len(names), len(score)
-    mean = np.bincount(member, weights=score) / size
-    if total == groups:
-        return float("nan"), float("nan")
-    within = float(((score - mean[member]) ** 2).sum() / (total - groups))
-    if groups == 1:
-        return within, float("nan")
-    between = float((size * (mean - score.mean()) ** 2).sum() / (groups - 1))
-    return within, max((between - within) * (groups - 1) / (total - (size**2).sum() / total), 0.0)
+    i, j = np.triu_indices(len(score), 1)
+    pairs = (same[i] == same[j]) & (other[i] != other[j])
+    return float(np.sqrt(np.mean((score[i] - score[j])[pairs] ** 2) / 2)) if pairs.any() else float("nan")
 
 
 def write_repeats(study: Path) -> dict[str, Any]:
@@ -56,17 +45,17 @@ def write_repeats(study: Path) -> dict[str, Any]:
     levels = [trial_predictions(record).level("view") for record in records]
     values, drawn = joint_values(levels, metrics_of, rng=np.random.default_rng(config["seed"]), count=RESAMPLES)
     low, high = percentile_interval(drawn.mean(1))
+    seed = np.array([record.config["seed"] for record in records])
     partition = np.array([record.config["data"]["split_seed"] for record in records])
     metrics = {}
     for column, name in enumerate(METRICS):
-        by_seed, by_partition = seed_and_partition_variance(values[:, column], partition)
         metrics[name] = {
             "mean": float(values[:, column].mean()),
             "sd": float(values[:, column].std(ddof=1)),
             "low": float(low[column]),
             "high": float(high[column]),
-            "sd_by_seed": float(np.sqrt(by_seed)),
-            "sd_by_partition": float(np.sqrt(by_partition)),
+            "sd_by_seed": pair_sd(values[:, column], partition, seed),
+            "sd_by_partition": pair_sd(values[:, column], seed, partition),
         }
     report = {
         "synthetic": about["data"]["synthetic"],
@@ -95,7 +84,12 @@ def print_repeats(report: dict[str, Any], study: Path, console: Console) -> None
     synthetic = " (SYNTHETIC DATA)" if report["synthetic"] else ""
     table = narrow_table(
         f"repeated cross-validation{synthetic}: {report['patients']} patients of {report['cases']} cases",
-        ("repeat", "seed", "partition", *(name.replace("_", " ").replace("balanced accuracy", "bal. acc.") for name in names)),
+        (
+            "repeat",
+            "seed",
+            "split",
+            *(name.replace("_", " ").replace("balanced accuracy", "bal. acc.").replace("patient", "pat.") for name in names),
+        ),
     )
     for number, repeat in enumerate(report["repeats"], start=1):
         table.add_row(
@@ -111,17 +105,14 @@ def print_repeats(report: dict[str, Any], study: Path, console: Console) -> None
         ("95 % high", "high"),
         ("sd", "sd"),
         ("sd by seed", "sd_by_seed"),
-        ("sd by partition", "sd_by_partition"),
+        ("sd by split", "sd_by_partition"),
     ):
         table.add_row(shown, "", "", *(_three(report["metrics"][name][key]) for name in names))
     console.print(table)
-    if len(report["repeats"]) < TELLING:
-        console.print(
-            f"{len(report['repeats'])} repeats cannot tell what the seed and what the partition moves; {TELLING} or more can",
-            highlight=False,
-        )
+    if len(report["repeats"]) == 2:
+        console.print("2 repeats differ in the seed only; 3 or more also show what the partition moves", highlight=False)
     console.print(
-        "every seed and partition is new, so none of them chose this configuration; the interval is of the mean, over cases; each\n"
+        "every seed and partition (split) is new, so none of them chose this configuration; the interval is of the mean, over cases; each\n"
         "repeat stands at its best epoch, which its own patients chose\n"
         f"results: {study}/results/repeats.json; the sealed test stays closed",
         highlight=False,

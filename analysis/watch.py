@@ -110,7 +110,9 @@ def best_line(records: list[TrialRecord], metric: str) -> str:
     best = best_trial(records, metric)
     if best is None:
         return ""
-    params = ", ".join(f"{path}={value:.3g}" if isinstance(value, float) else f"{path}={text_of(value)}" for path, value in best.params.items())
+    params = ", ".join(
+        f"{path}={value:.3g}" if isinstance(value, float) else f"{path}={text_of(value)}" for path, value in best.params.items()
+    )
     return f"; best: {metric} {best.score:.4f}, trial {best.name}{f': {params}' if params else ''}"
 
 

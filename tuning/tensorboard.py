@@ -1,8 +1,7 @@
 """One TensorBoard run a trial, with HPARAMS from its first second on.
 
-A trial's run is its folder, so `tensorboard --logdir output/STUDY/trials` shows every trial under its number. A trial that
-is taken up again gets its event file anew from its record, and an epoch that a restarted worker reports a second time is
-passed over: no point stands twice.
+A trial's run is its folder, so `tensorboard --logdir output/STUDY/trials` shows every trial under its number. What stands there
+already is passed over, whether a restarted worker reports it again or a resumed study: no point stands twice.
 """
 
 import math
@@ -40,15 +39,20 @@ FIGURE_WIDTH = 900  # px; with few colours some 30 KB a figure
 class EventFile:
     """A TensorBoard event file, one record a report. torch's SummaryWriter starts a thread and a queue for each trial."""
 
-    def __init__(self, folder: Path, suffix: str = ""):
+    def __init__(self, folder: Path, suffix: str = "", written: Collection[tuple[str, int]] = ()):
+        """`written`: (tag, step) of the scalars that other files of the folder hold, not to be written again."""
+        self._written = set(written)
         folder.mkdir(parents=True, exist_ok=True)
         self._file = (folder / f"events.out.tfevents.{time.time():.6f}.{socket.gethostname()}.{os.getpid()}{suffix}").open("ab")
         self._records = RecordWriter(self._file)
         self._write(Event(wall_time=time.time(), file_version="brain.Event:2"))
 
     def scalars(self, values: dict[str, float], step: int) -> None:
-        """Numbers of one epoch; what is not a number is left out, HPARAMS could not be sent with it."""
-        self._summary([Summary.Value(tag=tag, simple_value=value) for tag, value in values.items() if math.isfinite(value)], step)
+        """Numbers of one epoch, but for those written before; what is not a number is left out, HPARAMS could not be sent with it."""
+        new = {tag: value for tag, value in values.items() if math.isfinite(value) and (tag, step) not in self._written}
+        self._written |= {(tag, step) for tag in new}
+        if new:
+            self._summary([Summary.Value(tag=tag, simple_value=value) for tag, value in new.items()], step)
 
     def hparams(self, content: dict[str, HParamsPluginData]) -> None:
         """{tag: data}, HPARAMS records. torch's `add_hparams` would open a second run for them, and only when the trial ends."""
@@ -97,15 +101,16 @@ class TensorBoardCallback(tune.Callback):
         self._levels, self._stopped = levels, stopped
         self._records = {record.number: record for record in records}
         self._writers: dict[str, EventFile] = {}
-        self._epoch: dict[str, int] = {}  # the last one in the file
 
     def on_trial_start(self, iteration: int, trials: list, trial, **info: Any) -> None:
         if trial.trial_id in self._writers:  # restarted after its worker was lost
             return
         folder = self._trials / trial_name(trial.config["number"])
-        for before in folder.glob("events.out.tfevents.*"):
-            before.unlink()
-        writer = self._writers[trial.trial_id] = EventFile(folder)
+        record = self._records.get(trial.config["number"])
+        if record is None:  # a trial that was lost before its first epoch may have left its parameters under this number
+            for before in folder.glob("events.out.tfevents.*"):
+                before.unlink()
+        writer = self._writers[trial.trial_id] = EventFile(folder, written=written_scalars(folder))
         start = SessionStartInfo(hparams=hparams(self._space, self._base, trial.config["params"]), start_time_secs=time.time())
         writer.hparams(
             {
@@ -113,20 +118,16 @@ class TensorBoardCallback(tune.Callback):
                 metadata.SESSION_START_INFO_TAG: HParamsPluginData(session_start_info=start),
             }
         )
-        record = self._records.get(trial.config["number"])
         lines = record.epochs if record is not None else []
-        for line in lines:
+        for line in lines:  # those that the driver did not live to see
             went_on = {WENT_ON: 1.0} if line["epoch"] in self._levels and line is not lines[-1] else {}
             writer.scalars(scalars(line, self._base.metric) | went_on, line["epoch"])
-        self._epoch[trial.trial_id] = lines[-1]["epoch"] if lines else 0
 
     def on_trial_result(self, iteration: int, trials: list, trial, result: dict, **info: Any) -> None:
         writer = self._writers.get(trial.trial_id)
-        if writer is None or "metrics" not in result or result["epoch"] < self._epoch[trial.trial_id]:
+        if writer is None or "metrics" not in result:
             return
-        # the last epoch on record is reported once more, and its rung is decided only then
-        values = scalars(result, self._base.metric) if result["epoch"] > self._epoch[trial.trial_id] else {}
-        self._epoch[trial.trial_id] = result["epoch"]
+        values = scalars(result, self._base.metric)
         if result["epoch"] in self._levels:
             values[WENT_ON] = float(trial.trial_id not in self._stopped)
         writer.scalars(values, result["epoch"])
@@ -154,8 +155,18 @@ class TensorBoardCallback(tune.Callback):
         if writer is not None:
             end = SessionEndInfo(status=status, end_time_secs=time.time())
             writer.hparams({metadata.SESSION_END_INFO_TAG: HParamsPluginData(session_end_info=end)})
-            writer.text("trial/ended", text, self._epoch.pop(trial.trial_id))
+            writer.text("trial/ended", text, (trial.last_result or {}).get("epoch", 0))
             writer.close()
+
+
+def written_scalars(folder: Path) -> set[tuple[str, int]]:
+    """(tag, step) of every scalar in the event files of a folder."""
+    if not any(folder.glob("events.out.tfevents.*")):
+        return set()
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    found = EventAccumulator(str(folder), size_guidance={"scalars": 0}).Reload()
+    return {(tag, event.step) for tag in found.Tags()["scalars"] for event in found.Scalars(tag)}
 
 
 def scalars(line: dict[str, Any], metric: str) -> dict[str, float]:

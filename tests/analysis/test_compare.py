@@ -92,4 +92,4 @@ def test_other_partitions_epochs_and_data_are_said():
 def test_who_is_better_depends_on_what_is_measured():
     assert (verdict("auc", 0.1, 0.2), verdict("log_loss", 0.1, 0.2)) == ("first", "second")
     assert (verdict("auc", -0.2, -0.1), verdict("log_loss", -0.2, -0.1)) == ("second", "first")
-    assert verdict("auc", -0.1, 0.1) == verdict("auc", float("nan"), float("nan")) == "not told apart"
+    assert verdict("auc", -0.1, 0.1) == verdict("auc", float("nan"), float("nan")) == "tied"

@@ -155,7 +155,7 @@ def test_epochs_that_a_restarted_worker_reports_again_stand_once(callback, tmp_p
 
 def test_a_trial_of_an_interrupted_study_gets_its_points_once_and_its_end_when_it_has_one(callback, tmp_path):
     cut = trial(0)
-    run(callback, cut, line(1), line(2))  # the driver was lost before it saw the third epoch
+    run(callback, cut, line(1, 0.9), line(2, 0.8))  # the driver was lost before it saw the third epoch
     callback.on_trial_complete(0, [], cut)
     callback.on_experiment_end([])
     assert metadata.SESSION_END_INFO_TAG not in read(tmp_path / "0000").summary_metadata
@@ -164,11 +164,19 @@ def test_a_trial_of_an_interrupted_study_gets_its_points_once_and_its_end_when_i
     resumed = TensorBoardCallback(tmp_path, SPACE, Config(), levels=(1, 3), stopped=set(), records=[record])
     again = trial(0)
     again.trial_id = "another"
-    run(resumed, again, line(3, 0.7), line(4, 0.6, finished=True))  # the last epoch on record is reported once more
+    run(resumed, again, line(2, 0.8), line(3, 0.7), line(4, 0.6, finished=True))  # from a checkpoint before the last epoch on record
     resumed.on_trial_complete(0, [], again)
     assert points(tmp_path / "0000") == [(1, 0.9), (2, 0.8), (3, 0.7), (4, 0.6)]
     assert points(tmp_path / "0000", "rung/went_on") == [(1, 1.0), (3, 1.0)]
     assert ended(tmp_path / "0000") == api.STATUS_SUCCESS
+
+
+def test_a_number_given_anew_shows_the_parameters_of_its_new_trial(callback, tmp_path):
+    run(callback, trial(0, CROSS_ENTROPY))  # the driver was lost before it left a record
+    callback.on_experiment_end([])
+    run(TensorBoardCallback(tmp_path, SPACE, Config()), trial(0, FOCAL))
+    content = read(tmp_path / "0000").summary_metadata[metadata.SESSION_START_INFO_TAG].plugin_data.content
+    assert metadata.parse_session_start_info_plugin_data(content).hparams["loss.name"].string_value == "focal"
 
 
 def test_figures_stand_in_the_run_of_the_best_and_move_with_it(tmp_path):
