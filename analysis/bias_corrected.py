@@ -1,0 +1,130 @@
+"""What the chosen configuration is worth when the choice is paid for: bootstrap bias-corrected cross-validation.
+
+Tsamardinos, Greasidou & Borboudakis, Bootstrapping the out-of-sample predictions for efficient and accurate cross-validation,
+Machine Learning 107, 2018, algorithm 5: cases are drawn with replacement, the best configuration is chosen on those drawn and
+scored on those left out. Two things differ, both shown to be better by bench/trust.py: a case's (for the AUC a pair of
+cases') out-of-bag scores are averaged over the resamples that left it out before they enter the metric (the leave-one-out
+bootstrap of Efron & Tibshirani, JASA 1997), and the interval is that of these averages over cases, where the spread of
+out-of-bag scores would be the spread of a third of the cases.
+
+A candidate is a trial after an epoch: the best epoch chose itself as well. An early-stopped trial takes part with the epochs
+that it had, as it does in the ranking. What this cannot undo: the trials that were stopped, and those that a sampler
+proposed, depend on the scores of all cases; nested cross-validation pays for that too.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+
+from analysis.bootstrap import Interval, draw_cases, intervals_of
+from analysis.case_scores import BLOCK, CaseMeans, CasePairs, CaseScores, case_scores
+from mmnet.metrics import METRICS
+
+STOPPED = (
+    "every trial enters with all epochs that it finished, also one that was stopped early: it counts as its configuration trained "
+    "for that many epochs, as in the ranking"
+)
+METHOD = "bootstrap bias-corrected cross-validation (Tsamardinos et al. 2018), out-of-bag scores averaged by case"
+
+
+class Candidates(NamedTuple):
+    """K = all epochs of all trials, those of a trial in one piece; V views."""
+
+    probability: np.ndarray  # (K, V) out of fold
+    trial: np.ndarray  # (K,) number from 0
+    label: np.ndarray  # (V,)
+    patient: np.ndarray  # (V,)
+    case: np.ndarray  # (V,)
+
+    def scores(self, metric: str, rows: np.ndarray | slice = slice(None)) -> CaseScores:
+        return case_scores(metric, self.probability[rows], self.label, self.patient, self.case)
+
+
+class Corrected(NamedTuple):
+    """A metric of the chosen configuration: corrected with its interval, and as it read when it was chosen."""
+
+    value: float
+    low: float
+    high: float
+    naive: float
+
+    @property
+    def optimism(self) -> float:
+        """naive - corrected, in the metric's own direction."""
+        return self.naive - self.value
+
+
+# (T, B) scores of trials at their best epochs, best at `mode` -> (B,) trial chosen
+Choose = Callable[[np.ndarray], np.ndarray]
+
+
+def choose_best(mode: str) -> Choose:
+    return lambda scores: scores.argmin(0) if mode == "min" else scores.argmax(0)
+
+
+def best_epochs(scores: np.ndarray, trial: np.ndarray, mode: str) -> tuple[np.ndarray, np.ndarray]:
+    """(K, B) scores -> ((T, B) each trial's score at its best epoch, (T, B) which candidate that is); NaN never wins."""
+    signed = np.where(np.isnan(scores), np.inf, scores if mode == "min" else -scores)
+    starts = np.flatnonzero(np.r_[True, trial[1:] != trial[:-1]])
+    place = np.stack([start + part.argmin(0) for start, part in zip(starts, np.split(signed, starts[1:]), strict=True)])
+    best = np.take_along_axis(signed, place, 0)
+    return (best if mode == "min" else -best), place
+
+
+def choices(metric: str, candidates: Candidates, weights: np.ndarray, choose: dict[str, Choose]) -> dict[str, np.ndarray]:
+    """(B,) the candidate that each rule chooses in each resample (B, N); the trial by the rule, then its best epoch."""
+    chosen: dict[str, list[np.ndarray]] = {name: [] for name in choose}
+    starts = range(0, len(candidates.trial), BLOCK)
+    parts = [candidates.scores(metric, slice(start, start + BLOCK)) for start in starts]
+    for start in range(0, len(weights), BLOCK):
+        scores = np.concatenate([part.scores(weights[start : start + BLOCK]) for part in parts])
+        best, place = best_epochs(scores, candidates.trial, METRICS[metric])
+        for name, rule in choose.items():
+            chosen[name].append(np.take_along_axis(place, rule(best)[None], 0)[0])
+    return {name: np.concatenate(rows) for name, rows in chosen.items()}
+
+
+def left_out_scores(metric: str, candidates: Candidates, chosen: np.ndarray, weights: np.ndarray) -> CaseScores:
+    """One configuration's per-case scores (C = 1): of each case, or pair of cases, the mean over the resamples that left it out.
+
+    `chosen` (B,) by resample, `weights` (B, N) of the cases it was chosen on.
+    """
+    distinct, which = np.unique(chosen, return_inverse=True)
+    scores, out = candidates.scores(metric, distinct), (weights == 0).astype(np.float64)
+    with np.errstate(invalid="ignore"):
+        if isinstance(scores, CaseMeans):
+            times = np.stack([out[which == number].sum(0) for number in range(len(distinct))])  # (distinct, N)
+            return CaseMeans((scores.total * times).sum(1, keepdims=True) / times.sum(0), scores.size)
+        won, together = np.zeros(scores.wins.shape[1:]), out.T @ out
+        for number, wins in enumerate(scores.wins):
+            rows = out[which == number]
+            won += wins * (rows.T @ rows)
+        # a case that has views of both classes is no pair with itself when it is left out, but it is in the metric
+        return CasePairs((won / np.maximum(together, 1))[None], scores.size)
+
+
+def corrected(
+    metric: str,
+    candidates: Candidates,
+    strata: np.ndarray,
+    choose: dict[str, Choose],
+    names: tuple[str, ...],
+    *,
+    rng: np.random.Generator,
+    count: int,
+    level: float = 0.95,
+) -> dict[str, dict[str, Corrected]]:
+    """{rule: {metric of `names`: Corrected}} where `metric` makes the choice; `count` resamples, `strata` (N,) class of each case."""
+    weights = draw_cases(strata, count, rng)
+    everyone = np.ones((1, len(strata)))
+    on_all = choices(metric, candidates, everyone, choose)
+    spread = draw_cases(strata, count, rng)
+    found: dict[str, dict[str, Corrected]] = {}
+    for rule, chosen in choices(metric, candidates, weights, choose).items():
+        found[rule] = {}
+        for name in names:
+            honest: Interval = intervals_of(name, left_out_scores(name, candidates, chosen, weights), strata, spread, level)[0]
+            naive = float(candidates.scores(name, on_all[rule]).scores(everyone)[0, 0])
+            found[rule][name] = Corrected(*honest, naive)
+    return found
