@@ -110,7 +110,9 @@ def main() -> None:
         if CHROMIUM is None:
             print("no Chromium here: not opened")
             return
-        question = "return [performance.getEntriesByType('paint').at(-1).startTime, document.querySelectorAll('.main-svg').length]"
+        question = (
+            "return [performance.getEntriesByType('paint')[0], ...performance.getEntriesByName('figure')].map(entry => entry.startTime)"
+        )
         for number in range(OPENINGS):
             place = Path(folder) / f"opening{number}"
             place.mkdir()
