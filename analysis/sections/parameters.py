@@ -7,7 +7,7 @@ import numpy as np
 from analysis.figure import BLUE, ORANGE, VERMILION
 from analysis.leaderboard import rank
 from analysis.material import Material
-from analysis.page import Html, Section, drawn, error_bars, figure, heading, joined, number, paragraph
+from analysis.page import Html, Section, drawn, error_bars, figure, heading, joined, number, paragraph, sentence
 from analysis.plots import AXES_SHOWN, value_scale
 from analysis.sections.answer import metric_name
 from mmnet.config import text_of
@@ -105,7 +105,7 @@ def importance(material: Material) -> Section:
     if not material.trust["ready"]:
         return Section("importance", title, paragraph("There are no judged trials yet."))
     found = material.trust["importance"]
-    parts = [paragraph(found["words"])]
+    parts = [paragraph(sentence(found["words"]))]
     if found["enough"]:
         parts.append(_bars(found))
         if found["marginals"]:
