@@ -1,5 +1,6 @@
 """Everything that the report and the model card say, read and computed once, so that both say the same numbers."""
 
+import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,6 +42,7 @@ class Material:
     records: list[TrialRecord]
     trust: dict[str, Any]  # results/trust.json; "ready" False: nothing can be said yet
     judged: Judged | None  # None: no trial has predictions yet
+    sealed: dict[str, Any] | None = None  # results/sealed_test.json; None: not opened yet
     pixels: "Pixels | None" = None  # None: the data set is not here
 
     @property
@@ -83,7 +85,9 @@ def read_material(study: Path, trust: dict[str, Any], dataset: Dataset | None = 
     pixels = None if dataset is None else development_pixels(dataset, about)
     if judged is not None and pixels is not None and not _same_rows(judged.predictions, pixels):
         pixels = None
-    return Material(about, records, trust, judged, pixels)
+    opened = study / "results" / "sealed_test.json"
+    sealed = json.loads(opened.read_text()) if opened.exists() else None
+    return Material(about, records, trust, judged, sealed, pixels)
 
 
 def _judge(study: Path, about: dict[str, Any], records: list[TrialRecord], trust: dict[str, Any]) -> Judged | None:

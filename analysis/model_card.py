@@ -9,7 +9,7 @@ from analysis.page import plain
 from analysis.sections.answer import corrected_rows, sentences, text_of_value
 from analysis.sections.audit import data_sentences, leak_checks, part_rows
 from analysis.sections.cost import cost_sentences
-from analysis.sections.judged import THRESHOLD_COLUMNS, performance_rows, threshold_rows
+from analysis.sections.judged import SEALED_COLUMNS, THRESHOLD_COLUMNS, performance_rows, sealed_rows, sealed_sentences, threshold_rows
 from analysis.sections.methods import methods_text, reproduction_rows
 
 _MARKS = re.compile(r"([\\`*_\[\]<>|#])")
@@ -50,6 +50,9 @@ def model_card(material: Material) -> str:
             + "; ".join(f"{level}s: {_text(found['verdict'])}" for level, found in judged.calibration["levels"].items())
             + ".",
         ]
+    parts += ["Sealed test: " + _text(" ".join(sealed_sentences(material)))]
+    if material.sealed is not None:
+        parts.append(_table(SEALED_COLUMNS, sealed_rows(material.sealed)))
     parts += ["## Caveats", _caveats(material), "## Cost", _text(" ".join(cost_sentences(material))), "## Methods"]
     parts += [
         _text(paragraph) if not paragraph.startswith("References") else _references(paragraph) for paragraph in methods_text(material)

@@ -64,6 +64,11 @@ def paragraph(*sentences: Any, kind: str = "") -> Html:
     return Html(f"<p{_class(kind)}>{' '.join(map(escaped, sentences))}</p>")
 
 
+def sentence(words: str) -> str:
+    """Words with a capital and a full stop."""
+    return words[:1].upper() + words[1:] + ("" if words.endswith((".", "!", "?")) else ".")
+
+
 def bold(value: Any) -> Html:
     return Html(f"<b>{escaped(value)}</b>")
 

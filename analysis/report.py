@@ -12,7 +12,7 @@ from analysis.page import page
 from analysis.sections.answer import answer
 from analysis.sections.audit import audit
 from analysis.sections.cost import cost
-from analysis.sections.judged import calibration, curves, performance, thresholds
+from analysis.sections.judged import calibration, curves, performance, sealed_test, thresholds
 from analysis.sections.methods import methods, versions
 from analysis.sections.parameters import importance, parallel
 from analysis.sections.patients import patients
@@ -37,6 +37,7 @@ SECTIONS = (
     calibration,
     patients,
     thresholds,
+    sealed_test,
     methods,
     versions,
 )

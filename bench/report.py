@@ -110,14 +110,13 @@ def main() -> None:
         if CHROMIUM is None:
             print("no Chromium here: not opened")
             return
-        question = "return [performance.getEntriesByType('paint').at(-1).startTime, document.querySelectorAll('.main-svg').length]"
+        entries = "[performance.getEntriesByType('paint')[0], ...performance.getEntriesByName('figure')]"
         for number in range(OPENINGS):
             place = Path(folder) / f"opening{number}"
             place.mkdir()
-            found = ask(page, question, place)
-            print(
-                f"opened: first paint {found['answer'][0]:.0f} ms, all figures drawn {found['opened']:.0f} ms, problems {found['problems']}"
-            )
+            found = ask(page, f"return {entries}.map(entry => entry.startTime)", place)
+            paint, first, *_, last = found["answer"]
+            print(f"opened: answer {paint:.0f} ms, first figure {first:.0f} ms, all figures {last:.0f} ms, problems {found['problems']}")
 
 
 if __name__ == "__main__":

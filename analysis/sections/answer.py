@@ -4,7 +4,7 @@ from typing import Any
 
 from analysis.figure import BLUE, GREEN, GREY, ORANGE, SKY
 from analysis.material import Material
-from analysis.page import Html, Section, bullets, drawn, error_bars, figure, heading, joined, number, pairs, paragraph, table
+from analysis.page import Html, Section, bullets, drawn, error_bars, figure, heading, joined, number, pairs, paragraph, sentence, table
 from analysis.performance import NAMES
 from analysis.tables import interval_text
 from mmnet.config import text_of
@@ -16,7 +16,7 @@ STATES = {"best": GREEN, "tied": BLUE, "undecided": ORANGE, "stopped": GREY, "wo
 
 def answer(material: Material) -> Section:
     trust = material.trust
-    parts = [paragraph(*sentences(material), kind="answer")]
+    parts = [Html(f'<div class="answer">{joined(*map(paragraph, sentences(material)))}</div>')]
     if material.running:
         ended = sum(record.status != "running" for record in material.records)
         planned = material.about.get("settings", {}).get("trials", len(material.records))
@@ -26,9 +26,9 @@ def answer(material: Material) -> Section:
             )
         )
     if trust["ready"] and trust["notes"]:
-        parts.append(bullets(trust["notes"]))
+        parts.append(bullets(map(sentence, trust["notes"])))
     if trust["ready"] and material.searched:
-        parts += [_scores(trust), _tie_set(trust), paragraph(trust["noise"]["words"]), _configuration(trust)]
+        parts += [_scores(trust), _tie_set(trust), paragraph(sentence(trust["noise"]["words"])), _configuration(trust)]
     return Section("answer", "Answer", joined(*parts))
 
 
@@ -77,8 +77,8 @@ def _scores(trust: dict[str, Any]) -> Html:
         tables.append(table(columns, corrected_rows(trust, "winner"), f"Best by the raw score: trial {winner}."))
     recommended, corrected = trust["recommended"], trust["corrected"]
     notes = (
-        paragraph(f"Why this one: {recommended['why']} The rule: {recommended['rule']}", kind="note"),
-        paragraph(f"Corrected by {corrected['method']}. {corrected['words']}", kind="note"),
+        paragraph(f"Why this one: {sentence(recommended['why'])} The rule: {sentence(recommended['rule'])}", kind="note"),
+        paragraph(f"Corrected by {corrected['method'].rstrip('.')}. {sentence(corrected['words'])}", kind="note"),
     )
     return joined(heading("What it is worth"), *tables, *notes)
 
@@ -130,7 +130,7 @@ def _tie_set(trust: dict[str, Any]) -> Html:
             "showgrid": False,
         },
     }
-    method = paragraph(f"Tied by {ties['method']}. {ties['rule']} {ties['words']}", kind="note")
+    method = paragraph(f"Tied by {ties['method'].rstrip('.')}. {sentence(ties['rule'])} {sentence(ties['words'])}", kind="note")
     return joined(heading("What it is tied with"), figure("Tie set", traces, layout, words), method)
 
 

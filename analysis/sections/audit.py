@@ -42,7 +42,7 @@ def data_sentences(material: Material) -> list[str]:
     shown = ", ".join(f"{m}X" for m in config["magnifications"])
     skipped = [f"{material.pixels.skipped} files were left out as bad."] if material.pixels is not None and material.pixels.skipped else []
     return [
-        f"Data set {name}: {counts}{classes}, {shown} at {config['image_size']} px, fingerprint {data['fingerprint']}.",
+        f"Data set {name}: {counts + classes + ', ' if counts else ''}{shown} at {config['image_size']} px, fingerprint {data['fingerprint']}.",
         f"Grouped by {material.about['splits']['grouping']}, splits: {Path(material.about['splits']['source']).name}.",
         *skipped,
     ]

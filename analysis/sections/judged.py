@@ -8,6 +8,7 @@ from analysis.material import Judged, Material
 from analysis.page import Html, Section, error_bars, figure, heading, joined, number, paragraph, table
 from analysis.performance import NAMES
 from analysis.roc_curves import KINDS, THIN, Curve
+from analysis.sections.answer import metric_name
 from analysis.tables import interval_text
 
 PANELS = {"patient": "patients", "image": "images"}
@@ -244,3 +245,29 @@ def threshold_rows(judged: Judged, level: str) -> list[list[str]]:
         both = [number(part[metric]) for metric in ("balanced_accuracy", "f1") for part in (honest, optimistic)]
         rows.append([row["rule"], number(row["threshold"], 2), *both, number(honest["sensitivity"]), number(honest["specificity"])])
     return rows
+
+
+def sealed_test(material: Material) -> Section:
+    """What the sealed patients said, as a whole: none of them is shown."""
+    title = "Sealed test"
+    if material.sealed is not None:
+        return Section("sealed", title, joined(paragraph(*sealed_sentences(material)), table(SEALED_COLUMNS, sealed_rows(material.sealed))))
+    return Section("sealed", title, paragraph(*sealed_sentences(material)))
+
+
+SEALED_COLUMNS = ["metric", "value (95 %)"]
+
+
+def sealed_sentences(material: Material) -> list[str]:
+    count, sealed = len(material.about["splits"]["test"]), material.sealed
+    if sealed is not None:
+        return [
+            f"Opened on {sealed['opened']}: {len(sealed['patients'])} patients of {sealed['cases']} cases, mean of the fold models ({sealed['interval']})."
+        ]
+    if count:
+        return [f"{count} patients are sealed. They have not been opened, and nothing on this page rests on them."]
+    return ["No patients were sealed."]
+
+
+def sealed_rows(sealed: dict[str, Any]) -> list[list[str]]:
+    return [[metric_name(name), interval_text(**row)] for name, row in sealed["metrics"].items()]

@@ -4,10 +4,10 @@ from typing import Any
 
 import numpy as np
 
-from analysis.figure import BLUE, ORANGE
+from analysis.figure import BLUE, ORANGE, VERMILION
 from analysis.leaderboard import rank
 from analysis.material import Material
-from analysis.page import Html, Section, drawn, error_bars, figure, heading, joined, number, paragraph
+from analysis.page import Html, Section, drawn, error_bars, figure, heading, joined, number, paragraph, sentence
 from analysis.plots import AXES_SHOWN, value_scale
 from analysis.sections.answer import metric_name
 from mmnet.config import text_of
@@ -15,6 +15,7 @@ from mmnet.records import TrialRecord
 
 GROUPS = 10  # of trials by rank, one colour each
 VIRIDIS = ("#440154", "#482878", "#3e4989", "#31688e", "#26828e", "#1f9e89", "#35b779", "#6ece58", "#b5de2b", "#fde725")
+CROWD = 100  # trials, from which on lines are fainter
 BARS = 15
 MARGINALS = 6
 
@@ -32,19 +33,18 @@ def parallel(material: Material) -> Section:
     scored = value_scale([record.score for record in ranked])
     groups = np.array_split(np.arange(len(ranked)), min(GROUPS, len(ranked)))
     traces = []
-    for place in range(len(groups) - 1, -1, -1):  # the best on top
-        members = [ranked[index] for index in groups[place].tolist()]
+    faint = 0.55 if len(ranked) <= CROWD else 0.25
+    for place in range(len(groups) - 1, -1, -1):  # the better on top
         color = VIRIDIS[round(place * (GROUPS - 1) / max(len(groups) - 1, 1))]
-        traces.append(
-            _lines(members, paths, scales, scored, material.metric)
-            | {"line": {"color": color, "width": 2.2 if place == 0 else 0.9}, "opacity": 1 if place == 0 else 0.55}
-        )
+        lines = _lines([ranked[index] for index in groups[place].tolist()], paths, scales, scored, material.metric)
+        traces.append(lines | {"line": {"color": color, "width": 0.9}, "opacity": faint})
+    traces.append(_lines(ranked[:1], paths, scales, scored, material.metric) | {"line": {"color": VERMILION, "width": 2.5}})
     ends = [_end(path, ranked, level) for path in paths for level in (0, 1)]
     shown = len(dict.fromkeys(p for record in ranked for p in record.params))
     best = ", ".join(f"{path}={_short(ranked[0].params[path])}" for path in paths if path in ranked[0].params)
     words = (
-        f"One line a trial through {len(paths)} of {shown} searched parameters{', the most important first' if share else ''}, to its score on the right; dark lines are the better "
-        f"trials, and a line stops where a trial does not have the parameter. Each axis runs from the lowest value tried to the highest. The best trial, {ranked[0].name}: {best}."
+        f"One line a trial through {len(paths)} of {shown} searched parameters{', the most important first' if share else ''}, to its score on the right; dark lines are the better trials, the thick one the best, and "
+        f" a line stops where a trial does not have the parameter. Each axis runs from the lowest value tried to the highest. The best trial, {ranked[0].name}: {best}."
     )
     names = [*paths, metric_name(material.metric)]
     layout = {
@@ -105,7 +105,7 @@ def importance(material: Material) -> Section:
     if not material.trust["ready"]:
         return Section("importance", title, paragraph("There are no judged trials yet."))
     found = material.trust["importance"]
-    parts = [paragraph(found["words"])]
+    parts = [paragraph(sentence(found["words"]))]
     if found["enough"]:
         parts.append(_bars(found))
         if found["marginals"]:

@@ -17,7 +17,7 @@ from analysis.report import SECTIONS, report_page, write_page
 from analysis.sections.audit import leak_checks
 from analysis.sections.patients import patient_rows, worst_images
 from data.errors import InputError
-from mmnet.records import read_trial, read_trials, write_status
+from mmnet.records import read_trial, read_trials, write_json, write_status
 from tests.analysis.browser import CHROMIUM, ask
 from tests.analysis.studies import development, splits
 from tests.analysis.trust_record import NOT_READY, made_up_trust
@@ -92,6 +92,22 @@ def test_a_sealed_patient_is_nowhere(study, trust):
     written = (study / "report.html").read_text() + (study / "MODEL_CARD.md").read_text()
     assert not any(patient in written for patient in splits().test)
     assert all(patient in written for patient in splits().development())
+
+
+def test_the_sealed_test_is_shown_as_a_whole_once_it_was_opened(study, trust):
+    assert "4 patients are sealed. They have not been opened" in report_page(read_material(study, trust))
+    opened = {
+        "opened": "2026-01-02T03:04:05+0000",
+        "cases": 4,
+        "patients": [{"patient": name} for name in splits().test],
+        "metrics": {"patient_auc": {"value": 0.75, "low": 0.5, "high": 1.0}},
+        "interval": "made up",
+    }
+    write_json(study / "results" / "sealed_test.json", opened)
+    write_page(study, trust)
+    for name in ("report.html", "MODEL_CARD.md"):
+        text = (study / name).read_text()
+        assert "2026-01-02" in text and "0.750 (0.50–1.00)" in text and not any(patient in text for patient in splits().test)
 
 
 def test_pixels_of_sealed_patients_or_of_another_data_set_are_out_of_reach(study, trust):
@@ -248,7 +264,7 @@ def test_a_browser_opens_it_without_a_complaint_and_tables_sort_filter_and_print
     answer = found["answer"]
     assert answer["plots"] == answer["drawn"] >= 11 and answer["widest"] <= 700 and answer["images"]
     assert len(answer["first"]) == answer["printed"] == 5 and any(EVIL in row for row in answer["first"])
-    seconds = {record.name: record.seconds for record in map(read_trial, sorted((study / "trials").glob("000[0-4]")))}
+    seconds = {record.name: round(record.seconds, 2) for record in map(read_trial, sorted((study / "trials").glob("000[0-4]")))}
     assert [seconds[name] for name in answer["up"]] == sorted(seconds.values())
     assert [seconds[name] for name in answer["down"]] == sorted(seconds.values(), reverse=True)
     assert sorted(answer["failed"]) == ["0003", "0004"]
