@@ -129,7 +129,7 @@ def explain(
     there = rows != MISSING
     assert images.images is not None
     tiles = np.where(there[:, None, None, None], images.images[rows], np.uint8(0))
-    inputs, mask = to_float(torch.from_numpy(tiles))[None].to(device), torch.from_numpy(there)[None].to(device)
+    inputs, mask = to_float(torch.from_numpy(tiles))[None].to(device), torch.from_numpy(there)[None]
     with torch.no_grad(), autocast(device, config.optim.precision):
         output = networks[fold](inputs, mask)
     maps = grad_cam(networks[fold], inputs, mask, malignant=probability >= THRESHOLD)

@@ -192,17 +192,19 @@ def fill(images: Tensor, boxes: Tensor) -> Tensor:
 
 
 def mixup(inputs: Tensor, mask: Tensor, target: Tensor, *, alpha: float, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
-    """Blend each view with another of the batch: inputs (B, M, …), mask (B, M), target (B,); the generator is the host's.
+    """Blend each view with another of the batch: inputs (B, M, …), mask (B, M), target (B,); generator and mask are the host's.
 
     Zhang et al., mixup, ICLR 2018: λ ~ Beta(α, α), one a view. Only magnifications that both views have are blended and
     kept; views that share none stay as they are.
     """
     gamma = torch._standard_gamma(torch.full((2, len(inputs)), alpha), generator=generator)
-    share = send(gamma[0] / gamma.sum(0).clamp_min(1e-8), inputs.device)
-    partner = send(torch.randperm(len(inputs), generator=generator), inputs.device)
+    share = gamma[0] / gamma.sum(0).clamp_min(1e-8)
+    partner = torch.randperm(len(inputs), generator=generator)
     both = mask & mask[partner]
     share = torch.where(both.any(1), share, torch.ones_like(share))
-    wide = share.view(-1, *[1] * (inputs.dim() - 1))
     kept = torch.where(both.any(1, keepdim=True), both, mask)
-    mixed = (wide * inputs + (1 - wide) * inputs[partner]).masked_fill(~kept.view(*kept.shape, *[1] * (inputs.dim() - 2)), 0)
+    share, partner, hidden = (send(each, inputs.device) for each in (share, partner, ~kept))
+    wide = share.view(-1, *[1] * (inputs.dim() - 1))
+    mixed = wide * inputs + (1 - wide) * inputs[partner]
+    mixed = mixed.masked_fill(hidden.view(*kept.shape, *[1] * (inputs.dim() - 2)), 0)
     return mixed, kept, share * target + (1 - share) * target[partner]

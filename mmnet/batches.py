@@ -36,10 +36,10 @@ class Batches:
         self._copies = torch.cuda.Stream(device) if device.type == "cuda" and self.source.device.type == "cpu" else None
 
     def evaluation(self, rows: np.ndarray) -> tuple[Tensor, Tensor]:
-        """rows (B, M) -> inputs (B, M, …) with zeros where missing, mask (B, M)."""
+        """rows (B, M) -> inputs (B, M, …) with zeros where missing, mask (B, M) that stays with the host."""
         there = rows != MISSING
         plan = augment.nothing(int(there.sum()))
-        return self._inputs(rows, there, plan), send(torch.from_numpy(there), self.device)
+        return self._inputs(rows, there, plan), torch.from_numpy(there)
 
     def training(self, rows: np.ndarray, label: np.ndarray, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
         """As `evaluation`, augmented, with targets (B,) that mixup may have softened. The generator is the host's."""
@@ -64,7 +64,7 @@ class Batches:
             own = torch.Generator(self.device).manual_seed(seed)  # one number a channel is too much to send at every step
             noise = torch.empty(inputs.shape[:3], device=self.device).normal_(1.0, settings.feature_noise, generator=own)
             inputs = inputs * noise[..., None, None]
-        mask, target = send(torch.from_numpy(there), self.device), send(torch.from_numpy(label).to(torch.float32), self.device)
+        mask, target = torch.from_numpy(there), send(torch.from_numpy(label).to(torch.float32), self.device)
         if settings.mixup:
             return augment.mixup(inputs, mask, target, alpha=settings.mixup, generator=generator)
         return inputs, mask, target

@@ -83,7 +83,7 @@ class StepBatch(NamedTuple):
     """The B views of one step of K networks."""
 
     inputs: Tensor  # (B, M, …)
-    mask: Tensor  # (B, M)
+    mask: Tensor  # (B, M), the host's
     target: Tensor  # (B,)
     trains: np.ndarray  # (K, B) bool: whether a network learns from a view
     weight: Tensor  # (K, B) of a view in a network's loss

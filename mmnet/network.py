@@ -2,9 +2,11 @@
 
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
+from data.augment import send
 from mmnet.attention_pool import MultiScaleAttentionPool
 from mmnet.backbones import Backbone
 from mmnet.channel_attention import ChannelAttention
@@ -76,33 +78,31 @@ class MMNet(nn.Module):
         self.head = head
 
     def forward(self, images: Tensor, mask: Tensor) -> Output:
-        """images (B, M, 3, H, W) in [0, 1] or maps (B, M, C, h, w), mask (B, M) bool."""
-        return self.head(self.maps(images, mask), mask)
+        """images (B, M, 3, H, W) in [0, 1] or maps (B, M, C, h, w), mask (B, M) bool, best the host's own: see `maps`."""
+        return self.head(self.maps(images, mask), send(mask, images.device))
 
     def maps(self, images: Tensor, mask: Tensor) -> Tensor:
         """What the head sees of images (B, M, 3, H, W): maps (B, M, C, h, w), zero where masked (maps stay as they are).
 
-        Only images that are there run through a backbone.
+        Only images that are there run through a backbone. How many those are only the host can know: it would have to wait for a
+        device that holds the mask.
         """
         if len(self.backbones) == 0:
             return images
-        flat, present = images.flatten(0, 1), mask.flatten()
+        there = mask.cpu().numpy()
         if len(self.backbones) == 1:
-            maps = _scatter(self.backbones[0](flat[present]), present)
-        else:
-            parts = [
-                _scatter(backbone(images[:, m][mask[:, m]]), mask[:, m]) if mask[:, m].any() else None
-                for m, backbone in enumerate(self.backbones)
-            ]
-            like = next(part for part in parts if part is not None)
-            maps = torch.stack([torch.zeros_like(like) if part is None else part for part in parts], 1).flatten(0, 1)
-        return maps.unflatten(0, images.shape[:2])
+            return _of_present(self.backbones[0], images.flatten(0, 1), there.ravel()).unflatten(0, images.shape[:2])
+        parts = [
+            _of_present(backbone, images[:, m], there[:, m]) if there[:, m].any() else None for m, backbone in enumerate(self.backbones)
+        ]
+        like = next(part for part in parts if part is not None)
+        return torch.stack([torch.zeros_like(like) if part is None else part for part in parts], 1)
 
 
-def _scatter(values: Tensor, present: Tensor) -> Tensor:
-    """(K, …) values of the K True places -> (len(present), …), zero elsewhere."""
-    if len(values) == len(present):
-        return values
-    whole = values.new_zeros(len(present), *values.shape[1:])
-    whole[present] = values
-    return whole
+def _of_present(backbone: nn.Module, images: Tensor, there: np.ndarray) -> Tensor:
+    """Images (N, 3, H, W) -> maps (N, C, h, w) of those that are there, (N,) bool, zero elsewhere."""
+    if there.all():
+        return backbone(images)
+    present = send(torch.from_numpy(np.flatnonzero(there)), images.device)
+    maps = backbone(images.index_select(0, present))
+    return maps.new_zeros(len(there), *maps.shape[1:]).index_copy(0, present, maps)

@@ -72,12 +72,12 @@ class Together:
 
         if inputs.shape[3:].numel() > 1:
             return torch.vmap(of_one, in_dims=(0, None, None), randomness="different")(self.stacked, inputs, mask)
-        first = (~trains).argsort(1, kind="stable")[:, : trains.sum(1).max()]  # (K, B'), own views first
-        own = send(torch.from_numpy(first), inputs.device)
+        first = torch.from_numpy((~trains).argsort(1, kind="stable")[:, : trains.sum(1).max()])  # (K, B'), own views first
+        own, its_mask = send(first, inputs.device), send(mask[first], inputs.device)
         # copied as (K, M, B', …), as the products of each magnification read them
         places = torch.arange(inputs.shape[1], device=inputs.device)
         shown = inputs.transpose(0, 1)[places[:, None], own[:, None]].transpose(1, 2)
-        logit = torch.vmap(of_one, randomness="different")(self.stacked, shown, mask[own])
+        logit = torch.vmap(of_one, randomness="different")(self.stacked, shown, its_mask)
         return logit.new_zeros(trains.shape).scatter(1, own, logit)
 
     def accumulate(self, losses: Tensor) -> None:

@@ -14,6 +14,7 @@ from data.store import load_dataset
 from data.synthetic import generate
 from data.views import MISSING
 from mmnet import crossval
+from mmnet import predict as predict_module
 from mmnet.crossval import CrossValidation, TrainingError, derive_seed, micro_batches
 from mmnet.metrics import evaluate
 from mmnet.predict import load_networks, predict
@@ -298,6 +299,46 @@ def test_no_two_epochs_folds_or_networks_share_a_seed():
     of_epochs = {derive_seed(seed, epoch, fold) for seed in range(3) for epoch in range(10) for fold in range(5)}
     assert (len(of_networks), len(of_epochs)) == (15, 150)
     assert of_networks.isdisjoint(of_epochs)
+
+
+# a device that nobody waits for --------------------------------------------------------------------------------------
+
+
+WITHOUT_VALUES = torch.device("meta")  # its tensors have shapes only: asking one for a value, or how many are True, is an error
+DEVICE_WORK = pytest.mark.parametrize(
+    ("values", "dataset"),
+    [
+        ({}, PIXELS),
+        ({"augment.masking": 0.5, "augment.mixup": 0.4, "augment.rotation": 20.0, "augment.erase": 0.5, "dropout.path": 0.2}, PIXELS),
+        ({"augment.masking": 0.5, "model.shared": False}, PIXELS),
+        (FROZEN | {"augment.masking": 0.5, "augment.mixup": 0.4}, FEATURES),
+        (FROZEN, replace(FEATURES, features=FEATURES.features[:, :, :1, :1])),
+    ],
+    ids=["fine-tuned", "augmented", "backbones of their own", "frozen", "pooled"],
+)
+
+
+@DEVICE_WORK
+def test_an_epoch_asks_nothing_of_the_device_but_its_losses_at_the_end(values, dataset, monkeypatch):
+    trial = CrossValidation(tiny_config(values), dataset, deal(dataset), WITHOUT_VALUES)
+    learner, steps = trial.learners[0], []
+    descend = learner.descend
+    monkeypatch.setattr(learner, "descend", lambda trains: steps.append(descend(trains)))
+    with pytest.raises(NotImplementedError, match="no data") as error:
+        trial._train(learner, range(len(learner.networks)), 0)
+    assert "total.cpu()" in str(error.traceback[-1].statement) and len(steps) == 2
+
+
+@DEVICE_WORK
+def test_predicting_asks_for_its_outputs_once_all_batches_are_on_their_way(values, dataset, monkeypatch):
+    trial = CrossValidation(tiny_config(values), dataset, deal(dataset), WITHOUT_VALUES)
+    network, sent = trial.networks[0], []
+    forward = network.forward
+    monkeypatch.setattr(network, "forward", lambda inputs, mask: sent.append(len(mask)) or forward(inputs, mask))
+    monkeypatch.setattr(predict_module, "VIEWS_AT_ONCE", {True: 3, False: 3})
+    with pytest.raises(NotImplementedError, match="no data"):
+        predict(network, trial.batches, trial.out_of_fold.rows)
+    assert sum(sent) == len(trial.out_of_fold.rows) and len(sent) > 1
 
 
 # memory --------------------------------------------------------------------------------------------------------------
