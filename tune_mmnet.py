@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import time
 from dataclasses import asdict
+from functools import partial
 
 from mmnet.command_line import add_shared_arguments, run_verb
 
@@ -77,9 +78,14 @@ def main() -> int:
 
         from tuning.study import run_study
 
+        enough = None
+        if arguments.stop_at_noise:
+            from analysis.trust import end_by_noise
+
+            enough = partial(end_by_noise, metric=study.config.metric)
         reason = "broken off"
         try:
-            outcome = run_study(settings, space, study.config, levels, prepared.development, prepared.splits, console, connected)
+            outcome = run_study(settings, space, study.config, levels, prepared.development, prepared.splits, console, connected, enough)
             reason = outcome.reason
         finally:
             record_end(settings.folder, reason)
@@ -122,15 +128,23 @@ def print_plan(console, settings, space, config, levels: tuple[int, ...], *, dim
 def close(folder, console, complete: bool, reason: str, seconds: float) -> int:
     """Write and print what the study found; the exit status."""
     from analysis.ablation import print_ablation, write_ablation
+    from analysis.report import write_report
     from analysis.summary import print_summary, write_results
+    from analysis.trust import print_trust
     from mmnet.study_folder import read_study
 
     best = write_results(folder)
     if best is not None:
         print_summary(folder, best, console, seconds)
-        if read_study(folder)["mechanisms"]:
+        planned = bool(read_study(folder)["mechanisms"])
+        if planned:
             print_ablation(write_ablation(folder), console)
         draw_best(folder, best.name)
+        if not reason.startswith("stopped by"):  # whoever pressed Ctrl-C does not want to wait; python -m analysis report is there
+            page, trust = write_report(folder)
+            if not planned:
+                print_trust(trust, console)
+            console.print(f"report: {page}", highlight=False, soft_wrap=True)
     if not complete:
         console.print(
             f"[yellow]{reason or 'stopped'}[/]: go on with  python tune_mmnet.py --resume --name {folder.name} --output {folder.parent}",

@@ -38,8 +38,11 @@ def main() -> int:
     read_study(study)
     if arguments.verb == "report":
         from analysis.report import write_report
+        from analysis.trust import print_trust
 
-        console.print(f"report: {write_report(study)}", highlight=False, soft_wrap=True)
+        page, trust = write_report(study)
+        print_trust(trust, console)
+        console.print(f"report: {page}", highlight=False, soft_wrap=True)
     elif arguments.verb == "export":
         from analysis.export import print_export, write_export
 

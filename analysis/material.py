@@ -1,8 +1,7 @@
 """Everything that the report and the model card say, read and computed once, so that both say the same numbers."""
 
-import json
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,6 +12,7 @@ from analysis.leaderboard import is_search, standing_trial, write_leaderboard
 from analysis.performance_table import performance_report, write_performance_tables
 from analysis.predictions import Predictions, study_predictions, trial_predictions
 from analysis.roc_curves import Curve, study_curves, write_curves_table
+from analysis.sealed_test import read_openings
 from analysis.thresholds import thresholds_report, write_thresholds_table
 from data.dataset import Dataset
 from data.views import MISSING
@@ -42,7 +42,7 @@ class Material:
     records: list[TrialRecord]
     trust: dict[str, Any]  # results/trust.json; "ready" False: nothing can be said yet
     judged: Judged | None  # None: no trial has predictions yet
-    sealed: dict[str, Any] | None = None  # results/sealed_test.json; None: not opened yet
+    openings: list[dict[str, Any]] = field(default_factory=list)  # results/sealed_test.json: of the sealed test, newest last
     pixels: "Pixels | None" = None  # None: the data set is not here
 
     @property
@@ -85,9 +85,7 @@ def read_material(study: Path, trust: dict[str, Any], dataset: Dataset | None = 
     pixels = None if dataset is None else development_pixels(dataset, about)
     if judged is not None and pixels is not None and not _same_rows(judged.predictions, pixels):
         pixels = None
-    opened = study / "results" / "sealed_test.json"
-    sealed = json.loads(opened.read_text()) if opened.exists() else None
-    return Material(about, records, trust, judged, sealed, pixels)
+    return Material(about, records, trust, judged, read_openings(study), pixels)
 
 
 def _judge(study: Path, about: dict[str, Any], records: list[TrialRecord], trust: dict[str, Any]) -> Judged | None:

@@ -51,8 +51,8 @@ def model_card(material: Material) -> str:
             + ".",
         ]
     parts += ["Sealed test: " + _text(" ".join(sealed_sentences(material)))]
-    if material.sealed is not None:
-        parts.append(_table(SEALED_COLUMNS, sealed_rows(material.sealed)))
+    if material.openings:
+        parts.append(_table(SEALED_COLUMNS, sealed_rows(material.openings[-1])))
     parts += ["## Caveats", _caveats(material), "## Cost", _text(" ".join(cost_sentences(material))), "## Methods"]
     parts += [
         _text(paragraph) if not paragraph.startswith("References") else _references(paragraph) for paragraph in methods_text(material)

@@ -17,6 +17,7 @@ from analysis.sections.methods import methods, versions
 from analysis.sections.parameters import importance, parallel
 from analysis.sections.patients import patients
 from analysis.sections.search import history, leaderboard, learning
+from analysis.trust import write_trust
 from data.dataset import Dataset
 from data.errors import InputError
 from mmnet.command_line import SYNTHETIC, progress_bar
@@ -44,11 +45,13 @@ SECTIONS = (
 OF_A_SEARCH = (history, parallel, importance)
 
 
-def write_report(study: Path) -> Path:
-    """Write report.html, MODEL_CARD.md and results/report/; returns the path of the page. Raises InputError without a study."""
-    from analysis.trust import write_trust
+def write_report(study: Path) -> tuple[Path, dict[str, Any]]:
+    """Write report.html, MODEL_CARD.md, results/trust.json and results/report/; returns (the page, what `write_trust` found).
 
-    return write_page(study, write_trust(study), open_pixels(study))
+    Raises InputError without a study.
+    """
+    trust = write_trust(study)
+    return write_page(study, trust, open_pixels(study)), trust
 
 
 def write_page(study: Path, trust: dict[str, Any], dataset: Dataset | None = None) -> Path:

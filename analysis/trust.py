@@ -18,14 +18,15 @@ from analysis.tie_set import METHOD as TIE_METHOD
 from analysis.tie_set import STOPPED as TIE_STOPPED
 from analysis.tie_set import Paired, paired, stopped_p_value, tie_p_values
 from data.errors import InputError
-from mmnet.config import text_of
+from mmnet.config import Config, save_config, text_of
 from mmnet.metrics import METRICS
-from mmnet.records import TrialRecord, read_trials, write_json
+from mmnet.records import TrialRecord, read_trials, whole_file, write_json
 from mmnet.study_folder import read_study
 
 FORMAT = 1
 RESAMPLES = 2000
 LEVEL = 0.95
+STRONGEST = 4  # parameters that the answer names
 FEW_CASES = 15  # of a class; with fewer the notes warn
 ROW = ("trial", "status", "epochs", "epoch", "value", "difference", "low", "high", "p", "state", "recommended", "seconds", "fold_epochs", "mechanisms", "width")  # fmt: skip
 
@@ -57,7 +58,7 @@ class Search:
 
 
 def write_trust(study: Path) -> dict[str, Any]:
-    """results/trust.json and tie_set.csv of a search as it stands; says so (`ready` false) where nothing can be judged yet."""
+    """results/trust.json, tie_set.csv and recommended_config.yaml of a search as it stands; `ready` false: nothing can be judged yet."""
     about = read_study(study)
     metric, records = about["config"]["metric"], read_trials(study)
     head = {"format": FORMAT, "ready": False, "synthetic": about["data"]["synthetic"], "metric": metric}
@@ -73,6 +74,9 @@ def write_trust(study: Path) -> dict[str, Any]:
         report = head | _report(study, search, records, np.random.default_rng(about["config"]["seed"]))
         rows = [["" if row[name] is None else row[name] for name in ROW] for row in report["tie_set"]["rows"]]
         write_table(study / "results" / "tie_set.csv", list(ROW), rows)
+        chosen = next(record for record in records if record.name == report["recommended"]["trial"])
+        with whole_file(study / "recommended_config.yaml") as building:
+            save_config(Config().with_values(chosen.config), building, "\n".join(report["sentences"]))
     write_json(study / "results" / "trust.json", report)
     return report
 
@@ -114,6 +118,20 @@ def _report(study: Path, search: Search, records: list[TrialRecord], rng: np.ran
         "importance": _importance(comparable, metric, rng),
     }
     return report | {"sentences": sentences(metric, report), "notes": _notes(report)}
+
+
+def end_by_noise(records: list[TrialRecord], metric: str) -> str:
+    """Why more trials are not worth it, or "": what they are expected to gain is less than what chance moves."""
+    try:
+        search = Search(records, metric)
+    except InputError:  # nothing to judge yet
+        return ""
+    if min((search.strata == value).sum() for value in (0, 1)) < 2:
+        return ""
+    scores = search.candidates.scores(metric, search.place)
+    left_out = scores.scores(jackknife_weights(len(search.strata)))
+    noise = _noise(search, paired(search.value, left_out, left_out, search.strata, search.mode))
+    return f"at the noise: {noise['words']}" if noise["stop"] else ""
 
 
 def _row(found: Corrected) -> dict[str, float]:
@@ -253,7 +271,10 @@ _NOTHING: dict[str, Any] = {"ped_anova": {}, "fanova": {}, "marginals": {}, "int
 def sentences(metric: str, report: dict[str, Any]) -> list[str]:
     """The answer: what to use, how good that is, what it is tied with."""
     chosen, rows, ties, noise = report["recommended"], report["corrected"]["recommended"], report["tie_set"], report["noise"]
-    params = ", ".join(f"{path}={value:.3g}" if isinstance(value, float) else f"{path}={value}" for path, value in chosen["params"].items())
+    names = list(report["importance"]["ped_anova"])[:STRONGEST] or list(chosen["params"])[:STRONGEST]
+    told = [(path, chosen["params"][path]) for path in names if path in chosen["params"]]
+    params = ", ".join(f"{path}={value:.3g}" if isinstance(value, float) else f"{path}={value}" for path, value in told)
+    params += f" and {len(chosen['params']) - len(told)} more" if len(chosen["params"]) > len(told) else ""
     shown = [metric] + (["auc"] if metric != "auc" else [])
 
     def name(of: str) -> str:

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import numpy as np
 import optuna
-from analysis.trust import write_trust
 
 from analysis.report import write_page
+from analysis.trust import write_trust
 from bench.machine import describe_machine
 from mmnet.config import Config
 from mmnet.metrics import evaluate

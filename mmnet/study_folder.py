@@ -138,7 +138,7 @@ def find_study(output: Path, name: str | None) -> Path:
             if (path / "study.json").exists():
                 return path
         near = difflib.get_close_matches(name, [file.parent.name for file in found], n=3, cutoff=0.4)
-        hint = f"did you mean {' or '.join(near)}?" if near else "pass a study's name, or its folder"
+        hint = f"did you mean {' or '.join(near)}?" if near else "pass a study's name (--output says where studies stand), or its folder"
         raise InputError(f"study {name}: no readable study.json in {places[0]}; {hint}")
     if not found:
         raise InputError(f"no study stands in {output}; pass --output DIR, or start one with tune_mmnet.py or main.py")

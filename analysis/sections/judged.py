@@ -250,8 +250,9 @@ def threshold_rows(judged: Judged, level: str) -> list[list[str]]:
 def sealed_test(material: Material) -> Section:
     """What the sealed patients said, as a whole: none of them is shown."""
     title = "Sealed test"
-    if material.sealed is not None:
-        return Section("sealed", title, joined(paragraph(*sealed_sentences(material)), table(SEALED_COLUMNS, sealed_rows(material.sealed))))
+    if material.openings:
+        rows = table(SEALED_COLUMNS, sealed_rows(material.openings[-1]))
+        return Section("sealed", title, joined(paragraph(*sealed_sentences(material)), rows))
     return Section("sealed", title, paragraph(*sealed_sentences(material)))
 
 
@@ -259,10 +260,12 @@ SEALED_COLUMNS = ["metric", "value (95 %)"]
 
 
 def sealed_sentences(material: Material) -> list[str]:
-    count, sealed = len(material.about["splits"]["test"]), material.sealed
-    if sealed is not None:
+    count, openings = len(material.about["splits"]["test"]), material.openings
+    if openings:
+        sealed, before = openings[-1], ", ".join(opening["opened"] for opening in openings[:-1])
         return [
-            f"Opened on {sealed['opened']}: {len(sealed['patients'])} patients of {sealed['cases']} cases, mean of the fold models ({sealed['interval']})."
+            f"Opened on {sealed['opened']}: {len(sealed['patients'])} patients of {sealed['cases']} cases, mean of the fold models ({sealed['interval']}).",
+            *([f"This is opening {len(openings)}; those before were on {before}, and the first is the honest one."] if before else []),
         ]
     if count:
         return [f"{count} patients are sealed. They have not been opened, and nothing on this page rests on them."]

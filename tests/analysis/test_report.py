@@ -108,6 +108,11 @@ def test_the_sealed_test_is_shown_as_a_whole_once_it_was_opened(study, trust):
     for name in ("report.html", "MODEL_CARD.md"):
         text = (study / name).read_text()
         assert "2026-01-02" in text and "0.750 (0.50–1.00)" in text and not any(patient in text for patient in splits().test)
+    write_json(study / "results" / "sealed_test.json", [opened, opened | {"opened": "2026-05-06T07:08:09+0000"}])
+    write_page(study, trust)
+    for name in ("report.html", "MODEL_CARD.md"):
+        text = (study / name).read_text()
+        assert "This is opening 2; those before were on 2026-01-02" in text and "Opened on 2026-05-06" in text
 
 
 def test_pixels_of_sealed_patients_or_of_another_data_set_are_out_of_reach(study, trust):

@@ -27,7 +27,7 @@ def test_a_study_is_found_by_its_name_or_its_folder(output):
 
 @pytest.mark.parametrize(
     ("name", "hint"),
-    [("firs", "did you mean first or fist?"), ("zzz", "pass a study's name, or its folder"), ("../up", "pass a study's name")],
+    [("firs", "did you mean first or fist?"), ("zzz", "pass a study's name (--output says where studies stand), or its folder"), ("../up", "pass a study's name")],
 )
 def test_an_unknown_name_is_an_error_that_names_near_ones(output, name, hint):
     with pytest.raises(InputError, match=re.escape(f"study {name}: no readable study.json in {output / name}; {hint}")):
