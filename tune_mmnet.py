@@ -25,6 +25,9 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--trials", metavar="N", type=int, help="configurations to try, in all (default 30; an ablation 3 seeds of each)")
     parser.add_argument("--time-budget", metavar="TIME", help="stop after 90s, 30m, 2h, …")
     parser.add_argument(
+        "--stop-at-noise", action="store_true", help="stop when more trials are expected to gain less than chance moves a comparison"
+    )
+    parser.add_argument(
         "--gpus-per-trial", metavar="X", help="share of a GPU, or auto: as one trial's memory allows (default: 1 where there is one)"
     )
     parser.add_argument("--cpus-per-trial", metavar="X", type=float, help="CPU cores, and threads, of a trial (default 1)")
