@@ -82,10 +82,18 @@ def test_a_study_from_search_to_sealed_test(run, data, tmp_path):
     for plot in ("optimisation_history", "learning_curves", "parallel_coordinates", "importance"):
         assert (study / "plots" / f"{plot}.png").stat().st_size > 5000
 
+    # it ends with its answer, on a page of its own and as a configuration
+    trust = json.loads((study / "results" / "trust.json").read_text())
+    assert trust["ready"] and all(sentence in shown for sentence in trust["sentences"]) and "report.html" in shown
+    recommended = next(record for record in records if record.name == trust["recommended"]["trial"])
+    assert load_config(study / "recommended_config.yaml").to_dict() == recommended.config
+    assert "<html" in (study / "report.html").read_text() and (study / "MODEL_CARD.md").exists()
+
     # the sealed patients were in nothing that the search left behind
     about = json.loads((study / "study.json").read_text())
     sealed = set(about["splits"]["test"])
     assert sealed and not sealed & set(np.load(records[0].folder / "predictions.npz")["patient"].tolist())
+    assert not any(patient in (study / "report.html").read_text() for patient in sealed)
 
     # the best configuration gives the same numbers in main.py, without Ray, and opens the sealed test once
     best = load_config(study / "best_config.yaml")
@@ -269,6 +277,6 @@ def test_help_names_every_option(run):
     shown = run("tune_mmnet.py", "--help").stdout
     for flag in (
         "data name output space trials time-budget metric folds grouping test-fraction splits epochs magnifications image-size backbone weights "
-        "frozen gpus-per-trial cpus-per-trial concurrency address config set seed resume dry-run"
+        "frozen stop-at-noise gpus-per-trial cpus-per-trial concurrency address config set seed resume dry-run"
     ).split():
         assert f"--{flag}" in shown
