@@ -28,8 +28,8 @@ from mmnet.predict import predict
 FOLDS, CASES, CHANNELS = 5, 20, 1280
 
 
-def noise(size: int, images: int, frozen: bool) -> Dataset:
-    """20 cases at 200X: pixels, or 7 x 7 feature maps, that know nothing."""
+def noise(size: int, images: int, frozen: bool, side: int = 7) -> Dataset:
+    """20 cases at 200X: pixels, or feature maps of side x side positions, that know nothing."""
     rows = [
         (f"{case}/{number}.png", 200, f"patient {case}", f"case {case}", "DC" if case % 2 else "A", case % 2)
         for case in range(CASES)
@@ -38,13 +38,15 @@ def noise(size: int, images: int, frozen: bool) -> Dataset:
     rng = np.random.default_rng(0)
     table = build_table(rows)
     if frozen:
-        return Dataset(table, None, "noise", "noise", features=rng.normal(size=(len(table), CHANNELS, 7, 7)).astype(np.float16))
+        features = rng.standard_normal((len(table), CHANNELS, side, side), dtype=np.float32).astype(np.float16)
+        return Dataset(table, None, "noise", "noise", features=features)
     return Dataset(table, rng.integers(0, 256, (len(table), size, size, 3), dtype=np.uint8), "noise", "noise")
 
 
 def bare_epoch(trial: CrossValidation, steps: int, batch: int) -> None:
     """Forward, loss, backward, clip, update, on one resident batch."""
-    learner, inputs = trial.learners[0], trial.batches.evaluation(np.arange(batch)[:, None])
+    learner, (inputs, mask) = trial.learners[0], trial.batches.evaluation(np.arange(batch)[:, None])
+    inputs = inputs.contiguous()  # as augmented ones are: a compiled network would be compiled again for another layout
     target = (torch.arange(batch, device=trial.device) % 2).float()
     everyone, shown = np.ones(len(learner.networks), dtype=bool), np.ones((len(learner.networks), batch), dtype=bool)
     weight = torch.full((len(learner.networks), batch), 1 / batch, device=trial.device)
@@ -52,7 +54,7 @@ def bare_epoch(trial: CrossValidation, steps: int, batch: int) -> None:
         network.train()
     for _ in range(steps):
         with autocast(trial.device, trial.config.optim.precision):
-            logit = learner.logits(*inputs, shown)
+            logit = learner.logits(inputs, mask, shown)
         learner.accumulate(focal_loss(logit.float(), target, alpha=0.5, gamma=3.0, label_smoothing=0.0, weight=weight))
         learner.descend(everyone)
     logit.sum().item()
