@@ -4,8 +4,8 @@ Tsamardinos, Greasidou & Borboudakis, Bootstrapping the out-of-sample prediction
 Machine Learning 107, 2018, algorithm 5: cases are drawn with replacement, the best configuration is chosen on those drawn and
 scored on those left out. Two things differ, both shown to be better by bench/trust.py: a case's (for the AUC a pair of
 cases') out-of-bag scores are averaged over the resamples that left it out before they enter the metric (the leave-one-out
-bootstrap of Efron & Tibshirani, JASA 1997), and the interval is that of these averages over cases, where the spread of
-out-of-bag scores would be the spread of a third of the cases.
+bootstrap of Efron & Tibshirani, JASA 1997), and the interval is that of the configurations chosen, over all cases, where the
+spread of out-of-bag scores is the spread of a third of the cases.
 
 A candidate is a trial after an epoch: the best epoch chose itself as well. An early-stopped trial takes part with the epochs
 that it had, as it does in the ranking. What this cannot undo: the trials that were stopped, and those that a sampler
@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from analysis.bootstrap import Interval, draw_cases, intervals_of
+from analysis.bootstrap import Interval, draw_cases, errors_of, unbounded_intervals
 from analysis.case_scores import BLOCK, CaseMeans, CasePairs, CaseScores, case_scores
 from mmnet.metrics import METRICS
 
@@ -104,6 +104,28 @@ def left_out_scores(metric: str, candidates: Candidates, chosen: np.ndarray, wei
         return CasePairs((won / np.maximum(together, 1))[None], scores.size)
 
 
+def corrected_interval(
+    metric: str,
+    candidates: Candidates,
+    chosen: np.ndarray,
+    weights: np.ndarray,
+    strata: np.ndarray,
+    spread: np.ndarray,
+    level: float = 0.95,
+) -> Interval:
+    """Of the choices (B,) made on the resamples `weights`; `spread`: resamples for the standard error.
+
+    A mean over many choices is steadier than any one configuration, and the answer is one configuration: the variance is the
+    mean of theirs plus the variance between them.
+    """
+    honest = errors_of(left_out_scores(metric, candidates, chosen, weights), strata, spread)
+    distinct, times = np.unique(chosen, return_counts=True)
+    of_each, share = errors_of(candidates.scores(metric, distinct), strata, spread), times / times.sum()
+    between = share @ (of_each.value - share @ of_each.value) ** 2
+    error = np.sqrt(np.maximum(share @ of_each.error**2 + between, honest.error**2))
+    return unbounded_intervals(metric, honest._replace(error=error), level)[0]
+
+
 def corrected(
     metric: str,
     candidates: Candidates,
@@ -124,7 +146,7 @@ def corrected(
     for rule, chosen in choices(metric, candidates, weights, choose).items():
         found[rule] = {}
         for name in names:
-            honest: Interval = intervals_of(name, left_out_scores(name, candidates, chosen, weights), strata, spread, level)[0]
+            honest = corrected_interval(name, candidates, chosen, weights, strata, spread, level)
             naive = float(candidates.scores(name, on_all[rule]).scores(everyone)[0, 0])
             found[rule][name] = Corrected(*honest, naive)
     return found

@@ -80,26 +80,42 @@ def degrees_of_freedom(variances: list[np.ndarray], counts: list[int]) -> np.nda
         return np.where(np.asarray(below) > 0, np.asarray(total) ** 2 / below, float(max(sum(counts), 1)))
 
 
-def intervals_of(metric: str, scores: CaseScores, strata: np.ndarray, weights: np.ndarray, level: float = 0.95) -> list[Interval]:
-    """An interval of each of C configurations: bootstrap standard error and Student's t on the scale where the metric is unbounded.
+class Errors(NamedTuple):
+    """How uncertain C scores are."""
 
-    logit for shares, log for losses (delta method; back-transformed), with the degrees of freedom that the classes' few
-    cases leave. Better covered than percentile and BCa with 7 to 50 cases of a class (bench/trust.py intervals).
-    """
+    value: np.ndarray  # (C,)
+    error: np.ndarray  # (C,) standard error by the bootstrap
+    freedom: np.ndarray  # (C,) its degrees of freedom, by the jackknife
+
+
+def errors_of(scores: CaseScores, strata: np.ndarray, weights: np.ndarray) -> Errors:
+    """Of C configurations, with resamples `weights` (B, N) of `draw_cases`."""
     value = scores.scores(np.ones((1, len(strata))))[:, 0]
-    error = np.nanstd(scores.scores(weights), axis=1, ddof=1)
     parts = influence_parts(scores.scores(jackknife_weights(len(strata))), strata)
     freedom = degrees_of_freedom([(part**2).sum(1) for part, _ in parts], [count for _, count in parts])
-    reach = student.ppf((1 + level) / 2, np.maximum(freedom, 1)) * error
-    unbounded = metric.endswith("log_loss")
+    return Errors(value, np.nanstd(scores.scores(weights), axis=1, ddof=1), np.maximum(freedom, 1))
+
+
+def unbounded_intervals(metric: str, errors: Errors, level: float = 0.95) -> list[Interval]:
+    """Student's t on the scale where the metric is unbounded: logit for shares, log for losses (delta method), and back."""
+    value, reach = errors.value, student.ppf((1 + level) / 2, errors.freedom) * errors.error
+    loss = metric.endswith("log_loss")
     with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
-        odds = value if unbounded else value / (1 - value)
-        factor = np.exp(reach / (value if unbounded else value * (1 - value)))
+        odds = value if loss else value / (1 - value)
+        factor = np.exp(reach / (value if loss else value * (1 - value)))
         low, high = odds / factor, odds * factor
-        if not unbounded:
+        if not loss:
             low, high = low / (1 + low), 1 / (1 + 1 / high)
     still = reach == 0  # every resample says the same
     return [Interval(float(v), float(v if s else a), float(v if s else b)) for v, a, b, s in zip(value, low, high, still, strict=True)]
+
+
+def intervals_of(metric: str, scores: CaseScores, strata: np.ndarray, weights: np.ndarray, level: float = 0.95) -> list[Interval]:
+    """An interval of each of C configurations: bootstrap standard error, degrees of freedom of the few cases of each class.
+
+    Better covered than percentile and BCa with 7 to 53 cases of a class (bench/RESULTS.md).
+    """
+    return unbounded_intervals(metric, errors_of(scores, strata, weights), level)
 
 
 def difference_intervals(

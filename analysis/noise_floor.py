@@ -11,8 +11,8 @@ import numpy as np
 from scipy.stats import norm
 
 POWER, LEVEL = 0.8, 0.95
-TAIL = 0.25  # share of the trials whose scores say how the good end of the distribution falls off
-LEAST = 8  # scores in the tail; with fewer nothing is said
+TAIL = 0.1  # share of the trials whose scores say how the good end of the distribution falls off
+LEAST = 5  # scores in the tail; nothing is said with fewer than twice as many recent ones
 RECENT = 0.5  # share of the trials, the last ones, that stand for the next: a sampler gets better
 
 
@@ -56,48 +56,23 @@ def cases_needed(difference: float, error: float, cases: int, power: float = POW
 def expected_gain(scores: np.ndarray, more: int, mode: str) -> float | None:
     """By how much `more` further trials are expected to beat the best of `scores` (T,), in the order in which they came.
 
-    The best quarter of the later half of the trials is taken as exceedances of a threshold with a generalised Pareto tail
-    (Coles, An Introduction to Statistical Modeling of Extreme Values, 2001, ch. 4), fitted by L-moments (Hosking & Wallis,
-    Technometrics 1987), and the gain of the best of `more` draws over the best so far integrated. None with too few scores.
+    The k best of the later half of the trials exceed the next one by D in the mean; beyond it the good end is taken to fall off
+    exponentially, P(a trial exceeds it by y) = k / n exp(-y / D) (Weissman, JASA 1978), and the gain of the best of `more`
+    such draws over the best so far is integrated. Too large where the good end is bounded nearby, so a search goes on rather
+    too long. None with too few scores.
     """
     better = -scores if mode == "min" else np.array(scores, dtype=np.float64)
     better = better[np.isfinite(better)]
     recent = np.sort(better[int(len(better) * (1 - RECENT)) :])[::-1]
-    count = int(len(recent) * TAIL)
-    if count < LEAST:
+    count = max(int(len(recent) * TAIL), LEAST)
+    if len(recent) < 2 * count:
         return None
     threshold = recent[count]
-    shape, scale = _pareto(recent[:count] - threshold)
-    if scale <= 0:
+    scale = float((recent[:count] - threshold).mean())
+    if scale == 0:
         return 0.0
-    over = better.max() - threshold + np.linspace(0, 1, 2001)[1:] ** 2 * _reach(shape, scale, more)
-    return float(np.trapezoid(1 - (1 - TAIL * _exceeds(over, shape, scale)) ** more, over))
-
-
-def _pareto(excess: np.ndarray) -> tuple[float, float]:
-    """(shape ξ, scale σ) of a generalised Pareto distribution from excesses (n,), ξ kept within -1 and 0.5."""
-    ordered = np.sort(excess)
-    count = len(ordered)
-    first = ordered.mean()
-    second = (ordered * (count - 1 - np.arange(count))).sum() / (count * (count - 1))
-    if first <= 0:
-        return 0.0, 0.0
-    shape = float(np.clip(2 - first / max(first - 2 * second, 1e-12), -1, 0.5)) if first > 2 * second else 0.5
-    return shape, float(first * (1 - shape))
-
-
-def _exceeds(excess: np.ndarray, shape: float, scale: float) -> np.ndarray:
-    """Probability that a draw over the threshold exceeds it by more than this."""
-    if abs(shape) < 1e-9:
-        return np.exp(-excess / scale)
-    return np.maximum(1 + shape * excess / scale, 0) ** (-1 / shape)
-
-
-def _reach(shape: float, scale: float, more: int) -> float:
-    """How far over the best the integral has to go: beyond it lies nothing, or less than a hundredth of a draw."""
-    if shape < -1e-9:
-        return -scale / shape
-    return scale * (math.log(100 * more) if shape <= 1e-9 else ((100 * more) ** shape - 1) / shape) + scale
+    beyond = better.max() - threshold + np.linspace(0, scale * math.log(1000 * more), 2001)
+    return float(np.trapezoid(1 - (1 - count / len(recent) * np.exp(-beyond / scale)) ** more, beyond))
 
 
 def below_noise(gain: float | None, noise: float) -> bool:

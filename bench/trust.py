@@ -26,7 +26,7 @@ from rich.table import Table
 from scipy.special import expit
 from scipy.stats import norm
 
-from analysis.bias_corrected import Candidates, choices, choose_best, left_out_scores
+from analysis.bias_corrected import Candidates, choices, choose_best, corrected_interval, left_out_scores
 from analysis.bootstrap import draw_cases, intervals_of, jackknife_weights, strata_of
 from analysis.case_scores import case_scores
 from analysis.tie_set import paired, tie_p_values
@@ -152,9 +152,12 @@ def judge(candidates: Candidates, true: dict[str, np.ndarray], metric: str, rng:
     found: dict[str, Any] = {}
     for name in JUDGED:
         target = true[name][winner[0]]
-        scores = {"naive": candidates.scores(name, winner), "corrected": left_out_scores(name, candidates, chosen, in_bag)}
-        for kind, score in scores.items():
-            interval = intervals_of(name, score, strata, spread)[0]
+        intervals = {
+            "naive": intervals_of(name, candidates.scores(name, winner), strata, spread)[0],
+            "corrected": corrected_interval(name, candidates, chosen, in_bag, strata, spread),
+            "averaged": intervals_of(name, left_out_scores(name, candidates, chosen, in_bag), strata, spread)[0],
+        }
+        for kind, interval in intervals.items():
             found[f"{name} {kind} bias"] = interval.value - target
             found[f"{name} {kind} covers"] = interval.low <= target <= interval.high
             found[f"{name} {kind} above 0.5"] = interval.low > 0.5
@@ -194,7 +197,7 @@ def print_table(title: str, studies: list[dict[str, Any]], console: Console) -> 
         table.add_column(column, justify="right" if column else "left")
     count = len(studies)
     for name in JUDGED:
-        for kind in ("naive", "corrected", "as published"):
+        for kind in ("naive", "corrected", "averaged", "as published"):
             bias, covers, above = (
                 np.array([s[f"{name} {kind} {what}"] for s in studies], float) for what in ("bias", "covers", "above 0.5")
             )

@@ -5,7 +5,15 @@ import math
 import numpy as np
 import pytest
 
-from analysis.bootstrap import bootstrap_interval, paired_difference, resamples
+from analysis.bootstrap import (
+    bootstrap_interval,
+    degrees_of_freedom,
+    draw_cases,
+    influence_parts,
+    jackknife_weights,
+    paired_difference,
+    resamples,
+)
 from mmnet.metrics import METRICS, evaluate_one
 
 # 10 cases of 1 to 4 views; case 3 has two patients
@@ -84,3 +92,36 @@ def test_pairing_removes_what_both_share():
     paired = paired_difference("log_loss", PROBABILITY, shifted, LABEL, PATIENT, CASE, rng=rng(), count=200)
     alone = interval("log_loss")
     assert paired.high - paired.low < (alone.high - alone.low) / 5
+
+
+def test_weights_draw_one_case_fewer_a_class_and_rescale_so_that_the_variance_is_unbiased():
+    strata = np.array([0] * 4 + [1] * 6)
+    weights = draw_cases(strata, 20_000, rng())
+    assert weights[:, :4].sum(1) == pytest.approx(4) and weights[:, 4:].sum(1) == pytest.approx(6)
+    assert set(np.round(weights[:, :4] * 3 / 4, 9).ravel()) <= {0.0, 1.0, 2.0, 3.0}
+    values = np.array([1.0, 2, 4, 9])
+    assert (weights[:, :4] @ values / 4).var() == pytest.approx(values.var(ddof=1) / 4, rel=0.05)
+    assert draw_cases(np.array([0, 1, 1]), 3, rng())[:, 0].tolist() == [1, 1, 1]  # a single case is always there
+
+
+def test_the_jackknife_gives_the_variance_of_a_mean_and_of_a_sum_of_means():
+    values, strata = np.array([1.0, 2, 4, 9, 3, 5]), np.array([0, 0, 0, 0, 1, 1])
+    weights = jackknife_weights(6)
+    left_out = (weights[:, :4] @ values[:4] / weights[:, :4].sum(1) + weights[:, 4:] @ values[4:] / weights[:, 4:].sum(1))[None]
+    first, second = ((part**2).sum() for part, _ in influence_parts(left_out, strata))
+    assert first == pytest.approx(values[:4].var(ddof=1) / 4) and second == pytest.approx(values[4:].var(ddof=1) / 2)
+
+
+def test_degrees_of_freedom_are_those_of_the_class_that_varies():
+    three, one = np.array([3.0]), np.array([1.0])
+    assert degrees_of_freedom([three, np.zeros(1)], [6, 24])[0] == pytest.approx(6)
+    assert degrees_of_freedom([three, one], [6, 24])[0] == pytest.approx(16 / (9 / 6 + 1 / 24))
+    assert degrees_of_freedom([np.zeros(1), np.zeros(1)], [6, 24])[0] == 30
+
+
+def test_an_interval_of_a_share_stays_between_0_and_1_and_leans_to_the_side_with_room():
+    right = np.array([1] * 19 + [0] + [1] * 20)
+    label = np.repeat([0, 1], 20)
+    probability = np.where(right == 1, label, 1 - label) * 0.8 + 0.1
+    found = bootstrap_interval("balanced_accuracy", probability, label, np.arange(40), np.arange(40), rng=rng())
+    assert found.high < 1 and found.value - found.low > 2 * (found.high - found.value)

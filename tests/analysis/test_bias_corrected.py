@@ -1,0 +1,87 @@
+"""The choice is paid for: what was chosen on some cases is scored on others."""
+
+import numpy as np
+import pytest
+
+from analysis.bias_corrected import Candidates, best_epochs, choices, choose_best, corrected, left_out_scores
+from analysis.bootstrap import strata_of
+
+CASE = np.repeat(np.arange(40), 3)
+LABEL = (CASE < 20).astype(int)
+STRATA = strata_of(LABEL, CASE)
+
+
+def candidates(probability: np.ndarray, trial: np.ndarray | None = None) -> Candidates:
+    return Candidates(probability, np.arange(len(probability)) if trial is None else trial, LABEL, CASE, CASE)
+
+
+def null(count: int, seed: int) -> Candidates:
+    """Configurations that know nothing, with errors shared by the views of a case."""
+    rng = np.random.default_rng(seed)
+    return candidates(1 / (1 + np.exp(-rng.normal(0, 1, (count, 40))[:, CASE] - rng.normal(0, 0.5, (count, 120)))))
+
+
+def run(pool: Candidates, metric: str = "auc", seed: int = 0):
+    rule = {"best": choose_best("max" if metric == "auc" else "min")}
+    return corrected(metric, pool, STRATA, rule, ("auc", "log_loss"), rng=np.random.default_rng(seed), count=300)["best"]
+
+
+def test_each_trial_stands_at_its_best_epoch_and_no_number_never_wins():
+    scores = np.array([[0.5], [0.3], [np.nan], [0.4], [0.2]])
+    trial = np.array([0, 0, 0, 1, 1])
+    best, place = best_epochs(scores, trial, "min")
+    assert best[:, 0].tolist() == [0.3, 0.2] and place[:, 0].tolist() == [1, 4]
+    best, place = best_epochs(scores, trial, "max")
+    assert best[:, 0].tolist() == [0.5, 0.4] and place[:, 0].tolist() == [0, 3]
+
+
+def test_the_choice_follows_the_cases_that_count():
+    good_on_first = np.where((CASE % 2 == 0), LABEL * 0.8 + 0.1, 0.5)
+    good_on_second = np.where((CASE % 2 == 1), LABEL * 0.8 + 0.1, 0.5)
+    even = (np.arange(40) % 2 == 0).astype(float)
+    chosen = choices(
+        "log_loss", candidates(np.stack([good_on_first, good_on_second])), np.stack([even, 1 - even]), {"b": choose_best("min")}
+    )
+    assert chosen["b"].tolist() == [0, 1]
+
+
+def test_a_case_is_scored_only_by_choices_that_left_it_out():
+    # resample 0 leaves out case 0 and chose candidate 0, resample 1 leaves out case 39 and chose candidate 1
+    probability = np.stack([np.full(120, 0.8), np.full(120, 0.3)])
+    weights = np.ones((2, 40))
+    weights[0, 0] = weights[1, 39] = 0
+    scores = left_out_scores("log_loss", candidates(probability), np.array([0, 1]), weights)
+    benign, malignant = scores.total[:, 0]  # classes in order 0, 1
+    assert malignant[0] == pytest.approx(-3 * np.log(0.8)) and benign[39] == pytest.approx(-3 * np.log(0.7))
+    assert np.isnan(malignant[1])  # never left out
+
+
+def test_one_candidate_has_nothing_to_correct():
+    pool = null(1, 5)
+    for found in run(pool).values():
+        assert found.value == pytest.approx(found.naive) and found.optimism == pytest.approx(0)
+
+
+def test_the_best_of_many_that_know_nothing_is_worth_nothing():
+    found = [run(null(50, seed))["auc"] for seed in range(12)]
+    assert np.mean([f.naive for f in found]) > 0.6
+    assert np.mean([f.value for f in found]) == pytest.approx(0.5, abs=0.03)
+    assert sum(f.low <= 0.5 <= f.high for f in found) >= 10
+
+
+def test_a_clear_winner_keeps_its_score():
+    pool = null(20, 0)
+    rng = np.random.default_rng(1)
+    pool.probability[7] = 1 / (1 + np.exp(-(2 * LABEL - 1) * 1.5 - rng.normal(0, 1, 40)[CASE]))
+    found = run(pool)["auc"]
+    assert found.value == pytest.approx(found.naive, abs=0.005) and found.low < found.value < found.high
+
+
+def test_the_best_epoch_is_paid_for_as_well():
+    pool = null(30, 3)
+    as_epochs = run(pool._replace(trial=np.zeros(30, dtype=int)))["auc"]
+    assert as_epochs.optimism > 0.05 and as_epochs == run(pool)["auc"]
+
+
+def test_the_same_seed_gives_the_same_numbers():
+    assert run(null(10, 0), "log_loss") == run(null(10, 0), "log_loss")
