@@ -2,10 +2,10 @@
 
 Tsamardinos, Greasidou & Borboudakis, Bootstrapping the out-of-sample predictions for efficient and accurate cross-validation,
 Machine Learning 107, 2018, algorithm 5: cases are drawn with replacement, the best configuration is chosen on those drawn and
-scored on those left out. Two things differ, both shown to be better by bench/trust.py: a case's (for the AUC a pair of
-cases') out-of-bag scores are averaged over the resamples that left it out before they enter the metric (the leave-one-out
-bootstrap of Efron & Tibshirani, JASA 1997), and the interval is that of the configurations chosen, over all cases, where the
-spread of out-of-bag scores is the spread of a third of the cases.
+scored on those left out. Two things differ, as bench/trust.py says
+they should: a case's (for the AUC a pair of cases') out-of-bag scores are averaged over the resamples that left it out before
+they enter the metric (the leave-one-out bootstrap of Efron & Tibshirani, JASA 1997), and with enough cases the interval is that
+of the configurations chosen over all cases, where the spread of out-of-bag scores is the spread of a third of the cases.
 
 A candidate is a trial after an epoch: the best epoch chose itself as well. An early-stopped trial takes part with the epochs
 that it had, as it does in the ranking. What this cannot undo: the trials that were stopped, and those that a sampler
@@ -25,6 +25,7 @@ STOPPED = (
     "every trial enters with all epochs that it finished, also one that was stopped early: it counts as its configuration trained "
     "for that many epochs, as in the ranking"
 )
+FEW_CASES = 15  # of the smaller class
 METHOD = "bootstrap bias-corrected cross-validation (Tsamardinos et al. 2018), out-of-bag scores averaged by case"
 
 
@@ -104,6 +105,17 @@ def left_out_scores(metric: str, candidates: Candidates, chosen: np.ndarray, wei
         return CasePairs((won / np.maximum(together, 1))[None], scores.size)
 
 
+def out_of_bag_scores(metric: str, candidates: Candidates, chosen: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """(B,) each choice scored on the cases it left out, NaN where a class has none; their mean is the published estimate."""
+    distinct, which = np.unique(chosen, return_inverse=True)
+    return np.concatenate(
+        [
+            candidates.scores(metric, distinct[number : number + 1]).scores((weights[which == number] == 0).astype(np.float64))[0]
+            for number in range(len(distinct))
+        ]
+    )
+
+
 def corrected_interval(
     metric: str,
     candidates: Candidates,
@@ -115,14 +127,19 @@ def corrected_interval(
 ) -> Interval:
     """Of the choices (B,) made on the resamples `weights`; `spread`: resamples for the standard error.
 
-    A mean over many choices is steadier than any one configuration, and the answer is one configuration: the variance is the
-    mean of theirs plus the variance between them.
+    From FEW_CASES cases of each class on, a t interval of the configurations chosen: a mean over many choices is steadier than
+    any one of them, so the variance is the mean of theirs plus the variance between them. With fewer that is too narrow, and
+    the published percentiles of out-of-bag scores, too wide with many cases, are right (bench/RESULTS.md).
     """
     honest = errors_of(left_out_scores(metric, candidates, chosen, weights), strata, spread)
     distinct, times = np.unique(chosen, return_counts=True)
     of_each, share = errors_of(candidates.scores(metric, distinct), strata, spread), times / times.sum()
     between = share @ (of_each.value - share @ of_each.value) ** 2
     error = np.sqrt(np.maximum(share @ of_each.error**2 + between, honest.error**2))
+    if min(np.unique(strata, return_counts=True)[1]) < FEW_CASES:
+        low, high = np.nanquantile(out_of_bag_scores(metric, candidates, chosen, weights), [(1 - level) / 2, (1 + level) / 2])
+        value = float(honest.value[0])
+        return Interval(value, min(float(low), value), max(float(high), value))
     return unbounded_intervals(metric, honest._replace(error=error), level)[0]
 
 

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from rich.console import Console
 
-from analysis.bias_corrected import METHOD, STOPPED, Candidates, Choose, Corrected, best_epochs, choose_best, corrected
+from analysis.bias_corrected import FEW_CASES, METHOD, STOPPED, Candidates, Choose, Corrected, best_epochs, choose_best, corrected
 from analysis.bootstrap import difference_intervals, draw_cases, intervals_of, jackknife_weights, strata_of
 from analysis.ensembles import read_candidates
 from analysis.importance import as_json, comparable_trials, importance_intervals, in_words
@@ -27,7 +27,6 @@ FORMAT = 1
 RESAMPLES = 2000
 LEVEL = 0.95
 STRONGEST = 4  # parameters that the answer names
-FEW_CASES = 15  # of a class; with fewer the notes warn
 ROW = ("trial", "status", "epochs", "epoch", "value", "difference", "low", "high", "p", "state", "recommended", "seconds", "fold_epochs", "mechanisms", "width")  # fmt: skip
 
 
@@ -140,7 +139,9 @@ def _row(found: Corrected) -> dict[str, float]:
 
 def _trial(search: Search, trial: int, weights: np.ndarray) -> dict[str, Any]:
     record, place = search.records[trial], search.place[[trial]]
-    naive = {name: intervals_of(name, search.candidates.scores(name, place), search.strata, weights, LEVEL)[0]._asdict() for name in METRICS}
+    naive = {
+        name: intervals_of(name, search.candidates.scores(name, place), search.strata, weights, LEVEL)[0]._asdict() for name in METRICS
+    }
     return {
         "trial": record.name,
         "epoch": search.epoch(trial),
@@ -297,12 +298,12 @@ def sentences(metric: str, report: dict[str, Any]) -> list[str]:
 
 def _notes(report: dict[str, Any]) -> list[str]:
     notes = [
-        f"only {count} {name} cases: intervals may be too narrow, and a corrected log loss reads too high"
+        f"only {count} {name} cases: the intervals of raw scores may be too narrow, and a corrected log loss reads too high"
         for name, count in report["cases_by_class"].items()
         if count < FEW_CASES
     ]
     if report["trials"]["running"]:
-        notes.append(f"{report['trials']['running']} trials are still running and not in these numbers")
+        notes.append(f"{report['trials']['running']} trials are still running: what they have on record so far counts")
     if report["recommended"]["trial"] != report["winner"]["trial"]:
         notes.append(f"the best raw score is that of trial {report['winner']['trial']}, which is tied with the recommended one")
     if not report["trials"]["done"]:

@@ -26,7 +26,7 @@ from rich.table import Table
 from scipy.special import expit
 from scipy.stats import norm
 
-from analysis.bias_corrected import Candidates, choices, choose_best, corrected_interval, left_out_scores
+from analysis.bias_corrected import Candidates, choices, choose_best, corrected_interval, left_out_scores, out_of_bag_scores
 from analysis.bootstrap import draw_cases, intervals_of, jackknife_weights, strata_of
 from analysis.case_scores import case_scores
 from analysis.tie_set import paired, tie_p_values
@@ -161,9 +161,7 @@ def judge(candidates: Candidates, true: dict[str, np.ndarray], metric: str, rng:
             found[f"{name} {kind} bias"] = interval.value - target
             found[f"{name} {kind} covers"] = interval.low <= target <= interval.high
             found[f"{name} {kind} above 0.5"] = interval.low > 0.5
-        out = (in_bag == 0).astype(float)
-        distinct, which = np.unique(chosen, return_inverse=True)
-        literal = candidates.scores(name, distinct).scores(out)[which, np.arange(RESAMPLES)]
+        literal = out_of_bag_scores(name, candidates, chosen, in_bag)
         low, high = np.nanquantile(literal, [0.025, 0.975])
         found[f"{name} as published bias"] = np.nanmean(literal) - target
         found[f"{name} as published covers"] = low <= target <= high

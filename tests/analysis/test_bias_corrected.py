@@ -3,8 +3,17 @@
 import numpy as np
 import pytest
 
-from analysis.bias_corrected import Candidates, best_epochs, choices, choose_best, corrected, left_out_scores
-from analysis.bootstrap import strata_of
+from analysis.bias_corrected import (
+    Candidates,
+    best_epochs,
+    choices,
+    choose_best,
+    corrected,
+    corrected_interval,
+    left_out_scores,
+    out_of_bag_scores,
+)
+from analysis.bootstrap import draw_cases, strata_of
 
 CASE = np.repeat(np.arange(40), 3)
 LABEL = (CASE < 20).astype(int)
@@ -85,3 +94,22 @@ def test_the_best_epoch_is_paid_for_as_well():
 
 def test_the_same_seed_gives_the_same_numbers():
     assert run(null(10, 0), "log_loss") == run(null(10, 0), "log_loss")
+
+
+def test_out_of_bag_scores_are_those_of_the_cases_left_out():
+    probability = np.stack([np.full(120, 0.8), np.full(120, 0.3)])
+    weights = np.ones((3, 40))
+    weights[0, [0, 39]] = weights[1, [1, 38]] = 0  # one malignant, one benign case; resample 2 leaves out none
+    found = out_of_bag_scores("log_loss", candidates(probability), np.array([0, 0, 1]), weights)
+    assert found[:2] == pytest.approx(-(np.log(0.8) + np.log(0.2)) / 2) and np.isnan(found[2])
+
+
+def test_with_few_cases_the_interval_is_the_spread_of_out_of_bag_scores(monkeypatch):
+    pool, rng = null(5, 0), np.random.default_rng(0)
+    weights, spread = draw_cases(STRATA, 300, rng), draw_cases(STRATA, 300, rng)
+    chosen = choices("auc", pool, weights, {"b": choose_best("max")})["b"]
+    many = corrected_interval("auc", pool, chosen, weights, STRATA, spread)
+    monkeypatch.setattr("analysis.bias_corrected.FEW_CASES", 21)
+    few = corrected_interval("auc", pool, chosen, weights, STRATA, spread)
+    low, high = np.quantile(out_of_bag_scores("auc", pool, chosen, weights), [0.025, 0.975])
+    assert few == pytest.approx((many.value, low, high)) and few.high - few.low > many.high - many.low
