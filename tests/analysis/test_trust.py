@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from analysis.trust import print_trust, write_trust
+from analysis import trust
+from analysis.trust import end_by_noise, print_trust, write_trust
 from mmnet.metrics import METRICS
 from mmnet.records import read_trials, write_status
 
@@ -87,3 +88,15 @@ def test_a_study_of_stopped_trials_alone_recommends_among_them(study):
     found = write_trust(study)
     assert found["ready"] and found["tie_set"]["compared"] == 3 and "no trial has reached its full length" in found["notes"]
     assert np.isfinite(found["corrected"]["recommended"]["auc"]["value"])
+
+
+@pytest.mark.parametrize(("gain", "ends"), [(0.0, True), (1e9, False), (None, False)], ids=["nothing to gain", "much to gain", "too early to say"])
+def test_a_search_ends_at_the_noise_when_the_report_says_so(report, monkeypatch, gain, ends):
+    found, study = report
+    monkeypatch.setattr(trust, "expected_gain", lambda *_: gain)
+    reason = end_by_noise(read_trials(study), found["metric"])
+    assert reason == ("at the noise: " + write_trust(study)["noise"]["words"] if ends else "")
+
+
+def test_a_search_without_predictions_goes_on(study):
+    assert end_by_noise(read_trials(study), "log_loss") == "" and end_by_noise([], "log_loss") == ""
