@@ -26,9 +26,6 @@ class CaseMeans:
         with np.errstate(invalid="ignore"):
             return np.mean([total @ weights.T / (weights @ size) for total, size in zip(self.total, self.size, strict=True)], axis=0)
 
-    def take(self, rows: np.ndarray) -> "CaseMeans":
-        return CaseMeans(self.total[:, rows], self.size)
-
 
 @dataclass(frozen=True)
 class CasePairs:
@@ -44,9 +41,6 @@ class CasePairs:
         won = np.stack([((above @ wins[np.ix_(positive, negative)]) * below).sum(1) for wins in self.wins])
         with np.errstate(invalid="ignore"):
             return won / ((weights @ self.size[1]) * (weights @ self.size[0]))
-
-    def take(self, rows: np.ndarray) -> "CasePairs":
-        return CasePairs(self.wins[rows], self.size)
 
 
 CaseScores = CaseMeans | CasePairs

@@ -5,7 +5,7 @@ the test for superior predictive ability (Hansen, J. Business & Economic Statist
 benchmark in turn: studentised paired differences to all rivals, their maximum compared with its bootstrap distribution on the
 same resamples, rivals left out that are clearly worse anyway (a difference beyond sqrt(2 log log N), his eq. 10). The true best
 is one of the benchmarks and its test errs in 5 % of studies, so the set holds it in 95 %, however many configurations there
-are. Compared by bench/trust.py with the model confidence set (Hansen, Lunde & Nason, Econometrica 2011).
+are (measured by bench/trust.py).
 """
 
 from typing import NamedTuple

@@ -8,6 +8,7 @@ from rich.console import Console
 
 from analysis.bias_corrected import FEW_CASES, METHOD, STOPPED, Candidates, Choose, Corrected, best_epochs, choose_best, corrected
 from analysis.bootstrap import difference_intervals, draw_cases, intervals_of, jackknife_weights, strata_of
+from analysis.case_scores import weighted_scores
 from analysis.ensembles import read_candidates
 from analysis.importance import as_json, comparable_trials, importance_intervals, in_words
 from analysis.marginals import marginal_effects
@@ -43,7 +44,7 @@ class Search:
         self.candidates = Candidates(np.concatenate(self.oof), trial, found.label, found.patient, found.case)
         self.strata = strata_of(found.label, found.case)
         self.everyone = np.ones((1, len(self.strata)))
-        scores = self.candidates.scores(metric).scores(self.everyone)
+        scores = weighted_scores(metric, self.candidates.probability, found.label, found.patient, found.case, self.everyone)
         self.by_epoch = [scores[trial == t, 0] for t in range(len(self.oof))]
         best, place = best_epochs(scores, trial, self.mode)
         self.value, self.place = best[:, 0], place[:, 0]  # (T,) score at the best epoch, candidate that is

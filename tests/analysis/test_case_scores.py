@@ -42,10 +42,9 @@ def test_a_class_without_weight_has_no_score():
         assert np.isnan(case_scores(metric, PROBABILITY, LABEL, PATIENT, CASE).scores(weights)).all()
 
 
-def test_blocks_and_chosen_rows_change_nothing(monkeypatch):
+def test_blocks_change_nothing(monkeypatch):
     monkeypatch.setattr("analysis.case_scores.BLOCK", 2)
     for metric in ("auc", "brier"):
         whole = case_scores(metric, PROBABILITY, LABEL, PATIENT, CASE)
         weights = jackknife_weights(10)
         assert weighted_scores(metric, PROBABILITY, LABEL, PATIENT, CASE, weights) == pytest.approx(whole.scores(weights))
-        assert whole.take(np.array([2])).scores(weights) == pytest.approx(whole.scores(weights)[2:])
