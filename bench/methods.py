@@ -3,11 +3,13 @@
 from collections.abc import Callable
 
 import numpy as np
+from ray.tune.schedulers.async_hyperband import _Bracket
 
 from bench.simulation import Pool
-from tuning.curve_model import believe, extend, standardise
 from tuning.promotion import promotion
-from tuning.proposal import candidates, propose
+from tuning.settings import rungs
+
+ETA = 3
 
 
 def best_at_highest(rungs: dict[int, dict[str, float]]) -> int | None:
@@ -22,18 +24,18 @@ def best_at_highest(rungs: dict[int, dict[str, float]]) -> int | None:
 class Rungs:
     """What all methods here share: a pool, rungs, the trials that train now, configurations drawn at random."""
 
-    def __init__(self, pool: Pool, seed: int, levels: tuple[int, ...], eta: int = 3):
+    def __init__(self, pool: Pool, seed: int, levels: tuple[int, ...], eta: int = ETA):
         self.pool, self.levels, self.eta = pool, levels, eta
         self.generator = np.random.default_rng(seed)
         self.rungs: dict[int, dict[str, float]] = {level: {} for level in levels}
         self.away: set[str] = set()
 
     def draw(self) -> np.ndarray:
-        """A recorded configuration: these were drawn at random."""
-        return self.pool.table.points[self.generator.choice(self.pool.free())] if self.pool.free() else self.pool.table.points[0]
+        """A recorded configuration that is free: these were drawn at random."""
+        return self.pool.table.points[self.generator.choice(self.pool.free())]
 
     def begin(self) -> tuple[int, int] | None:
-        trial = self.pool.take(self.draw())
+        trial = self.pool.take(self.draw()) if self.pool.free() else None
         if trial is None:
             return None
         self.away.add(str(trial))
@@ -60,9 +62,7 @@ class Full(Rungs):
 class Stopping(Rungs):
     """Ray's AsyncHyperBandScheduler: a trial goes on at once or never."""
 
-    def __init__(self, pool: Pool, seed: int, levels: tuple[int, ...], eta: int = 3):
-        from ray.tune.schedulers.async_hyperband import _Bracket
-
+    def __init__(self, pool: Pool, seed: int, levels: tuple[int, ...], eta: int = ETA):
         super().__init__(pool, seed, levels, eta)
         self.bracket = _Bracket(levels[0], levels[-1], eta, 0)
         self.goes_on: dict[int, int] = {}
@@ -79,6 +79,8 @@ class Stopping(Rungs):
 
 
 class Named:
+    """As much of a trial as Ray's rule looks at."""
+
     def __init__(self, trial_id: str):
         self.trial_id = trial_id
 
@@ -86,89 +88,22 @@ class Named:
 class Promoting(Rungs):
     """The product's promotion rule on raw scores."""
 
-    def ranking(self) -> dict[int, dict[str, float]]:
-        return self.rungs
-
     def next(self, free: int | None) -> tuple[int, int] | None:
-        step = promotion(self.ranking(), self.levels, self.eta, self.away)
+        step = promotion(self.rungs, self.levels, self.eta, self.away)
         if step is None:
             return self.begin()
         self.away.add(step.trial)
         return int(step.trial), step.epoch
 
 
-class Modelled(Promoting):
-    """The promotion rule with the curve model: `sample` by it, `rank` rungs by it, `recommend` by it, each by choice.
-
-    `share`: of a trial's own value in its rank; the rest is what the process makes of it.
-    """
-
-    FIRST = 10  # trials drawn at random before the model has a say
-
-    def __init__(self, pool, seed, levels, eta=3, *, sample=True, rank=True, advise=True, share=0.5, anywhere=False, mix=0.0, wide=512):
-        super().__init__(pool, seed, levels, eta)
-        self.sample, self.rank, self.advise, self.share, self.anywhere, self.mix, self.wide = sample, rank, advise, share, anywhere, mix, wide
-        self.kernel, self.fitted, self.trials, self.belief, self.fresh = None, 0, [], None, False
-        self.curves = np.empty((0, pool.table.scores.shape[1]))
-
-    def report(self, trial: int, epoch: int) -> None:
-        super().report(trial, epoch)
-        if trial not in self.trials:
-            self.trials.append(trial)
-            self.curves = np.vstack([self.curves, np.full(self.curves.shape[1], np.nan)])
-        self.curves[self.trials.index(trial), :epoch] = self.pool.table.scores[trial, :epoch]
-        self.fresh = False
-
-    def update(self) -> None:
-        if self.fresh or len(self.trials) < self.FIRST:
-            return
-        values, self.variance = extend(self.curves, self.levels)
-        grown = len(self.trials) >= 1.25 * self.fitted
-        self.belief = believe(self.pool.table.points[self.trials], values, self.variance, self.kernel, grown)
-        self.kernel, self.fitted, self.fresh = self.belief.process.kernel, len(self.trials) if grown else self.fitted, True
-
-    def worth(self) -> dict[str, float]:
-        values = self.share * self.belief.values + (1 - self.share) * self.belief.means
-        return {str(trial): float(value) for trial, value in zip(self.trials, values, strict=True)}
-
-    def ranking(self) -> dict[int, dict[str, float]]:
-        self.update()
-        if not self.rank or self.belief is None:
-            return self.rungs
-        worth = self.worth()
-        return {level: {trial: worth[trial] for trial in scores} for level, scores in self.rungs.items()}
-
-    def draw(self) -> np.ndarray:
-        self.update()
-        if not self.sample or self.belief is None or self.generator.random() < self.mix:
-            return super().draw()
-        points = self.pool.table.points
-        pending = points[[int(trial) for trial in self.away if int(trial) not in self.trials]]
-        scaled, _, spread = standardise(self.belief.values)
-        some = candidates(points[self.trials], self.belief.means, self.wide, self.generator)
-        return propose(self.belief, self.variance / spread**2, scaled, pending, some)
-
-    def recommend(self) -> int | None:
-        self.update()
-        if not self.advise or self.belief is None:
-            return super().recommend()
-        worth = self.worth()
-        if self.anywhere:
-            return int(min(worth, key=lambda trial: worth[trial]))
-        reached = [level for level in self.levels if self.rungs[level]]
-        return int(min(self.rungs[reached[-1]], key=lambda trial: worth[trial]))
-
-
-def halving(epochs: int) -> tuple[int, ...]:
-    return tuple(level for level in (1, 3, 9, 27, 81) if level < epochs) + (epochs,)
+def levels(pool: Pool) -> tuple[int, ...]:
+    """The product's rungs for the length of the table's trials, and that length."""
+    epochs = pool.table.scores.shape[1]
+    return *rungs(epochs, ETA), epochs
 
 
 METHODS: dict[str, Callable[[Pool, int], Rungs]] = {
     "full": Full,
-    "stopping": lambda pool, seed: Stopping(pool, seed, (1, 3, 9, 27)),
-    "promotion": lambda pool, seed: Promoting(pool, seed, (1, 3, 9, 27)),
-    "model": lambda pool, seed: Modelled(pool, seed, (1, 3, 9, 27)),
-    "sample": lambda pool, seed: Modelled(pool, seed, (1, 3, 9, 27), rank=False, advise=False),
-    "rank": lambda pool, seed: Modelled(pool, seed, (1, 3, 9, 27), sample=False, advise=False),
-    "advise": lambda pool, seed: Modelled(pool, seed, (1, 3, 9, 27), sample=False, rank=False),
+    "stopping": lambda pool, seed: Stopping(pool, seed, levels(pool)),
+    "promotion": lambda pool, seed: Promoting(pool, seed, levels(pool)),
 }

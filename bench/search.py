@@ -5,15 +5,16 @@ epoch; `config` (C,) JSON; `fold`, `label` (V,); `oof_replicate` (C, V), the sam
 """
 
 import argparse
-import concurrent.futures
 from pathlib import Path
 
 import numpy as np
 
-from bench.methods import METHODS
+from bench.methods import METHODS as OURS
+from bench.peers import PEERS
 from bench.recorded import Table, load, subset
 from bench.simulation import Pool, simulate
 
+METHODS = OURS | PEERS
 BUDGETS = (405, 810, 1350, 2700, 5400)  # fold-epochs
 STEP = 135  # fold-epochs between two looks at what is recommended
 GOALS = (15, 10, 6)  # percentiles to reach
@@ -22,11 +23,13 @@ GOALS = (15, 10, 6)  # percentiles to reach
 def main() -> None:
     arguments = parse()
     whole = load(arguments.curves)
-    print(f"{arguments.curves.name}: {len(whole.points)} configurations, {whole.scores.shape[1]} epochs, {whole.folds} folds; "
-          f"{arguments.repeats} repeats{', half of the configurations and half of the patients each' if arguments.halves else ''}")
-    names = arguments.methods or list(METHODS)
-    print(f"{'method':28s} workers " + " ".join(f"{budget:>11d}" for budget in BUDGETS) + "   fold-epochs to reach " + ", ".join(map(str, GOALS)))
-    for name in names:
+    print(
+        f"{arguments.curves.name}: {len(whole.points)} configurations, {whole.scores.shape[1]} epochs, {whole.folds} folds; "
+        f"{arguments.repeats} repeats{', half of the configurations and of the slides each' if arguments.halves else ''}"
+    )
+    budgets, goals = " ".join(f"{budget:>10d}" for budget in BUDGETS), ", ".join(map(str, GOALS))
+    print(f"{'method':28s} workers {budgets}   fold-epochs to reach {goals}")
+    for name in arguments.methods or METHODS:
         for workers in arguments.workers:
             found = np.array(repeat(arguments, whole, name, workers))
             print(row(name, workers, found), flush=True)
@@ -38,18 +41,17 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--repeats", type=int, default=100)
     parser.add_argument("--workers", type=int, nargs="+", default=[1, 16])
     parser.add_argument("--methods", nargs="+", choices=list(METHODS), help="default: all")
-    parser.add_argument("--processes", type=int, default=1)
-    parser.add_argument("--halves", action="store_true", help="a random half of the configurations, searched on a random half of the slides and judged on the other")
+    parser.add_argument(
+        "--halves",
+        action="store_true",
+        help="each repeat has a random half of the configurations, searched on a random half of the slides and judged on the other",
+    )
     return parser.parse_args()
 
 
 def repeat(arguments: argparse.Namespace, whole: Table, name: str, workers: int) -> list[list[float]]:
     """(repeats, looks): percentile of what is recommended after every `STEP` fold-epochs."""
-    jobs = [(arguments.curves, whole, name, workers, seed, arguments.halves) for seed in range(arguments.repeats)]
-    if arguments.processes == 1:
-        return [once(*job) for job in jobs]
-    with concurrent.futures.ProcessPoolExecutor(arguments.processes) as pool:
-        return list(pool.map(once, *zip(*jobs, strict=True), chunksize=4))
+    return [once(arguments.curves, whole, name, workers, seed, arguments.halves) for seed in range(arguments.repeats)]
 
 
 def once(curves: Path, whole: Table, name: str, workers: int, seed: int, halves: bool) -> list[float]:
@@ -58,7 +60,7 @@ def once(curves: Path, whole: Table, name: str, workers: int, seed: int, halves:
 
 
 def half(curves: Path, seed: int) -> Table:
-    """Half of the configurations, searched on half of the slides and judged on the other half."""
+    """Half of the configurations, searched on half of the slides of each class and judged on the other half."""
     generator = np.random.default_rng(seed)
     with np.load(curves) as file:
         slide, label = file["slide"], file["label"]
