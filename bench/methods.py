@@ -1,0 +1,109 @@
+"""Methods of search that `bench/search.py` compares: a sampler, a scheduler and a rule for what to recommend."""
+
+from collections.abc import Callable
+
+import numpy as np
+from ray.tune.schedulers.async_hyperband import _Bracket
+
+from bench.simulation import Pool
+from tuning.promotion import promotion
+from tuning.settings import rungs
+
+ETA = 3
+
+
+def best_at_highest(rungs: dict[int, dict[str, float]]) -> int | None:
+    """The best score of the highest rung that has any."""
+    reached = [level for level in sorted(rungs) if rungs[level]]
+    if not reached:
+        return None
+    scores = rungs[reached[-1]]
+    return int(min(scores, key=lambda trial: scores[trial]))
+
+
+class Rungs:
+    """What all methods here share: a pool, rungs, the trials that train now, configurations drawn at random."""
+
+    def __init__(self, pool: Pool, seed: int, levels: tuple[int, ...], eta: int = ETA):
+        self.pool, self.levels, self.eta = pool, levels, eta
+        self.generator = np.random.default_rng(seed)
+        self.rungs: dict[int, dict[str, float]] = {level: {} for level in levels}
+        self.away: set[str] = set()
+
+    def draw(self) -> np.ndarray:
+        """A recorded configuration that is free: these were drawn at random."""
+        return self.pool.table.points[self.generator.choice(self.pool.free())]
+
+    def begin(self) -> tuple[int, int] | None:
+        trial = self.pool.take(self.draw()) if self.pool.free() else None
+        if trial is None:
+            return None
+        self.away.add(str(trial))
+        return trial, self.levels[0]
+
+    def report(self, trial: int, epoch: int) -> None:
+        self.rungs[epoch][str(trial)] = float(self.pool.table.scores[trial, epoch - 1])
+        self.away.discard(str(trial))
+
+    def recommend(self) -> int | None:
+        return best_at_highest(self.rungs)
+
+
+class Full(Rungs):
+    """Every trial to the end."""
+
+    def __init__(self, pool: Pool, seed: int):
+        super().__init__(pool, seed, (pool.table.scores.shape[1],))
+
+    def next(self, free: int | None) -> tuple[int, int] | None:
+        return self.begin()
+
+
+class Stopping(Rungs):
+    """Ray's AsyncHyperBandScheduler: a trial goes on at once or never."""
+
+    def __init__(self, pool: Pool, seed: int, levels: tuple[int, ...], eta: int = ETA):
+        super().__init__(pool, seed, levels, eta)
+        self.bracket = _Bracket(levels[0], levels[-1], eta, 0)
+        self.goes_on: dict[int, int] = {}
+
+    def report(self, trial: int, epoch: int) -> None:
+        super().report(trial, epoch)
+        if epoch < self.levels[-1] and self.bracket.on_result(Named(str(trial)), epoch, -self.rungs[epoch][str(trial)]) != "STOP":
+            self.goes_on[trial] = self.levels[self.levels.index(epoch) + 1]
+
+    def next(self, free: int | None) -> tuple[int, int] | None:
+        if free in self.goes_on:
+            return free, self.goes_on.pop(free)
+        return self.begin()
+
+
+class Named:
+    """As much of a trial as Ray's rule looks at."""
+
+    def __init__(self, trial_id: str):
+        self.trial_id = trial_id
+
+
+class Promoting(Rungs):
+    """The product's promotion rule on raw scores."""
+
+    def next(self, free: int | None) -> tuple[int, int] | None:
+        step = promotion(self.rungs, self.levels, self.eta, self.away)
+        if step is None:
+            return self.begin()
+        self.away.add(step.trial)
+        return int(step.trial), step.epoch
+
+
+def levels(pool: Pool) -> tuple[int, ...]:
+    """The product's rungs for the length of the table's trials, and that length."""
+    epochs = pool.table.scores.shape[1]
+    return *rungs(epochs, ETA), epochs
+
+
+METHODS: dict[str, Callable[[Pool, int], Rungs]] = {
+    "full": Full,
+    "stopping": lambda pool, seed: Stopping(pool, seed, levels(pool)),
+    "promotion": lambda pool, seed: Promoting(pool, seed, levels(pool)),
+}

@@ -1,0 +1,68 @@
+"""Recorded learning curves: a table of configurations that a search can be replayed on, see `bench/search.py` for the format."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+CLIP = 1e-7  # of probabilities, as in mmnet.metrics.log_loss
+
+
+@dataclass(frozen=True)
+class Table:
+    points: np.ndarray  # (C, D) configurations in the unit cube
+    choices: tuple[int, ...]  # (D,) number of values of a dimension; 0: any between 0 and 1
+    scores: np.ndarray  # (C, E) class-balanced log loss after each epoch; lower is better
+    percentiles: np.ndarray  # (C,) percentage of configurations with a better replicate
+    folds: int
+
+    def nearest(self, point: np.ndarray, used: set[int]) -> int | None:
+        """The recorded configuration nearest to a proposal that nobody has used yet; None: all are used."""
+        free = np.setdiff1d(np.arange(len(self.points)), list(used))
+        return int(free[((self.points[free] - point) ** 2).sum(1).argmin()]) if len(free) else None
+
+
+def balanced_log_loss(probability: np.ndarray, label: np.ndarray) -> np.ndarray:
+    """(..., V) probability of class 1, (V,) label -> (...): mean of the two classes' mean log loss."""
+    probability = np.clip(probability.astype(np.float32), CLIP, 1 - CLIP)
+    loss = -np.log(np.where(label == 1, probability, 1 - probability))
+    return (loss[..., label == 1].mean(-1) + loss[..., label == 0].mean(-1)) / 2
+
+
+def percentiles(replicate: np.ndarray) -> np.ndarray:
+    """Replicate score (C,), lower is better -> percentage of configurations that are better (C,)."""
+    return 100 * (replicate[:, None] > replicate).mean(1)
+
+
+def unit_cube(configs: list[dict]) -> tuple[np.ndarray, tuple[int, ...]]:
+    """Points (C, D), each field by its observed range, a logarithmic one where that spans a factor of 100; and values a dimension."""
+    columns, choices = [], []
+    for name in configs[0]:
+        values = np.array([config[name] for config in configs], float)
+        distinct = np.unique(values)
+        if len(distinct) <= 8:
+            columns.append(np.searchsorted(distinct, values) / max(len(distinct) - 1, 1))
+            choices.append(len(distinct))
+            continue
+        if distinct[0] > 0 and distinct[-1] / distinct[0] > 100:
+            values = np.log(values)
+        columns.append((values - values.min()) / (values.max() - values.min()))
+        choices.append(0)
+    return np.stack(columns, 1), tuple(choices)
+
+
+def load(path: Path, views: np.ndarray | None = None, judged: np.ndarray | None = None) -> Table:
+    """`views`, `judged`: (V,) bool, the tiles that the search sees and those that the replicate is judged by; None: all."""
+    with np.load(path) as file:
+        label, everything = file["label"], np.ones(len(file["label"]), bool)
+        seen, held = everything if views is None else views, everything if judged is None else judged
+        points, choices = unit_cube([json.loads(text) for text in file["config"]])
+        scores = balanced_log_loss(file["oof"][:, :, seen], label[seen])
+        replicate = balanced_log_loss(file["oof_replicate"][:, held], label[held])
+        return Table(points, choices, scores, percentiles(replicate), len(np.unique(file["fold"])))
+
+
+def subset(table: Table, rows: np.ndarray) -> Table:
+    """The table with some of its configurations only; percentiles among these."""
+    return Table(table.points[rows], table.choices, table.scores[rows], percentiles(table.percentiles[rows]), table.folds)

@@ -1,0 +1,84 @@
+"""Search replayed on recorded learning curves: which method recommends the better configuration for the same fold-epochs.
+
+`python -m bench search --curves FILE`. FILE (npz) holds `oof` (C, E, V), probability of class 1 of every view out of fold after every
+epoch; `config` (C,) JSON; `fold`, `label` (V,); `oof_replicate` (C, V), the same configurations trained again on another partition.
+"""
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+
+from bench.methods import METHODS as OURS
+from bench.peers import PEERS
+from bench.recorded import Table, load, subset
+from bench.simulation import Pool, simulate
+
+METHODS = OURS | PEERS
+BUDGETS = (405, 810, 1350, 2700, 5400)  # fold-epochs
+STEP = 135  # fold-epochs between two looks at what is recommended
+GOALS = (15, 10, 6)  # percentiles to reach
+
+
+def main() -> None:
+    arguments = parse()
+    whole = load(arguments.curves)
+    print(
+        f"{arguments.curves.name}: {len(whole.points)} configurations, {whole.scores.shape[1]} epochs, {whole.folds} folds; "
+        f"{arguments.repeats} repeats{', half of the configurations and of the slides each' if arguments.halves else ''}"
+    )
+    budgets, goals = " ".join(f"{budget:>10d}" for budget in BUDGETS), ", ".join(map(str, GOALS))
+    print(f"{'method':28s} workers {budgets}   fold-epochs to reach {goals}")
+    for name in arguments.methods or METHODS:
+        for workers in arguments.workers:
+            found = np.array(repeat(arguments, whole, name, workers))
+            print(row(name, workers, found), flush=True)
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="bench search", description=__doc__.splitlines()[0])
+    parser.add_argument("--curves", type=Path, required=True, metavar="FILE")
+    parser.add_argument("--repeats", type=int, default=100)
+    parser.add_argument("--workers", type=int, nargs="+", default=[1, 16])
+    parser.add_argument("--methods", nargs="+", choices=list(METHODS), help="default: all")
+    parser.add_argument(
+        "--halves",
+        action="store_true",
+        help="each repeat has a random half of the configurations, searched on a random half of the slides and judged on the other",
+    )
+    return parser.parse_args()
+
+
+def repeat(arguments: argparse.Namespace, whole: Table, name: str, workers: int) -> list[list[float]]:
+    """(repeats, looks): percentile of what is recommended after every `STEP` fold-epochs."""
+    return [once(arguments.curves, whole, name, workers, seed, arguments.halves) for seed in range(arguments.repeats)]
+
+
+def once(curves: Path, whole: Table, name: str, workers: int, seed: int, halves: bool) -> list[float]:
+    table = half(curves, seed) if halves else whole
+    return simulate(table, METHODS[name](Pool(table), seed), workers, looks())
+
+
+def half(curves: Path, seed: int) -> Table:
+    """Half of the configurations, searched on half of the slides of each class and judged on the other half."""
+    generator = np.random.default_rng(seed)
+    with np.load(curves) as file:
+        slide, label = file["slide"], file["label"]
+        count = len(file["config"])
+    seen = np.zeros(len(slide), bool)
+    for value in np.unique(label):
+        slides = np.unique(slide[label == value])
+        seen |= np.isin(slide, generator.choice(slides, len(slides) // 2, replace=False))
+    return subset(load(curves, seen, ~seen), np.sort(generator.choice(count, count // 2, replace=False)))
+
+
+def looks() -> list[int]:
+    return list(range(STEP, BUDGETS[-1] + 1, STEP))
+
+
+def row(name: str, workers: int, found: np.ndarray) -> str:
+    """One line: mean percentile ± its standard error at each budget, and the budgets at which the mean first reaches the goals."""
+    mean, error = found.mean(0), found.std(0, ddof=1) / np.sqrt(len(found))
+    cells = [f"{mean[looks().index(budget)]:5.1f} ± {error[looks().index(budget)]:3.1f}" for budget in BUDGETS]
+    reached = [next((str(look) for look, value in zip(looks(), mean, strict=True) if value <= goal), "-") for goal in GOALS]
+    return f"{name:28s} {workers:7d} " + " ".join(cells) + "   " + ", ".join(reached)

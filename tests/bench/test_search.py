@@ -1,0 +1,55 @@
+"""`python -m bench search` on a table made here."""
+
+import json
+import sys
+
+import numpy as np
+import pytest
+
+from bench import search
+from bench.recorded import load
+
+
+@pytest.fixture
+def curves(tmp_path):
+    """20 configurations of 9 epochs on 12 views of 6 slides; the larger x, the better, in the replicate as well."""
+    generator = np.random.default_rng(0)
+    label = np.repeat([0, 1], 6)
+    x = generator.random(20)
+    sure = 0.5 + 0.4 * x[:, None] * (1 + np.arange(9)) / 9
+    oof = np.where(label == 1, sure[:, :, None], 1 - sure[:, :, None])
+    np.savez(
+        tmp_path / "curves.npz",
+        oof=oof.astype(np.float16),
+        oof_replicate=oof[:, -1].astype(np.float16),
+        config=[json.dumps({"x": value}) for value in x],
+        fold=np.tile([0, 1, 2], 4),
+        label=label,
+        slide=np.repeat(list("abcdef"), 2),
+    )
+    return tmp_path / "curves.npz"
+
+
+def test_a_half_has_half_of_the_configurations_and_the_same_one_for_a_seed(curves):
+    half = search.half(curves, 0)
+    assert len(half.points) == 10 and half.folds == 3
+    assert (half.scores == search.half(curves, 0).scores).all()
+    assert half.percentiles[half.scores[:, -1].argmin()] == 0
+
+
+def test_the_scores_of_a_table_are_those_of_the_views_asked_for(curves):
+    some = np.arange(12) % 6 == 0
+    assert load(curves, some, ~some).scores == pytest.approx(load(curves).scores, abs=1e-3)  # every view of a class is alike here
+
+
+def test_a_goal_is_reached_at_the_first_look_whose_mean_is_good_enough():
+    found = np.full((2, len(search.looks())), 20.0)
+    found[:, 3:] = [[14.0], [10.0]]
+    assert search.row("any", 1, found).endswith("540, -, -")
+
+
+def test_every_method_asked_for_gives_a_line_for_each_number_of_workers(curves, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["search", "--curves", str(curves), "--repeats", "2", "--methods", "full", "promotion", "--workers", "1", "4"])
+    search.main()
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[:2] for line in lines[2:]] == [["full", "1"], ["full", "4"], ["promotion", "1"], ["promotion", "4"]]

@@ -1,0 +1,86 @@
+"""Simulated time, worked by hand: one fold, so that an epoch costs one fold-epoch."""
+
+import numpy as np
+import pytest
+
+from bench.methods import Full, Promoting, Stopping
+from bench.recorded import Table, balanced_log_loss, percentiles, unit_cube
+from bench.simulation import Pool, simulate
+
+
+@pytest.fixture
+def table():
+    """Four configurations on a line; at every epoch the last one is the best, in the replicate as well."""
+    scores = np.linspace(0.9, 0.6, 4)[:, None] - 0.01 * np.arange(9)
+    return Table(np.linspace(0, 1, 4)[:, None], (0,), scores, percentiles(scores[:, -1]), folds=1)
+
+
+class Scripted:
+    """Does what it is told, and recommends what it saw last."""
+
+    def __init__(self, steps):
+        self.steps, self.last, self.seen = list(steps), None, []
+
+    def next(self, free):
+        return self.steps.pop(0) if self.steps else None
+
+    def report(self, trial, epoch):
+        self.last = trial
+        self.seen.append((trial, epoch))
+
+    def recommend(self):
+        return self.last
+
+
+def test_nothing_is_known_before_it_is_paid_for(table):
+    method = Scripted([(0, 2), (3, 3)])
+    assert simulate(table, method, 1, [1, 2, 4, 5]) == [50, 75, 75, 0]
+
+
+def test_a_resumed_trial_pays_only_for_what_is_new(table):
+    assert simulate(table, Scripted([(0, 2), (0, 3), (3, 1)]), 1, [2, 3, 4]) == [75, 75, 0]
+
+
+def test_an_epoch_costs_as_many_fold_epochs_as_there_are_folds(table):
+    five = Table(table.points, table.choices, table.scores, table.percentiles, folds=5)
+    assert simulate(five, Scripted([(0, 2)]), 1, [9, 10]) == [50, 75]
+
+
+def test_workers_train_side_by_side_and_pay_together(table):
+    method = Scripted([(0, 4), (1, 1), (2, 2)])
+    simulate(table, method, 2, [8])
+    assert method.seen == [(1, 1), (2, 2), (0, 4)]
+
+
+def test_a_configuration_is_handed_out_once_and_the_nearest_free_one_stands_in(table):
+    pool = Pool(table)
+    assert [pool.take(np.array([0.9])) for _ in range(5)] == [3, 2, 1, 0, None]
+
+
+def test_percentiles_count_the_better_ones():
+    assert percentiles(np.array([0.3, 0.1, 0.2, 0.4])).tolist() == [50, 0, 25, 75]
+
+
+def test_log_loss_weighs_the_classes_alike():
+    probability, label = np.array([0.5, 0.5, 0.5, 0.25]), np.array([0, 0, 0, 1])
+    assert balanced_log_loss(probability, label) == pytest.approx((np.log(2) + np.log(4)) / 2)
+
+
+def test_a_field_over_two_decades_is_logarithmic_and_few_values_are_choices():
+    configs = [{"lr": 10 ** -(i / 4), "dropout": i / 16, "batch": (8, 16, 32)[i % 3]} for i in range(17)]
+    points, choices = unit_cube(configs)
+    assert choices == (0, 0, 3)
+    assert points[:, 0] == pytest.approx(1 - np.arange(17) / 16)
+    assert points[:4, 2].tolist() == [0, 0.5, 1, 0]
+
+
+def test_promotion_finds_the_best_of_the_table_for_less_than_full_trials(table):
+    assert simulate(table, Full(Pool(table), 0), 1, [4 * 9]) == [0]
+    four_begin, one_goes_on, to_the_end = 4, 2, 0  # a rung of four promotes one, a rung of one nobody
+    assert simulate(table, Promoting(Pool(table), 0, (1, 3, 9)), 1, [four_begin + one_goes_on + to_the_end]) == [0]
+
+
+def test_a_stopped_trial_never_goes_on(table):
+    method = Stopping(Pool(table), 0, (1, 3, 9))
+    simulate(table, method, 1, [100])
+    assert set(method.rungs[3]) <= set(method.rungs[1]) and len(method.rungs[9]) < len(method.rungs[1]) == 4
