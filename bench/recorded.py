@@ -52,15 +52,11 @@ def unit_cube(configs: list[dict]) -> tuple[np.ndarray, tuple[int, ...]]:
     return np.stack(columns, 1), tuple(choices)
 
 
-def load(path: Path, views: np.ndarray | None = None, judged: np.ndarray | None = None) -> Table:
-    """`views`, `judged`: (V,) bool, the tiles that the search sees and those that the replicate is judged by; None: all."""
+def load(path: Path) -> Table:
     with np.load(path) as file:
-        label, everything = file["label"], np.ones(len(file["label"]), bool)
-        seen, held = everything if views is None else views, everything if judged is None else judged
         points, choices = unit_cube([json.loads(text) for text in file["config"]])
-        scores = balanced_log_loss(file["oof"][:, :, seen], label[seen])
-        replicate = balanced_log_loss(file["oof_replicate"][:, held], label[held])
-        return Table(points, choices, scores, percentiles(replicate), len(np.unique(file["fold"])))
+        replicate = balanced_log_loss(file["oof_replicate"], file["label"])
+        return Table(points, choices, balanced_log_loss(file["oof"], file["label"]), percentiles(replicate), len(np.unique(file["fold"])))
 
 
 def subset(table: Table, rows: np.ndarray) -> Table:
