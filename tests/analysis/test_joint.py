@@ -1,11 +1,11 @@
 """Several sets of predictions are resampled by the same cases."""
 
 import numpy as np
-import pytest
 
-from analysis.bootstrap import paired_difference
+from analysis.bootstrap import resamples
 from analysis.joint import joint_values, metrics_of, percentile_interval
 from analysis.predictions import Level
+from mmnet.metrics import evaluate
 
 
 def level(seed, views=3, cases=12, shuffled=False):
@@ -19,14 +19,17 @@ def level(seed, views=3, cases=12, shuffled=False):
     return Level(*(column[order] for column in columns))
 
 
-def test_on_the_same_views_the_difference_is_that_of_the_paired_bootstrap():
+def test_each_draw_takes_the_same_cases_for_all_and_counts_a_case_drawn_twice_as_two():
     first, second = level(1), level(2)
-    values, drawn = joint_values((first, second), metrics_of, rng=np.random.default_rng(0), count=200)
-    low, high = percentile_interval(drawn[:, 0] - drawn[:, 1])
-    for place, name in enumerate(metrics_of(first)):
-        args = (name, first.probability, second.probability, first.label, first.patient, first.case)
-        expected = paired_difference(*args, rng=np.random.default_rng(0), count=200)
-        assert (values[0, place] - values[1, place], low[place], high[place]) == pytest.approx(expected)
+    values, drawn = joint_values((first, second), metrics_of, rng=np.random.default_rng(0), count=50)
+    draws = resamples(np.tile(first.label, 2), np.tile(first.case, 2), 50, np.random.default_rng(0))
+    for place, one in enumerate((first, second)):
+        for number, (rows, draw) in enumerate(draws):
+            own = rows // len(one.label) == place
+            chosen = rows[own] % len(one.label)
+            expected = evaluate(one.probability[chosen], one.label[chosen], draw[own])  # one patient a case here
+            np.testing.assert_allclose(drawn[number, place], list(expected.values()))
+        np.testing.assert_allclose(values[place], list(evaluate(one.probability, one.label, one.patient).values()))
 
 
 def test_units_may_differ_in_number_and_order_as_long_as_the_cases_are_the_same():
