@@ -42,19 +42,19 @@ def results(study: Path) -> dict[str, str | dict]:
 
 
 def test_a_training_killed_in_the_middle_goes_on_to_the_same_numbers(run, environment, data, tmp_path):
-    options = ["--data", str(data), "--output", str(tmp_path), *SMALL, "--epochs", "9"]
+    options = ["--data", str(data), "--output", str(tmp_path), *SMALL, "--epochs", "30", "--set", "optim.patience=none"]
     run("main.py", "--name", "whole", *options)
     process = subprocess.Popen(
         [sys.executable, "-u", "main.py", "--name", "cut", *options], cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True
     )
     assert process.stdout is not None
     for line in process.stdout:
-        if line.startswith("training: epoch 1/9"):
+        if line.startswith("training: epoch 1/30"):
             process.kill()
     assert process.wait(timeout=60) == -signal.SIGKILL
     whole, cut = tmp_path / "whole", tmp_path / "cut"
     (record,) = read_trials(cut)
-    assert record.status == "running" and len(record.epochs) < 9 and not (cut / "results").exists()
+    assert record.status == "running" and len(record.epochs) < 30 and not (cut / "results").exists()
 
     run("main.py", "--resume", "--name", "cut", "--output", tmp_path)
     (one,), (other,) = read_trials(whole), read_trials(cut)
@@ -66,19 +66,19 @@ def test_a_training_killed_in_the_middle_goes_on_to_the_same_numbers(run, enviro
 
 def test_ctrl_c_ends_with_the_command_that_goes_on(run, environment, data, tmp_path):
     process = subprocess.Popen(
-        [sys.executable, "-u", "main.py", "--name", "cut", "--data", str(data), "--output", str(tmp_path), *SMALL, "--epochs", "9"],
+        [sys.executable, "-u", "main.py", "--name", "cut", "--data", str(data), "--output", str(tmp_path), *SMALL, "--epochs", "60", "--set", "optim.patience=none"],
         cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True,
     )  # fmt: skip
     assert process.stdout is not None
     shown = []
     for line in process.stdout:
         shown.append(line)
-        if line.startswith("training: epoch 2/9"):
+        if line.startswith("training: epoch 2/60"):
             process.send_signal(signal.SIGINT)
     assert process.wait(timeout=60) == 130
     (hint,) = re.findall(r"go on with  python (main.py --resume .*)", "".join(shown))
     after = run(*hint.split()).stdout
-    assert "epoch 1/9" not in after and "epoch 9/9" in after and "sealed test" in after
+    assert "epoch 1/60" not in after and "epoch 60/60" in after and "sealed test" in after
 
 
 def test_the_sealed_test_is_opened_once_and_again_only_on_demand(run, data, tmp_path):
