@@ -11,6 +11,7 @@ import numpy as np
 from rich.console import Console
 
 from analysis.joint import joint_values, metrics_of, percentile_interval
+from analysis.noise_floor import repeat_spread
 from analysis.predictions import trial_predictions
 from analysis.tables import narrow_table
 from mmnet.config import Config
@@ -27,17 +28,6 @@ def repeat_plan(config: Config, repeats: int) -> list[tuple[int, int]]:
     return [(config.seed + 1 + (n + 1) // 2, config.data.split_seed + 1 + n // 2) for n in range(repeats)]
 
 
-def pair_sd(score: np.ndarray, same: np.ndarray, other: np.ndarray) -> float:
-    """Standard deviation of scores (R,) by what is in `other` (R,) alone, `same` (R,) held; NaN without a pair that shows it.
-
-    Half the mean squared difference of all pairs that agree in `same` and differ in `other` estimates the variance. Searle,
-    Casella & McCulloch, Variance Components, 1992, ch. 5.
-    """
-    i, j = np.triu_indices(len(score), 1)
-    pairs = (same[i] == same[j]) & (other[i] != other[j])
-    return float(np.sqrt(np.mean((score[i] - score[j])[pairs] ** 2) / 2)) if pairs.any() else float("nan")
-
-
 def write_repeats(study: Path) -> dict[str, Any]:
     """results/repeats.json: every repeat's metrics, their mean, spread and interval, and what moves them."""
     about, records = read_study(study), read_trials(study)
@@ -49,13 +39,14 @@ def write_repeats(study: Path) -> dict[str, Any]:
     partition = np.array([record.config["data"]["split_seed"] for record in records])
     metrics = {}
     for column, name in enumerate(METRICS):
+        spread = repeat_spread(values[:, column], np.zeros(len(records)), seed, partition)
         metrics[name] = {
             "mean": float(values[:, column].mean()),
             "sd": float(values[:, column].std(ddof=1)),
             "low": float(low[column]),
             "high": float(high[column]),
-            "sd_by_seed": pair_sd(values[:, column], partition, seed),
-            "sd_by_partition": pair_sd(values[:, column], seed, partition),
+            "sd_by_seed": spread.seed_sd,
+            "sd_by_partition": spread.partition_sd,
         }
     report = {
         "synthetic": about["data"]["synthetic"],
@@ -120,5 +111,5 @@ def print_repeats(report: dict[str, Any], study: Path, console: Console) -> None
     )
 
 
-def _three(value: float) -> str:
+def _three(value: float | None) -> str:
     return "–" if value is None or value != value else f"{value:.3f}"

@@ -8,8 +8,9 @@ import pytest
 from rich.console import Console
 
 from analysis import repeats as module
+from analysis.noise_floor import repeat_spread
 from analysis.predictions import trial_predictions
-from analysis.repeats import pair_sd, print_repeats, repeat_plan, write_repeats
+from analysis.repeats import print_repeats, repeat_plan, write_repeats
 from data.errors import LeakageError
 from main import planned_repeats
 from mmnet.command_line import Prepared
@@ -87,17 +88,19 @@ def test_the_report_gives_each_repeat_their_mean_and_their_spread(trained):
 
 def test_the_spread_by_hand():
     score, seed, partition = np.array([1.0, 3.0, 7.0, 7.0]), np.array([1, 2, 2, 3]), np.array([1, 1, 2, 2])
-    assert pair_sd(score, partition, seed) == np.sqrt((2**2 + 0) / 2 / 2)  # 1 and 3, 7 and 7
-    assert pair_sd(score, seed, partition) == np.sqrt(4**2 / 2)  # 3 and 7
-    assert np.isnan(pair_sd(score[:2], seed[:2], partition[:2]))
+    spread = repeat_spread(score, np.zeros(4), seed, partition)
+    assert spread.seed_sd == np.sqrt((2**2 + 0) / 2 / 2)  # 1 and 3, 7 and 7
+    assert spread.partition_sd == np.sqrt(4**2 / 2)  # 3 and 7
+    assert repeat_spread(score[:2], np.zeros(2), seed[:2], partition[:2]).partition_sd is None
 
 
 def test_the_spread_of_many_repeats_is_what_was_put_in():
     rng, place = np.random.default_rng(0), np.arange(1000)
     seed, partition = (place + 1) // 2, place // 2
     score = 0.5 + 0.03 * rng.normal(size=1000)[partition] + 0.02 * rng.normal(size=1000)[seed]
-    assert pair_sd(score, partition, seed) == pytest.approx(0.02, rel=0.1)
-    assert pair_sd(score, seed, partition) == pytest.approx(0.03, rel=0.1)
+    spread = repeat_spread(score, np.zeros(1000), seed, partition)
+    assert spread.seed_sd == pytest.approx(0.02, rel=0.1)
+    assert spread.partition_sd == pytest.approx(0.03, rel=0.1)
 
 
 @pytest.mark.parametrize("count", [2, 5])
