@@ -50,7 +50,7 @@ def main() -> int:
     from tuning.settings import StudySettings, parse_concurrency, parse_duration, parse_gpus, rungs
 
     console = Console()
-    names = ("space", "trials", "gpus_per_trial", "cpus_per_trial", "concurrency", "address", "output")
+    names = ("space", "trials", "gpus_per_trial", "cpus_per_trial", "concurrency", "address")
     given = {name: value for name in names if (value := getattr(arguments, name)) is not None}
     if arguments.gpus_per_trial is not None:
         given["gpus_per_trial"] = parse_gpus(arguments.gpus_per_trial)
@@ -64,7 +64,7 @@ def main() -> int:
         raise InputError(f"study {study.name} searches space {stored['space']}: resume it without --space, or start another --name")
     space = get_space(given.get("space", stored.get("space", StudySettings.space)), study.config)
     space.check(study.config)
-    settings = StudySettings(**{"name": study.name, "trials": space.trials} | stored | given)
+    settings = StudySettings(**{"name": study.name, "output": study.path.parent, "trials": space.trials} | stored | given)
     planned = isinstance(space, Ablation)
     levels = () if planned else rungs(study.config.optim.epochs, settings.eta)
     if arguments.dry_run:
@@ -88,11 +88,16 @@ def main() -> int:
             enough = partial(end_by_noise, metric=study.config.metric)
         reason = "broken off"
         try:
-            outcome = run_study(settings, space, study.config, levels, prepared.development, prepared.splits, console, connected, enough)
+            outcome = run_study(
+                settings, space, study.config, levels, prepared.development, prepared.splits, console, connected, enough, study.mirror
+            )
             reason = outcome.reason
         finally:
             record_end(settings.folder, reason)
-    return close(settings.folder, console, outcome.complete, outcome.reason, time.time() - started)
+            study.mirror.push()
+    status = close(settings.folder, study.output, console, outcome.complete, outcome.reason, time.time() - started)
+    study.mirror.store(console)
+    return status
 
 
 def print_plan(console, settings, space, config, levels: tuple[int, ...], *, dimensions: bool) -> None:
@@ -128,7 +133,7 @@ def print_plan(console, settings, space, config, levels: tuple[int, ...], *, dim
     )
 
 
-def close(folder, console, complete: bool, reason: str, seconds: float) -> int:
+def close(folder, output: str, console, complete: bool, reason: str, seconds: float) -> int:
     """Write and print what the study found; the exit status."""
     from analysis.ablation import print_ablation, write_ablation
     from analysis.report import write_report
@@ -150,7 +155,7 @@ def close(folder, console, complete: bool, reason: str, seconds: float) -> int:
             console.print(f"report: {page}", highlight=False, soft_wrap=True)
     if not complete:
         console.print(
-            f"[yellow]{reason or 'stopped'}[/]: go on with  python tune_mmnet.py --resume --name {folder.name} --output {folder.parent}",
+            f"[yellow]{reason or 'stopped'}[/]: go on with  python tune_mmnet.py --resume --name {folder.name} --output {output}",
             soft_wrap=True,
             highlight=False,
         )

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 PRESETS = Path(__file__).parent.parent / "configs"
 SYNTHETIC = "synthetic"
+OUTPUT = "output"
+OUTPUT_HELP = "where studies stand: a folder, s3://BUCKET/PREFIX or gs://BUCKET/PREFIX"
 
 
 def _text_or_none(text: str) -> str | None:
@@ -64,7 +66,7 @@ def add_shared_arguments(parser: argparse.ArgumentParser) -> None:
         help="BreakHis folder, archive or CSV manifest; default: $BREAKHIS_ROOT, the usual places, else synthetic data",
     )
     parser.add_argument("--name", metavar="STUDY", help="name of the study; default: made of the time")
-    parser.add_argument("--output", metavar="DIR", type=Path, help="where studies stand (default: output)")
+    parser.add_argument("--output", metavar="PLACE", help=f"{OUTPUT_HELP} (default: {OUTPUT})")
     parser.add_argument("--config", metavar="FILE", help="base configuration: a YAML file, or the name of one in configs/")
     parser.add_argument(
         "--set", metavar="KEY=VALUE", action="append", default=[], help="set any configuration field, such as loss.gamma=2; repeatable"

@@ -18,16 +18,19 @@ from data.dataset import Dataset
 from data.errors import InputError
 from data.splits import Splits
 from mmnet.config import Config
+from mmnet.mirror import CHECKPOINTS, EVENTS, Mirror
 from mmnet.records import TrialRecord, read_trials, record_failure, write_status
 from search_spaces.space import Space
 from tuning.cluster import joining, resources, shareable
 from tuning.database import StudyDatabase
+from tuning.mirror_callbacks import FetchCallback, SendCallback
 from tuning.progress import ProgressCallback
 from tuning.scheduler import RungScheduler
 from tuning.searcher import StudySearcher, all_trials, rebuild
 from tuning.settings import StudySettings
 from tuning.tensorboard import TensorBoardCallback
 from tuning.trainable import MMNetTrainable, trial_name
+from tuning.trial_place import reachable
 
 WORKER_RETRIES = 2  # of a trial whose process was lost; what its configuration causes is not retried
 HOPELESS = 5  # so many trials failed and none gave a score: the study stops itself
@@ -116,14 +119,16 @@ def run_study(
     console: Console,
     connected: Future[None] | None = None,
     enough: Enough | None = None,
+    mirror: Mirror | None = None,
 ) -> Outcome:
     """Search, with rungs at `levels`, until `settings.trials` trials ended, the budget is used up, or a signal comes.
 
     `dataset`: development patients only. `connected`: what `joining` gave, where the caller has begun to join Ray.
-    `enough`: asked after every `ASK_EVERY` trials that end; its reason ends the study. What was recorded before is kept and
-    gone on with; to start or resume is the caller's decision. Raises InputError when nothing can be written, or when all
-    first trials fail.
+    `enough`: asked after every `ASK_EVERY` trials that end; its reason ends the study. `mirror`: of the study in an object
+    store. What was recorded before is kept and gone on with; to start or resume is the caller's decision. Raises InputError
+    when nothing can be written, or when all first trials fail.
     """
+    mirror = mirror or Mirror(settings.folder)
     trials = (settings.folder / "trials").resolve()
     trials.mkdir(parents=True, exist_ok=True)
     records = read_trials(settings.folder)
@@ -141,6 +146,7 @@ def run_study(
     try:
         dataset = shareable(dataset)
         (connected or joined.enter_context(joining(settings.address))).result()
+        place = joined.enter_context(reachable(trials.parent, mirror))
         per_trial, concurrency = resources(settings, base, dataset, splits)
         status = StatusCallback(trials, base, scheduler, stopper, enough)
         progress = ProgressCallback(
@@ -154,7 +160,7 @@ def run_study(
             synthetic=dataset.synthetic,
         )
         trainable = tune.with_parameters(
-            MMNetTrainable, dataset=dataset, splits=splits, base=base, trials=trials, threads=max(int(settings.cpus_per_trial), 1)
+            MMNetTrainable, dataset=dataset, splits=splits, base=base, place=place, threads=max(int(settings.cpus_per_trial), 1)
         )
         with progress:
             tune.run(
@@ -171,9 +177,11 @@ def run_study(
                 max_failures=WORKER_RETRIES,
                 raise_on_failed_trial=False,
                 callbacks=[
+                    FetchCallback(trials, mirror),
                     status,
                     TensorBoardCallback(trials, space, base, levels, scheduler.stopped, records),
                     SaveCallback(searcher),
+                    SendCallback(trials, mirror),
                     progress,
                 ],
                 trial_dirname_creator=lambda trial: trial_name(trial.config["number"]),
@@ -189,8 +197,9 @@ def run_study(
         database.close()
     if stopper.error:
         raise InputError(stopper.error)
+    mirror.pull(trials, leave=(CHECKPOINTS, EVENTS))
     for folder in status.stopped:  # a rung's decision is final
-        (folder / "checkpoint.pt").unlink(missing_ok=True)
+        mirror.unlink(folder / "checkpoint.pt")
     ended = sum(record.status != "running" for record in read_trials(settings.folder))
     return Outcome(ended >= settings.trials, stopper.reason)
 

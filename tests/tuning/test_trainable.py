@@ -14,6 +14,7 @@ from mmnet.crossval import TrainingError
 from mmnet.records import read_trial
 from tests.mmnet.tiny import tiny_config
 from tuning.trainable import MMNetTrainable, failure_reason, trial_name
+from tuning.trial_place import TrialPlace
 
 PARAMS = {"optim.lr": 1e-3}
 
@@ -23,7 +24,7 @@ def worker(synthetic_dataset, tmp_path):
     def start(params=PARAMS, number=0, **config):
         splits = make_splits(synthetic_dataset.table, folds=2, test_fraction=0.0, grouping="case", seed=0)
         trainable = MMNetTrainable.__new__(MMNetTrainable)
-        shared = {"dataset": synthetic_dataset, "splits": splits, "base": tiny_config(config), "trials": tmp_path, "threads": 1}
+        shared = {"dataset": synthetic_dataset, "splits": splits, "base": tiny_config(config), "place": TrialPlace(tmp_path), "threads": 1}
         trainable.setup({"number": number, "params": params}, **shared)
         return trainable
 
@@ -34,7 +35,7 @@ def test_a_trial_reports_every_epoch_and_ends_done(worker, tmp_path):
     trainable = worker()
     results = [trainable.step() for _ in range(3)]
     assert [r["epoch"] for r in results] == [1, 2, 3] and [r["done"] for r in results] == [False, False, True]
-    record = read_trial(tmp_path / trial_name(0))
+    record = read_trial(tmp_path / "trials" / trial_name(0))
     assert record.status == "done" and record.params == PARAMS and len(record.epochs) == 3 and record.score == results[-1]["score"]
     assert (record.folder / "weights" / "fold_2.safetensors").exists() and not (record.folder / "checkpoint.pt").exists()
 
@@ -43,7 +44,7 @@ def test_what_a_rung_stops_leaves_its_predictions(worker, tmp_path):
     trainable = worker()
     trainable.step()
     trainable.cleanup()
-    assert np.load(tmp_path / "0000" / "predictions.npz")["oof"].shape[0] == 1
+    assert np.load(tmp_path / "trials" / "0000" / "predictions.npz")["oof"].shape[0] == 1
 
 
 def test_an_interrupted_trial_goes_on_where_it_was_and_says_its_last_epoch_again(worker):
@@ -71,7 +72,7 @@ def test_a_worker_takes_up_the_next_configuration(worker, tmp_path):
     trainable.step()
     assert trainable.reset_config({"number": 1, "params": {"optim.lr": 1e-2}})
     assert trainable.step()["epoch"] == 1
-    assert json.loads((tmp_path / "0001" / "config.json").read_text())["config"]["optim"]["lr"] == 1e-2
+    assert json.loads((tmp_path / "trials" / "0001" / "config.json").read_text())["config"]["optim"]["lr"] == 1e-2
 
 
 @pytest.mark.parametrize(
@@ -84,7 +85,7 @@ def test_a_worker_takes_up_the_next_configuration(worker, tmp_path):
 def test_a_bad_combination_fails_its_trial_with_the_reason(worker, tmp_path, params, reason):
     result = worker(params).step()
     assert result["done"] and result["failed"].startswith(reason)
-    record = read_trial(tmp_path / "0000")
+    record = read_trial(tmp_path / "trials" / "0000")
     assert record.status == "failed" and record.reason == result["failed"] and (record.folder / "error.txt").exists()
 
 
@@ -92,7 +93,7 @@ def test_a_loss_that_is_no_number_fails_its_trial(worker, tmp_path, monkeypatch)
     monkeypatch.setattr("mmnet.crossval.focal_loss", lambda logit, *_, **__: logit.mean() * float("nan"))
     result = worker().step()
     assert "loss is nan in epoch 1" in result["failed"]
-    assert read_trial(tmp_path / "0000").status == "failed"
+    assert read_trial(tmp_path / "trials" / "0000").status == "failed"
 
 
 def test_a_full_disk_ends_the_study_not_the_trial(worker, monkeypatch):
@@ -114,8 +115,8 @@ def test_reasons_are_one_line_and_say_what_to_do_about_memory():
 def test_a_process_that_ray_sets_up_and_drops_leaves_a_trial_as_it_is(worker, tmp_path):
     trainable = worker()
     trainable.step()
-    before = {path: path.read_bytes() for path in (tmp_path / "0000").rglob("*") if path.is_file()}
+    before = {path: path.read_bytes() for path in (tmp_path / "trials" / "0000").rglob("*") if path.is_file()}
     dropped = worker()
     dropped.cleanup()
-    assert {path: path.read_bytes() for path in (tmp_path / "0000").rglob("*") if path.is_file()} == before
-    assert not worker(number=1)._trial and not (tmp_path / "0001").exists()
+    assert {path: path.read_bytes() for path in (tmp_path / "trials" / "0000").rglob("*") if path.is_file()} == before
+    assert not worker(number=1)._trial and not (tmp_path / "trials" / "0001").exists()
