@@ -61,7 +61,11 @@ class Mirror:
             if not left and (self._there.get(name) != stamp or stamp[1] > now - SETTLED):
                 wanted[name] = stamp
         with ThreadPoolExecutor(AT_ONCE, "fetching") as threads:
-            fetched = dict(zip(wanted, threads.map(self._fetch, wanted), strict=True))
+            try:
+                fetched = dict(zip(wanted, threads.map(self._fetch, wanted), strict=True))
+            except BaseException:
+                threads.shutdown(cancel_futures=True)  # the others would fail too, each after its own retries
+                raise
         self._there |= {name: stamp for name, stamp in wanted.items() if fetched[name]}
 
     def push(self, folder: Path | None = None) -> None:
