@@ -3,7 +3,7 @@
 import shutil
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import Future
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import ray
+from optuna.trial import FrozenTrial
 from ray import tune
 from rich.console import Console
 
@@ -18,14 +19,16 @@ from data.dataset import Dataset
 from data.errors import InputError
 from data.splits import Splits
 from mmnet.config import Config
+from mmnet.metrics import METRICS
 from mmnet.records import TrialRecord, read_trials, record_failure, write_status
 from search_spaces.space import Space
 from tuning.cluster import joining, resources, shareable
 from tuning.database import StudyDatabase
 from tuning.progress import ProgressCallback
+from tuning.promotion import Ladder
 from tuning.scheduler import RungScheduler
 from tuning.searcher import StudySearcher, all_trials, rebuild
-from tuning.settings import StudySettings
+from tuning.settings import ASHA, StudySettings, expected_epochs
 from tuning.tensorboard import TensorBoardCallback
 from tuning.trainable import MMNetTrainable, trial_name
 
@@ -63,8 +66,9 @@ class StudyStopper(tune.Stopper):
 class StatusCallback(tune.Callback):
     """Keeps status.json of trials that something outside them ended, and stops a hopeless study."""
 
-    def __init__(self, trials: Path, base: Config, scheduler: RungScheduler, stopper: StudyStopper, enough: Enough | None = None):
-        self._trials, self._base, self._scheduler, self._stopper, self._enough = trials, base, scheduler, stopper, enough
+    def __init__(self, trials: Path, base: Config, stopped: Collection[str], stopper: StudyStopper, enough: Enough | None = None):
+        """`stopped`: see `RungScheduler`."""
+        self._trials, self._base, self._stopped, self._stopper, self._enough = trials, base, stopped, stopper, enough
         self._failed, self._succeeded, self._ended = 0, False, 0
         self.stopped: list[Path] = []
 
@@ -74,7 +78,7 @@ class StatusCallback(tune.Callback):
     def on_trial_complete(self, iteration: int, trials: list, trial, **info: Any) -> None:
         folder = self._trials / trial_name(trial.config["number"])
         result = trial.last_result or {}
-        if trial.trial_id in self._scheduler.stopped:
+        if trial.trial_id in self._stopped:
             write_status(folder, "stopped", f"below the best 1/η at epoch {result['epoch']}")
             self.stopped.append(folder)
         elif "failed" in result:
@@ -116,39 +120,45 @@ def run_study(
     console: Console,
     connected: Future[None] | None = None,
     enough: Enough | None = None,
+    earlier: Sequence[FrozenTrial] = (),
 ) -> Outcome:
     """Search, with rungs at `levels`, until `settings.trials` trials ended, the budget is used up, or a signal comes.
 
     `dataset`: development patients only. `connected`: what `joining` gave, where the caller has begun to join Ray.
-    `enough`: asked after every `ASK_EVERY` trials that end; its reason ends the study. What was recorded before is kept and
+    `enough`: asked after every `ASK_EVERY` trials that end; its reason ends the study. `earlier`: trials of another study that the
+    sampler learns from. What was recorded before is kept and
     gone on with; to start or resume is the caller's decision. Raises InputError when nothing can be written, or when all
     first trials fail.
     """
     trials = (settings.folder / "trials").resolve()
     trials.mkdir(parents=True, exist_ok=True)
     records = read_trials(settings.folder)
-    optuna_study, unfinished = rebuild(space, base, records)
+    stops = settings.scheduler == ASHA
+    optuna_study = rebuild(space, base, records, resting=not stops, earlier=earlier)
     database = StudyDatabase((settings.folder / "optuna.db").resolve(), settings.name, base.metric)
     database.replace(all_trials(optuna_study))
-    left = settings.trials - sum(record.status != "running" for record in records)
-    if left <= 0:
+    epochs, minimize = base.optim.epochs, METRICS[base.metric] == "min"
+    scheduler = RungScheduler(base.metric, epochs, settings.eta, levels, records) if stops else None
+    stopped = scheduler.stopped if scheduler else set[str]()
+    ladder = Ladder(() if stops else levels, epochs, settings.eta, minimize=minimize)
+    searcher = StudySearcher(optuna_study, space, base, records, ladder, settings.trials, stopped, database)
+    if searcher.exhausted:
         return Outcome(complete=True)
     stopper = StudyStopper(None if settings.time_budget is None else time.monotonic() + settings.time_budget)
-    scheduler = RungScheduler(base.metric, base.optim.epochs, settings.eta, levels, records)
-    searcher = StudySearcher(optuna_study, space, base, unfinished, scheduler.stopped, database)
     handlers = _stop_on_signals(stopper)
     ray_folder, joined = (settings.folder / ".ray").resolve(), ExitStack()
     try:
         dataset = shareable(dataset)
         (connected or joined.enter_context(joining(settings.address))).result()
         per_trial, concurrency = resources(settings, base, dataset, splits)
-        status = StatusCallback(trials, base, scheduler, stopper, enough)
+        status = StatusCallback(trials, base, stopped, stopper, enough)
         progress = ProgressCallback(
             console,
             name=settings.name,
             metric=base.metric,
             trials=settings.trials,
-            epochs=base.optim.epochs,
+            epochs=epochs,
+            expected=expected_epochs(settings.trials, levels, epochs, settings.eta),
             records=records,
             deadline=stopper.deadline,
             synthetic=dataset.synthetic,
@@ -161,7 +171,7 @@ def run_study(
                 trainable,
                 name="run",
                 storage_path=str(ray_folder),
-                num_samples=left,
+                num_samples=-1,  # until the searcher has no more
                 search_alg=searcher,
                 max_concurrent_trials=concurrency,
                 scheduler=scheduler,
@@ -172,11 +182,11 @@ def run_study(
                 raise_on_failed_trial=False,
                 callbacks=[
                     status,
-                    TensorBoardCallback(trials, space, base, levels, scheduler.stopped, records),
+                    TensorBoardCallback(trials, space, base, levels, stopped, records, lambda: searcher.exhausted),
                     SaveCallback(searcher),
                     progress,
                 ],
-                trial_dirname_creator=lambda trial: trial_name(trial.config["number"]),
+                trial_dirname_creator=lambda trial: f"{trial_name(trial.config['number'])}-{trial.config['until']}",
                 verbose=0,
             )
     finally:
@@ -189,10 +199,9 @@ def run_study(
         database.close()
     if stopper.error:
         raise InputError(stopper.error)
-    for folder in status.stopped:  # a rung's decision is final
+    for folder in status.stopped:  # final, other than a rest
         (folder / "checkpoint.pt").unlink(missing_ok=True)
-    ended = sum(record.status != "running" for record in read_trials(settings.folder))
-    return Outcome(ended >= settings.trials, stopper.reason)
+    return Outcome(searcher.exhausted, stopper.reason)
 
 
 def _stop_on_signals(stopper: StudyStopper) -> dict[int, Any]:
