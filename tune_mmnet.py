@@ -9,7 +9,7 @@ from functools import partial
 
 from mmnet.command_line import add_shared_arguments, run_verb
 
-KEPT = ("space", "trials", "scheduler", "eta", "concurrency", "cpus_per_trial", "gpus_per_trial")  # by a resumed study, unless given again
+KEPT = ("space", "trials", "scheduler", "eta", "concurrency", "cpus_per_trial", "gpus_per_trial", "disk_budget")  # by a resumed study, unless given again
 
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -40,6 +40,14 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--cpus-per-trial", metavar="X", type=float, help="CPU cores, and threads, of a trial (default 1)")
     parser.add_argument("--concurrency", metavar="N", help="trials at once, or auto: as many as fit (default)")
     parser.add_argument("--address", metavar="ADDR", help="join a Ray cluster: auto, or host:port")
+    parser.add_argument("--max-failures", metavar="N", type=int, help="stop when more trials than this failed")
+    parser.add_argument(
+        "--max-cost", metavar="DOLLARS", type=float, help="stop when the cluster's nodes have cost this, by the prices in its file"
+    )
+    parser.add_argument(
+        "--disk-budget", metavar="GIB", type=float, help="of checkpoints and networks; beyond it the least promising go (default 20)"
+    )
+    parser.add_argument("--retry-failed", action="store_true", default=None, help="with --resume: give failed trials another try")
     parser.add_argument("--dry-run", action="store_true", help="print the plan and stop")
     return parser.parse_args(arguments)
 
@@ -57,7 +65,7 @@ def main() -> int:
     from tuning.settings import ASHA, NO_RUNGS, StudySettings, parse_concurrency, parse_duration, parse_gpus, rungs
 
     console = Console()
-    names = ("space", "trials", "scheduler", "eta", "gpus_per_trial", "cpus_per_trial", "concurrency", "address", "output")
+    names = (*KEPT, "address", "output", "max_failures", "max_cost", "retry_failed")
     given = {name: value for name in names if (value := getattr(arguments, name)) is not None}
     if arguments.gpus_per_trial is not None:
         given["gpus_per_trial"] = parse_gpus(arguments.gpus_per_trial)
@@ -71,6 +79,8 @@ def main() -> int:
         raise InputError(f"study {study.name} searches space {stored['space']}: resume it without --space, or start another --name")
     space = get_space(given.get("space", stored.get("space", StudySettings.space)), study.config)
     space.check(study.config)
+    if arguments.retry_failed and not study.resumed:
+        raise InputError("--retry-failed: a new study has no failed trials; pass --resume as well, or leave the flag out")
     if study.resumed:
         stored = {"scheduler": ASHA} | stored  # what there was before there was a choice
     settings = StudySettings(**{"name": study.name, "trials": space.trials} | stored | given)
@@ -103,12 +113,24 @@ def main() -> int:
             from analysis.trust import end_by_noise
 
             enough = partial(end_by_noise, metric=study.config.metric)
-        reason = "broken off"
+        reason, cost = "broken off", study.about.get("cost", 0.0)
         try:
-            outcome = run_study(settings, space, study.config, levels, prepared.development, prepared.splits, console, connected, enough, learned)
-            reason = outcome.reason
+            outcome = run_study(
+                settings,
+                space,
+                study.config,
+                levels,
+                prepared.development,
+                prepared.splits,
+                console,
+                connected,
+                enough=enough,
+                earlier=learned,
+                spent=cost,
+            )
+            reason, cost = outcome.reason, outcome.cost
         finally:
-            record_end(settings.folder, reason)
+            record_end(settings.folder, reason, cost=cost)
     return close(settings.folder, console, outcome.complete, outcome.reason, time.time() - started)
 
 
@@ -154,6 +176,7 @@ def print_plan(console, settings, space, config, levels: tuple[int, ...], *, dim
     console.print(
         f"space     {space.name}: {len(space.searched())} dimensions; metric {config.metric}\n"
         f"rungs     {stopping}\n"
+        f"disk      at most {settings.disk_budget:g} GiB of checkpoints and networks; beyond that the least promising ones go\n"
         f"cost      {settings.trials} trials x {folds} folds x {epochs} epochs = {full} fold-epochs at most, {cost}",
         highlight=False,
         soft_wrap=True,

@@ -24,6 +24,10 @@ class StudySettings:
     concurrency: int | None = None  # None (auto): as many trials as the cluster's CPUs and GPUs carry
     address: str | None = None  # of a Ray cluster; None: this machine
     scheduler: str = PROMOTE  # trials rest at rungs, the best go on; asha: a rung stops them for good (Ray's); none: no rungs
+    max_failures: int | None = None  # failed trials after which the study ends; None: as many as there are
+    max_cost: float | None = None  # dollars of the cluster's nodes, all runs of the study together
+    disk_budget: float = 20.0  # GiB of what can be computed again: checkpoints of resting trials, networks of those that are not best
+    retry_failed: bool = False  # of a resumed study
     eta: int = 3  # a rung keeps the best 1 / eta of its trials; the next one comes after eta times the epochs
 
     def __post_init__(self) -> None:
@@ -34,6 +38,9 @@ class StudySettings:
             ("--cpus-per-trial", self.cpus_per_trial, self.cpus_per_trial > 0, "more than 0"),
             ("--concurrency", self.concurrency, self.concurrency is None or self.concurrency >= 1, "at least 1"),
             ("--scheduler", self.scheduler, self.scheduler in SCHEDULERS, f"one of {', '.join(SCHEDULERS)}"),
+            ("--max-failures", self.max_failures, self.max_failures is None or self.max_failures >= 0, "0 or more"),
+            ("--max-cost", self.max_cost, self.max_cost is None or self.max_cost > 0, "more than 0"),
+            ("--disk-budget", self.disk_budget, self.disk_budget >= 0, "0 or more GiB"),
             ("--eta", self.eta, self.eta >= 2, "at least 2"),
         ):
             if not valid:

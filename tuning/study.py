@@ -1,12 +1,13 @@
 """A study from its plan to its last record."""
 
+import math
 import shutil
 import signal
 import time
 from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import Future
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from mmnet.records import TrialRecord, read_trials, record_failure, write_status
 from search_spaces.space import Space
 from tuning.cluster import joining, resources, shareable
 from tuning.database import StudyDatabase
+from tuning.limits import PRICE, Kept, hourly_price, surplus
 from tuning.progress import ProgressCallback
 from tuning.promotion import Ladder
 from tuning.scheduler import RungScheduler
@@ -34,6 +36,7 @@ from tuning.trainable import MMNetTrainable, trial_name
 
 WORKER_RETRIES = 2  # of a trial whose process was lost; what its configuration causes is not retried
 HOPELESS = 5  # so many trials failed and none gave a score: the study stops itself
+COUNT_EVERY = 10.0  # seconds between two looks at the nodes of the cluster and their prices
 ASK_EVERY = 10  # trials that end between two questions whether the study has found enough
 Enough = Callable[[list[TrialRecord]], str]  # the records so far -> why no more trials are worth it, or ""
 
@@ -44,6 +47,7 @@ class Outcome:
 
     complete: bool
     reason: str = ""
+    cost: float = 0.0  # dollars of all runs
 
 
 class StudyStopper(tune.Stopper):
@@ -64,12 +68,20 @@ class StudyStopper(tune.Stopper):
 
 
 class StatusCallback(tune.Callback):
-    """Keeps status.json of trials that something outside them ended, and stops a hopeless study."""
+    """Keeps status.json of trials that something outside them ended, and stops a study that is hopeless or fails too often."""
 
-    def __init__(self, trials: Path, base: Config, stopped: Collection[str], stopper: StudyStopper, enough: Enough | None = None):
-        """`stopped`: see `RungScheduler`."""
+    def __init__(
+        self,
+        trials: Path,
+        base: Config,
+        stopped: Collection[str],
+        stopper: StudyStopper,
+        enough: Enough | None = None,
+        failures_left: int | None = None,
+    ):
+        """`stopped`: see `RungScheduler`. `failures_left`: so many more trials may fail; None: any."""
         self._trials, self._base, self._stopped, self._stopper, self._enough = trials, base, stopped, stopper, enough
-        self._failed, self._succeeded, self._ended = 0, False, 0
+        self._failed, self._succeeded, self._ended, self._failures_left = 0, False, 0, failures_left
         self.stopped: list[Path] = []
 
     def on_trial_result(self, iteration: int, trials: list, trial, result: dict, **info: Any) -> None:
@@ -98,6 +110,60 @@ class StatusCallback(tune.Callback):
         self._failed += 1
         if self._failed >= HOPELESS and not self._succeeded:
             self._stopper.error = f"the first {self._failed} trials all failed, the last with: {reason}"
+        elif self._failures_left is not None and self._failed > self._failures_left and not self._stopper.reason:
+            self._stopper.reason = f"more trials failed than --max-failures allows, the last with: {reason}"
+
+
+class CostCallback(tune.Callback):
+    """Adds up what the cluster's nodes cost while the study runs, and ends it when that is too much."""
+
+    def __init__(self, spent: float, most: float | None, stopper: StudyStopper):
+        """`spent`: dollars of earlier runs. Raises InputError when there is a limit and no node says what it costs."""
+        self.spent, self._most, self._stopper, self._seen = spent, most, stopper, time.monotonic()
+        self._price = hourly_price(ray.nodes())
+        if most is not None and not self._price:
+            raise InputError(
+                f"--max-cost {most:g}: no node of the cluster says what it costs; expected a resource {PRICE} in its node types, see cluster.yaml"
+            )
+
+    def on_step_end(self, iteration: int, trials: list, **info: Any) -> None:
+        now = time.monotonic()
+        if now - self._seen < COUNT_EVERY:
+            return
+        self.spent += self._price * (now - self._seen) / 3600
+        self._seen, self._price = now, hourly_price(ray.nodes())
+        if self._most is not None and self.spent >= self._most and not self._stopper.reason:
+            self._stopper.reason = f"${self.spent:.2f} spent of --max-cost {self._most:g}"
+
+
+class DiskCallback(tune.Callback):
+    """Keeps what the trials leave that can be computed again within the disk budget."""
+
+    def __init__(self, trials: Path, metric: str, budget: float, records: list[TrialRecord]):
+        """`budget`: GiB. `records`: of an earlier run."""
+        self._trials, self._sign, self._budget = trials, 1 if METRICS[metric] == "min" else -1, int(budget * 2**30)
+        self._kept: dict[int, Kept] = {}
+        for record in records:
+            if record.ranked and record.status in ("stopped", "done"):
+                self._keep(record.number, record.epochs[-1])
+
+    def on_trial_start(self, iteration: int, trials: list, trial, **info: Any) -> None:
+        self._kept.pop(trial.config["number"], None)  # what trains is no surplus
+
+    def on_trial_complete(self, iteration: int, trials: list, trial, **info: Any) -> None:
+        result = trial.last_result or {}
+        if result.get("rests") or result.get("finished"):
+            self._keep(trial.config["number"], result)
+            for kept in surplus(self._kept.values(), self._budget):
+                for path in kept.paths:
+                    path.unlink(missing_ok=True)
+                self._kept = {number: other for number, other in self._kept.items() if other is not kept}
+
+    def _keep(self, number: int, line: dict[str, Any]) -> None:
+        folder = self._trials / trial_name(number)
+        paths = tuple(path for path in (folder / "checkpoint.pt", *folder.glob("weights/*")) if path.exists())
+        rank = (-math.inf if line["finished"] else -line["epoch"], self._sign * line["score"])  # who came far, then by score
+        self._kept[number] = Kept(rank, sum(path.stat().st_size for path in paths), paths)
 
 
 class SaveCallback(tune.Callback):
@@ -121,18 +187,22 @@ def run_study(
     connected: Future[None] | None = None,
     enough: Enough | None = None,
     earlier: Sequence[FrozenTrial] = (),
+    spent: float = 0.0,
 ) -> Outcome:
     """Search, with rungs at `levels`, until `settings.trials` trials ended, the budget is used up, or a signal comes.
 
     `dataset`: development patients only. `connected`: what `joining` gave, where the caller has begun to join Ray.
     `enough`: asked after every `ASK_EVERY` trials that end; its reason ends the study. `earlier`: trials of another study that the
-    sampler learns from. What was recorded before is kept and
+    sampler learns from. `spent`: dollars of earlier runs. What was recorded before is kept and
     gone on with; to start or resume is the caller's decision. Raises InputError when nothing can be written, or when all
     first trials fail.
     """
     trials = (settings.folder / "trials").resolve()
     trials.mkdir(parents=True, exist_ok=True)
     records = read_trials(settings.folder)
+    failed = sum(record.status == "failed" for record in records)
+    if settings.retry_failed:
+        records, failed = [replace(record, status="running") if record.status == "failed" else record for record in records], 0
     stops = settings.scheduler == ASHA
     optuna_study = rebuild(space, base, records, resting=not stops, earlier=earlier)
     database = StudyDatabase((settings.folder / "optuna.db").resolve(), settings.name, base.metric)
@@ -143,15 +213,18 @@ def run_study(
     ladder = Ladder(() if stops else levels, epochs, settings.eta, minimize=minimize)
     searcher = StudySearcher(optuna_study, space, base, records, ladder, settings.trials, stopped, database)
     if searcher.exhausted:
-        return Outcome(complete=True)
+        return Outcome(complete=True, cost=spent)
     stopper = StudyStopper(None if settings.time_budget is None else time.monotonic() + settings.time_budget)
     handlers = _stop_on_signals(stopper)
     ray_folder, joined = (settings.folder / ".ray").resolve(), ExitStack()
+    shutil.rmtree(ray_folder, ignore_errors=True)  # of a run that was killed
     try:
         dataset = shareable(dataset)
         (connected or joined.enter_context(joining(settings.address))).result()
         per_trial, concurrency = resources(settings, base, dataset, splits)
-        status = StatusCallback(trials, base, stopped, stopper, enough)
+        failures_left = None if settings.max_failures is None else settings.max_failures - failed
+        status = StatusCallback(trials, base, stopped, stopper, enough, failures_left)
+        cost = CostCallback(spent, settings.max_cost, stopper)
         progress = ProgressCallback(
             console,
             name=settings.name,
@@ -182,6 +255,8 @@ def run_study(
                 raise_on_failed_trial=False,
                 callbacks=[
                     status,
+                    cost,
+                    DiskCallback(trials, base.metric, settings.disk_budget, records),
                     TensorBoardCallback(trials, space, base, levels, stopped, records, lambda: searcher.exhausted),
                     SaveCallback(searcher),
                     progress,
@@ -201,7 +276,7 @@ def run_study(
         raise InputError(stopper.error)
     for folder in status.stopped:  # final, other than a rest
         (folder / "checkpoint.pt").unlink(missing_ok=True)
-    return Outcome(searcher.exhausted, stopper.reason)
+    return Outcome(searcher.exhausted, stopper.reason, cost.spent)
 
 
 def _stop_on_signals(stopper: StudyStopper) -> dict[int, Any]:
