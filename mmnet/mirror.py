@@ -89,6 +89,12 @@ class Mirror:
         if time.monotonic() - self._sent >= self._cost / SHARE:
             self.push(folder)
 
+    def sizes(self, folder: Path) -> dict[Path, int]:
+        """{path: bytes} of the files in a folder, in the store where it stands in one: also of those that did not come here."""
+        if self.bucket is None:
+            return {path: path.stat().st_size for path in _files(folder)}
+        return {self.folder / name: size for name, (size, _) in self.bucket.files(self._name(folder)).items()}
+
     def unlink(self, path: Path) -> None:
         """Remove a file here and there."""
         path.unlink(missing_ok=True)
