@@ -75,9 +75,16 @@ def main() -> int:
         from mmnet.device import best_device
 
         prepared = study.prepare(console, best_device(), trains_here=settings.address is None)
+        space = with_backbones(space, study, console)
         print_plan(console, settings, space, study.config, levels, dimensions=False)
         kept = {name: getattr(settings, name) for name in KEPT}
-        study.write(prepared, settings=kept, rungs=levels, mechanisms=[asdict(m) for m in space.mechanisms] if planned else [])
+        study.write(
+            prepared,
+            settings=kept,
+            rungs=levels,
+            mechanisms=[asdict(m) for m in space.mechanisms] if planned else [],
+            backbones=space.choices("model.backbone"),
+        )
 
         from tuning.study import run_study
 
@@ -95,21 +102,29 @@ def main() -> int:
     return close(settings.folder, console, outcome.complete, outcome.reason, time.time() - started)
 
 
+def with_backbones(space, study, console):
+    """The space with those backbones whose weights can be had here, so that no trial fails by it; a resumed study keeps its own."""
+    names = space.choices("model.backbone")
+    if study.resumed or not names:
+        return space.with_choices("model.backbone", tuple(study.about.get("backbones", ())))
+    from mmnet.backbones import obtainable
+
+    reasons = obtainable(names, study.config.model, study.config.input_size)
+    for name, reason in reasons.items():
+        if reason:
+            console.print(f"[yellow]left out[/]  {name}: {reason}", highlight=False, soft_wrap=True)
+    return space.with_choices("model.backbone", tuple(name for name, reason in reasons.items() if not reason))
+
+
 def print_plan(console, settings, space, config, levels: tuple[int, ...], *, dimensions: bool) -> None:
     """What will be searched and what it may cost, in fold-epochs (one epoch of one fold)."""
-    from mmnet.config import text_of
-
     folds, epochs = config.data.folds, config.optim.epochs
     for dimension in space.dimensions if dimensions else ():
-        if dimension.kind == "fixed":
-            shown = f"= {dimension.value}"
-        elif dimension.choices:
-            shown = " | ".join(str(text_of(choice)) for choice in dimension.choices)
-        else:
-            shown = f"{dimension.low:g} … {dimension.high:g}{' (log)' if dimension.log else ''}"
         condition = f" if {dimension.when[0]} is {' or '.join(map(str, dimension.when[1]))}" if dimension.when else ""
         console.print(
-            f"  {dimension.kind:<10} {dimension.path:<26} {shown}{condition}: {dimension.reason}", highlight=False, soft_wrap=True
+            f"  {dimension.kind:<10} {dimension.path:<26} {dimension.described()}{condition}: {dimension.reason}",
+            highlight=False,
+            soft_wrap=True,
         )
     full = settings.trials * folds * epochs
     # of each rung's trials one in eta goes on: the plan of successive halving, more while few have been seen

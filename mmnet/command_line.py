@@ -154,7 +154,7 @@ def prepare(config: Config, data: str, console: Console, device: torch.device | 
     if not config.model.frozen:
         from mmnet.backbones import build_backbone
 
-        build_backbone(config.model, config.data.image_size, config.seed)  # a wrong name or file is an error now, not in each trial
+        build_backbone(config.model, config.input_size, config.seed)  # a wrong name or file is an error now, not in each trial
     else:
         from mmnet.features import with_features
 

@@ -33,6 +33,7 @@ OTHER = {  # a valid value of every field that is not its default
     "model.backbone": "tiny",
     "model.weights": None,
     "model.frozen": True,
+    "model.input_size": 96,
     "model.pooled": True,
     "model.shared": False,
     "model.channel_attention": False,
