@@ -58,6 +58,7 @@ def main() -> int:
         given["concurrency"] = parse_concurrency(arguments.concurrency)
     if arguments.time_budget is not None:
         given["time_budget"] = parse_duration(arguments.time_budget)
+    front = take_front(arguments)
     study = open_or_create(arguments, "tune")
     stored = study.about.get("settings", {})
     if given.get("space", stored.get("space")) != stored.get("space", given.get("space")):
@@ -84,6 +85,7 @@ def main() -> int:
             rungs=levels,
             mechanisms=[asdict(m) for m in space.mechanisms] if planned else [],
             backbones=space.choices("model.backbone"),
+            front=front or study.about.get("front", ()),
         )
 
         from tuning.study import run_study
@@ -100,6 +102,16 @@ def main() -> int:
         finally:
             record_end(settings.folder, reason)
     return close(settings.folder, console, outcome.complete, outcome.reason, time.time() - started)
+
+
+def take_front(arguments: argparse.Namespace) -> tuple[str, ...]:
+    """The objectives after the first of `--metric log_loss,seconds`; the first one is left in the arguments."""
+    from mmnet.pareto import parse_objectives
+
+    if "flag_metric" not in vars(arguments):
+        return ()
+    arguments.flag_metric, front = parse_objectives(arguments.flag_metric)
+    return front
 
 
 def with_backbones(space, study, console):
@@ -146,6 +158,7 @@ def print_plan(console, settings, space, config, levels: tuple[int, ...], *, dim
 def close(folder, console, complete: bool, reason: str, seconds: float) -> int:
     """Write and print what the study found; the exit status."""
     from analysis.ablation import print_ablation, write_ablation
+    from analysis.front import print_front, write_front
     from analysis.report import write_report
     from analysis.summary import print_summary, write_results
     from analysis.trust import print_trust
@@ -154,9 +167,12 @@ def close(folder, console, complete: bool, reason: str, seconds: float) -> int:
     best = write_results(folder)
     if best is not None:
         print_summary(folder, best, console, seconds)
-        planned = bool(read_study(folder)["mechanisms"])
+        about = read_study(folder)
+        planned = bool(about["mechanisms"])
         if planned:
             print_ablation(write_ablation(folder), console)
+        if about.get("front"):
+            print_front(write_front(folder), console)
         draw_best(folder, best.name)
         if not reason.startswith("stopped by"):  # whoever pressed Ctrl-C does not want to wait; python -m analysis report is there
             page, trust = write_report(folder)

@@ -37,7 +37,11 @@ def _magnifications(text: str) -> list[int]:
 
 # flag -> (configuration path, type, help): the flag is a shorter way to say --set path=value
 FLAGS: dict[str, tuple[str, Callable[[str], Any] | None, str]] = {
-    "--metric": ("metric", str, "what search, best epoch and early stopping follow: log_loss, auc, balanced_accuracy, patient_auc, …"),
+    "--metric": (
+        "metric",
+        str,
+        "what search, best epoch and early stopping follow: log_loss, auc, patient_auc, …; a search takes more after a comma",
+    ),
     "--folds": ("data.folds", int, "number of folds"),
     "--grouping": ("data.grouping", str, "what no split divides: case, or slide (leaks cases; to compare with the literature)"),
     "--test-fraction": ("data.test_fraction", float, "share of cases sealed as test, 0 for none"),
