@@ -38,7 +38,7 @@ from search_spaces import get_space
 from search_spaces.space import Space
 
 SAVE_EVERY = 25  # configurations
-BATCH_SIZES = (16, 32, 64)  # instead of the space's, so that no trial takes many times as long as another
+BATCH_SIZES = (32, 64)  # instead of the space's, so that no trial takes many times as long as another
 BASE = {
     "data.magnifications": (200,), "data.test_fraction": 0.0, "model.frozen": True, "model.pooled": True, "optim.precision": "float32",
 }  # fmt: skip
@@ -116,9 +116,9 @@ def record(plan: Plan, path: Path, count: int, console: Console) -> None:
         for number in range(first, count):
             values = draw(plan.space, plan.base, number)
             try:
-                curves, replicate = both(plan, values)
+                oof, replicate = both(plan, values)
                 table["config"].append(json.dumps({key: text_of(value) for key, value in values.items()}))
-                table["oof"].append(curves)
+                table["oof"].append(oof)
                 table["oof_replicate"].append(replicate)
             except TrainingError as error:
                 console.print(f"configuration {number} left out: {error}", highlight=False)
