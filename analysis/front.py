@@ -28,7 +28,7 @@ class Front(NamedTuple):
 
 def objectives_of(about: dict[str, Any]) -> tuple[str, ...]:
     """The objectives of a study (`about`: its study.json), the one that its search follows first."""
-    return (about["config"]["metric"], *about.get("front", ()))
+    return (about["config"]["metric"], *about.get("settings", {}).get("front", ()))
 
 
 def study_front(about: dict[str, Any], records: list[TrialRecord]) -> Front:
@@ -45,7 +45,7 @@ def study_front(about: dict[str, Any], records: list[TrialRecord]) -> Front:
 def write_front(study: Path) -> Front:
     """results/pareto.csv and plots/pareto.png. Raises InputError where a study has one objective."""
     about = read_study(study)
-    if not about.get("front"):
+    if len(objectives_of(about)) == 1:
         raise InputError(f"study {study.name} has one objective; several are given as --metric log_loss,seconds when it starts")
     front = study_front(about, read_trials(study))
     rows = [[name, int(best), *map(float, values)] for name, best, values in zip(front.trials, front.best, front.values, strict=True)]

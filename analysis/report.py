@@ -6,6 +6,7 @@ from typing import Any
 
 from rich.console import Console
 
+from analysis.front import objectives_of
 from analysis.material import Material, read_material, write_tables
 from analysis.model_card import model_card
 from analysis.page import page
@@ -69,7 +70,7 @@ def write_page(study: Path, trust: dict[str, Any], dataset: Dataset | None = Non
 
 def report_page(material: Material) -> str:
     """The page of a study."""
-    left_out = {*(() if material.searched else OF_A_SEARCH), *(() if material.about.get("front") else (pareto,))}
+    left_out = {*(() if material.searched else OF_A_SEARCH), *(() if len(objectives_of(material.about)) > 1 else (pareto,))}
     chosen = [section for section in SECTIONS if section not in left_out]
     banner = (
         "SYNTHETIC DATA: invented tissue that this project generates; nothing below says anything about patients."

@@ -1,10 +1,12 @@
 """Several objectives of a search: which trials no other one beats in all of them.
 
-The sampler and the rungs follow the first objective alone. A multi-objective sampler (NSGA-II, or TPE on several values) needs every
-objective of every trial at the same length, and rungs leave most trials short; two scores at different epochs say nothing about
-which is better, nor do two training times. So the front is of the trials that ran to their end, in all that they cost.
+The sampler follows the first objective alone. A multi-objective sampler (NSGA-II, or TPE on several values) needs every objective of
+every trial at the same length, and rungs leave most trials short: two scores at different epochs say nothing about which is better,
+nor do two training times. So the front is of the trials that ran to their end. That cheap ones get there, whose score alone would
+leave them at a rung, is the rungs' part: where trials are promoted, who is on the front of a rung goes on as well (tuning.promotion).
 """
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -35,7 +37,12 @@ def objective(name: str, record: Any) -> float:
     """The value of an objective of a trial on record: of a metric at its best epoch; NaN where the record does not know it."""
     if name == "seconds":
         return record.seconds
-    value = record.best["metrics"][name] if name in METRICS else record.epochs[-1].get(name)
+    return objective_now(name, record.best if name in METRICS else record.epochs[-1])
+
+
+def objective_now(name: str, line: Mapping[str, Any]) -> float:
+    """The value of an objective after an epoch (a line of epochs.jsonl); seconds are those of the epoch. NaN where it is not known."""
+    value = line["metrics"][name] if name in METRICS else line.get(name)
     return float("nan") if value is None else float(value)
 
 

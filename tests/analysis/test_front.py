@@ -15,7 +15,7 @@ from analysis.trust import write_trust
 from data.errors import InputError
 from tests.analysis.studies import CONFIG, make_study, record
 
-ABOUT = {"config": CONFIG.to_dict(), "front": ["fold_epochs", "auc"], "data": {"synthetic": False}}
+ABOUT = {"config": CONFIG.to_dict(), "settings": {"front": ["fold_epochs", "auc"]}, "data": {"synthetic": False}}
 
 
 def with_auc(number, scores, auc, status="done"):
@@ -59,7 +59,7 @@ def test_the_front_is_printed_a_line_a_trial(capsys):
 def study(tmp_path):
     folder = make_study(tmp_path / "tiny")
     about = json.loads((folder / "study.json").read_text())
-    (folder / "study.json").write_text(json.dumps(about | {"front": ["seconds", "parameters"]}))
+    (folder / "study.json").write_text(json.dumps(about | {"settings": {"front": ["seconds", "parameters"]}}))
     return folder
 
 
@@ -76,7 +76,7 @@ def test_a_study_with_several_objectives_leaves_a_table_a_figure_and_a_section(s
 
 def test_a_study_with_one_objective_has_no_front(study):
     about = json.loads((study / "study.json").read_text())
-    (study / "study.json").write_text(json.dumps(about | {"front": []}))
+    (study / "study.json").write_text(json.dumps(about | {"settings": {}}))
     with pytest.raises(InputError, match="has one objective; several are given as --metric log_loss,seconds"):
         write_front(study)
     assert 'id="pareto"' not in write_page(study, write_trust(study)).read_text()
