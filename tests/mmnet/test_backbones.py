@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from mmnet.backbones import build_backbone, read_weights, weights_digest
+from mmnet.backbones import build_backbone, obtainable, read_weights, weights_digest
 from mmnet.build import build_network
 from mmnet.config import ConfigError
 from mmnet.features import with_features
@@ -235,3 +235,9 @@ def test_the_digest_of_weights_follows_what_decides_them(tmp_path):
     assert len({digest(files[0]), digest(files[1]), digest("imagenet"), digest(None), digest(None, 1)}) == 5
     with pytest.raises(ConfigError, match="nowhere"):
         digest(str(tmp_path / "nowhere"))
+
+
+def test_backbones_that_can_be_built_are_told_from_those_that_cannot():
+    found = obtainable(("tiny", "timm:test_vit", "resnet19"), tiny_config().model, 32)
+    assert list(found) == ["tiny", "timm:test_vit", "resnet19"] and found["tiny"] == found["timm:test_vit"] == ""
+    assert "'resnet19' is unknown" in found["resnet19"]
