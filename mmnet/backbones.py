@@ -2,6 +2,7 @@
 
 import difflib
 import hashlib
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +62,18 @@ def build_backbone(config: ModelConfig, image_size: int, seed: int) -> Backbone:
         if config.backbone.startswith("timm:"):
             return _timm(config, image_size)
         return _torchvision(config)
+
+
+def obtainable(names: tuple[str, ...], config: ModelConfig, image_size: int) -> dict[str, str]:
+    """{name: ""} of those backbones that can be built here with the configuration's weights, {name: reason} of the others."""
+    reasons = {}
+    for name in names:
+        try:
+            build_backbone(replace(config, backbone=name), image_size, seed=0)
+            reasons[name] = ""
+        except ConfigError as error:
+            reasons[name] = str(error)
+    return reasons
 
 
 def _timm(config: ModelConfig, image_size: int) -> Backbone:

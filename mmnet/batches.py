@@ -84,9 +84,9 @@ class Batches:
         return whole.unflatten(0, rows.shape)
 
     def _values(self, index: Tensor, plan: augment.Plan) -> Tensor:
-        """Rows (K,) of the source -> (K, C, H, W) float32 on the device."""
+        """Rows (K,) of the source -> (K, C, H, W) float32 on the device, images at the size that the backbone is shown."""
         values = self._gather(index)
-        return values.to(torch.float32) if self.frozen else plan(values)
+        return values.to(torch.float32) if self.frozen else augment.shrink(plan(values), self.config.model.input_size)
 
     def _gather(self, index: Tensor) -> Tensor:
         """Rows (K,) of the source as they are, on the device."""

@@ -39,7 +39,11 @@ def _magnifications(text: str) -> list[int]:
 
 # flag -> (configuration path, type, help): the flag is a shorter way to say --set path=value
 FLAGS: dict[str, tuple[str, Callable[[str], Any] | None, str]] = {
-    "--metric": ("metric", str, "what search, best epoch and early stopping follow: log_loss, auc, balanced_accuracy, patient_auc, …"),
+    "--metric": (
+        "metric",
+        str,
+        "what search, best epoch and early stopping follow: log_loss, auc, patient_auc, …; a search takes more after a comma",
+    ),
     "--folds": ("data.folds", int, "number of folds"),
     "--grouping": ("data.grouping", str, "what no split divides: case, or slide (leaks cases; to compare with the literature)"),
     "--test-fraction": ("data.test_fraction", float, "share of cases sealed as test, 0 for none"),
@@ -156,7 +160,7 @@ def prepare(config: Config, data: str, console: Console, device: torch.device | 
     if not config.model.frozen:
         from mmnet.backbones import build_backbone
 
-        build_backbone(config.model, config.data.image_size, config.seed)  # a wrong name or file is an error now, not in each trial
+        build_backbone(config.model, config.input_size, config.seed)  # a wrong name or file is an error now, not in each trial
     else:
         from mmnet.features import with_features
 

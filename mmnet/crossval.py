@@ -54,6 +54,7 @@ class EpochReport:
     finished: bool
     probability: np.ndarray  # (V,) float32, of malignant
     importance: np.ndarray  # (V, M) float32
+    parameters: int | None = None  # that are trained, of one fold's network
     micro_batch: int | None = None  # views whose gradients were computed at once, where memory was too small for all of a step's
 
     @property
@@ -131,6 +132,7 @@ class CrossValidation(Iterator[EpochReport]):
         self.batches = Batches(dataset, config, device)
         self.networks = [build_network(config, dataset, derive_seed(config.seed, f)).to(device) for f in range(len(splits.folds))]
         # on a CPU pooled features leave nothing to share, and the weights of one network at a time stay in its cache (bench/RESULTS.md)
+        self.parameters = sum(parameter.numel() for parameter in self.networks[0].parameters() if parameter.requires_grad)
         together = config.model.frozen and dataset.features is not None and (device.type != "cpu" or dataset.features[0, 0].size > 1)
         self.learners: Sequence[Alone | Together] = (
             [Together(self.networks, config.optim)] if together else [Alone(network, config.optim) for network in self.networks]
@@ -198,6 +200,7 @@ class CrossValidation(Iterator[EpochReport]):
             finished,
             probability,
             np.concatenate([part[1] for part in judged]),
+            self.parameters,
             self.micro_batch,
         )
         self.history.append(report)

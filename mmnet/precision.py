@@ -32,7 +32,7 @@ def decided(config: Config, device: torch.device) -> tuple[Config, str]:
     """
     if config.optim.precision != AUTO:
         return config, ""
-    model, size = config.model, config.data.image_size
+    model, size = config.model, config.input_size
     if model.frozen or model.backbone == "tiny" or device.type not in IMAGES:
         chosen, line = "bfloat16" if computes_in_bfloat16(device, AUTO) else "float32", ""
     else:

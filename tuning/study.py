@@ -217,7 +217,7 @@ def run_study(
     epochs, minimize = base.optim.epochs, METRICS[base.metric] == "min"
     scheduler = RungScheduler(base.metric, epochs, settings.eta, levels, records) if stops else None
     stopped = scheduler.stopped if scheduler else set[str]()
-    ladder = Ladder(() if stops else levels, epochs, settings.eta, minimize=minimize)
+    ladder = Ladder(() if stops else levels, epochs, settings.eta, minimize=minimize, others=settings.front)
     searcher = StudySearcher(optuna_study, space, base, records, ladder, settings.trials, stopped, database)
     if searcher.exhausted:
         return Outcome(complete=True, cost=spent)
