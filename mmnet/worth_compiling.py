@@ -1,7 +1,8 @@
 """Whether compiling a backbone saves a trial more time than it takes.
 
-Compiling takes 20 to 110 seconds a shape. On CPUs it gained nothing (bench/RESULTS.md), so there `optim.compile = null` means no;
-on a GPU it is decided by a timing when a study starts, as precision is, and recorded as what was chosen.
+Compiling takes 20 to 110 seconds a shape, and so does timing it. On CPU cores it gained 0 to 10 % (bench/RESULTS.md), which is not worth
+holding up every first study: there `optim.compile = null` means no. On a GPU it is decided by a timing when a study starts, as
+precision is, and recorded as what was chosen.
 """
 
 import time
