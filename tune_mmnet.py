@@ -263,16 +263,17 @@ def close(folder, output: str, console, complete: bool, reason: str, seconds: fl
 
 
 def draw_best(folder, trial: str) -> None:
-    """Figures of the best trial, also in its TensorBoard run: how it learned and how calibrated it is, beside what the search found."""
+    """Figures of the best trial, also in its TensorBoard run: how it learned, judges and is calibrated, beside what the search found."""
     import contextlib
 
     from analysis.calibration import write_calibration
     from analysis.fold_curves import write_fold_curves
+    from analysis.roc_curves import write_roc_curves
     from data.errors import InputError
     from tuning.tensorboard import write_figures
 
     made = []
-    for figure, write in (("fold_curves", write_fold_curves), ("reliability", write_calibration)):
+    for figure, write in (("fold_curves", write_fold_curves), ("roc_curves", write_roc_curves), ("reliability", write_calibration)):
         with contextlib.suppress(InputError):  # predictions of one class, say: the other figures do not depend on it
             write(folder)
             made.append(figure)

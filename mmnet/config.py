@@ -164,6 +164,7 @@ class OptimConfig:
     epochs: int = 27  # at most
     patience: int | None = 7  # epochs without a better metric before a run ends; None: never
     precision: str = AUTO  # of the networks' operations: float32, bfloat16, or auto: what a timing says when a study starts
+    compile: bool | None = None  # torch.compile for a trained backbone; None: on a GPU as a timing says when a study starts, else not
 
     def __post_init__(self) -> None:
         _require(0 < self.lr <= 1, "optim.lr", self.lr, "above 0, at most 1")

@@ -59,7 +59,7 @@ class StudyFolder:
         return bool(self.about)
 
     def prepare(self, console: Console, device: torch.device | None, *, trains_here: bool = True) -> Prepared:
-        """Data and splits, described to the console; where a study starts that trains on this machine, its precision is decided.
+        """Data and splits, described to the console; where a study starts that trains on this machine, what a timing decides is decided.
 
         Raises DataError when the data of a resumed study changed.
         """
@@ -72,11 +72,14 @@ class StudyFolder:
             )
         describe(prepared, self.config, console)
         if device is not None and trains_here and not self.resumed:
-            from mmnet.precision import decided
+            from mmnet import precision, worth_compiling
 
-            self.config, line = decided(self.config, device)
+            self.config, line = precision.decided(self.config, device)
             if line:
                 console.print(f"precision {line}", soft_wrap=True, highlight=False)
+            self.config, line = worth_compiling.decided(self.config, device, prepared.dataset.table, prepared.splits)
+            if line:
+                console.print(f"compile   {line}", soft_wrap=True, highlight=False)
         return prepared
 
     def write(self, prepared: Prepared, **more: Any) -> None:
@@ -160,6 +163,8 @@ def _resume(arguments: argparse.Namespace, place: str | Path, verb: str) -> Stud
     wanted = base_config(arguments, False) if arguments.config else config.with_values(overrides(arguments))
     if wanted.optim.precision == AUTO:
         wanted = wanted.with_values({"optim.precision": config.optim.precision})  # as it was decided
+    if wanted.optim.compile is None:
+        wanted = wanted.with_values({"optim.compile": config.optim.compile})  # likewise
     changed = [path for path in field_paths() if get_value(wanted, path) != get_value(config, path)]
     if changed:
         listed = ", ".join(f"{key} {get_value(config, key)} -> {get_value(wanted, key)}" for key in changed[:5])

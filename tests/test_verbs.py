@@ -80,7 +80,7 @@ def test_a_study_from_search_to_sealed_test(run, data, tmp_path):
     events = {record.name: list(record.folder.glob("events.out.tfevents.*")) for record in records}
     assert {name for name, files in events.items() if any(file.name.endswith(".figures") for file in files)} == {rows[0]["trial"]}
     assert max(sum(file.stat().st_size for file in files) for files in events.values()) < 200_000
-    for plot in ("optimisation_history", "learning_curves", "parallel_coordinates", "importance"):
+    for plot in ("optimisation_history", "learning_curves", "parallel_coordinates", "importance", "roc_curves"):
         assert (study / "plots" / f"{plot}.png").stat().st_size > 5000
 
     # it ends with its answer, on a page of its own and as a configuration

@@ -66,6 +66,7 @@ OTHER = {  # a valid value of every field that is not its default
     "optim.epochs": 2,
     "optim.patience": None,
     "optim.precision": "bfloat16",
+    "optim.compile": True,
 }
 
 
@@ -179,6 +180,7 @@ def test_a_wrong_type_is_an_error_that_names_the_field_and_the_value(path, value
         ("optim.clip", (0, -1), (0.01, 1000)),
         ("optim.batch_size", (0, 5000), (1, 4096, None)),
         ("optim.precision", ("float16", "bf16"), ("auto", "float32", "bfloat16")),
+        ("optim.compile", ("auto", 1), (True, False, None)),
         ("optim.epochs", (0, 10_001), (1, 10_000)),
         ("optim.patience", (0, 10_001), (1, None)),
     ],
