@@ -215,12 +215,38 @@ class Config:
         return _merge(self, nested, "")
 
 
+class _Loader(yaml.SafeLoader):
+    """Plain values only: no objects, no aliases (a few lines of them can spell out to gigabytes), and no key twice."""
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        if self.check_event(yaml.AliasEvent):
+            raise yaml.YAMLError("it has an alias (*name), expected the value itself")
+        return super().compose_node(parent, index)
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
+        names = [key.value for key, _ in node.value]
+        twice = next((name for name in names if names.count(name) > 1), None)
+        if twice is not None:
+            raise yaml.YAMLError(f"key {twice!r} stands twice{node.start_mark}")
+        return super().construct_mapping(node, deep)
+
+
+def _read_yaml(text: str, source: str) -> Any:
+    """Raises ConfigError with the reason in one line."""
+    try:
+        return yaml.load(text, _Loader)  # noqa: S506, the loader above is a safe one
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: a date or a number that is none
+        reason = " ".join(str(error).split()) if not isinstance(error, RecursionError) else "brackets within brackets without end"
+        raise ConfigError(f"{source}: expected YAML: {reason}") from error
+
+
 def load_config(path: Path, base: Config | None = None) -> Config:
     """Read a YAML file over `base` (default: the defaults). Raises ConfigError naming the file and the key."""
     try:
-        content = yaml.safe_load(path.read_text())
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise ConfigError(f"configuration file {path}: cannot read it as YAML: {error}") from error
+        text = path.read_text()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"configuration file {path}: cannot read it: {error}; pass a YAML file to --config") from error
+    content = _read_yaml(text, f"configuration file {path}")
     if not isinstance(content, dict):
         raise ConfigError(f"configuration file {path}: expected sections such as model: and optim:, got {type(content).__name__}")
     try:
@@ -240,10 +266,7 @@ def parse_assignment(text: str) -> tuple[str, Any]:
     path, equals, value = text.partition("=")
     if not equals or not path:
         raise ConfigError(f"--set {text}: expected key=value, such as --set loss.gamma=2")
-    try:
-        return path.strip(), yaml.safe_load(value)
-    except yaml.YAMLError as error:
-        raise ConfigError(f"--set {text}: the value is not YAML: {error}") from error
+    return path.strip(), _read_yaml(value, f"--set {text}")
 
 
 def field_paths(config: Any = None, prefix: str = "") -> list[str]:

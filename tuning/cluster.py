@@ -32,6 +32,8 @@ def joining(address: str | None) -> Iterator[Future[None]]:
     Ray's own start is seconds of waiting for its processes. `result()` waits for it; raises InputError when it cannot be
     reached or started.
     """
+    if address is None:  # read when ray is imported: all its processes then listen on loopback only, as they do on a Mac
+        os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
     with ThreadPoolExecutor(1, "joining") as thread:
         connected = thread.submit(_connect, address)
         try:
