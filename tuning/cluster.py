@@ -6,7 +6,7 @@ import logging
 import os
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from data.errors import InputError
+from tuning import TOKEN_FILE
 from tuning.settings import AUTO, StudySettings, gpu_share
 
 if TYPE_CHECKING:
@@ -53,6 +54,8 @@ def _connect(address: str | None) -> None:
     try:
         if address is None:
             ray.init(num_cpus=os.cpu_count(), include_dashboard=False, **quiet)
+            with suppress(OSError):  # Ray makes it readable for everybody, and whoever has it runs code as this user
+                TOKEN_FILE.chmod(0o600)
         else:
             runtime = {"working_dir": str(ROOT), "excludes": NOT_CODE}
             ray.init(address=address, runtime_env=runtime, **quiet)

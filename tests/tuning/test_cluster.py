@@ -81,10 +81,12 @@ with joining(None) as connected:
 
 
 @pytest.mark.slow
-def test_ray_on_this_machine_listens_on_loopback_only_and_sends_no_statistics():
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")} | {"OMP_NUM_THREADS": "1"}
+def test_ray_on_this_machine_listens_on_loopback_only_with_a_token_of_its_own_and_sends_no_statistics(tmp_path):
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+    environment |= {"OMP_NUM_THREADS": "1", "HOME": str(tmp_path)}
     done = subprocess.run([sys.executable, "-c", LOCAL], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stdout + done.stderr
     found = json.loads(done.stdout.splitlines()[-1])
     assert len(found["addresses"]) >= 5 and set(found["addresses"]) <= {"127.0.0.1", "::1", "::ffff:127.0.0.1"}
     assert not found["statistics"]
+    assert (tmp_path / ".ray" / "auth_token").stat().st_mode & 0o777 == 0o600
