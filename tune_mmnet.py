@@ -7,13 +7,13 @@ import time
 from dataclasses import asdict
 from functools import partial
 
-from mmnet.command_line import add_shared_arguments, run_verb
+from mmnet.command_line import Parser, add_shared_arguments, run_verb, say
 
 KEPT = ("space", "trials", "eta", "concurrency", "cpus_per_trial", "gpus_per_trial")  # by a resumed study, unless given again
 
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="tune_mmnet.py", description="Search configurations of MMNet on patient-wise folds. Without data: a synthetic data set."
     )
     add_shared_arguments(parser)
@@ -49,7 +49,7 @@ def main() -> int:
     from tuning.cluster import joining
     from tuning.settings import StudySettings, parse_concurrency, parse_duration, parse_gpus, rungs
 
-    console = Console()
+    console = Console(markup=False)
     names = ("space", "trials", "gpus_per_trial", "cpus_per_trial", "concurrency", "address", "output")
     given = {name: value for name in names if (value := getattr(arguments, name)) is not None}
     if arguments.gpus_per_trial is not None:
@@ -149,11 +149,7 @@ def close(folder, console, complete: bool, reason: str, seconds: float) -> int:
                 print_trust(trust, console)
             console.print(f"report: {page}", highlight=False, soft_wrap=True)
     if not complete:
-        console.print(
-            f"[yellow]{reason or 'stopped'}[/]: go on with  python tune_mmnet.py --resume --name {folder.name} --output {folder.parent}",
-            soft_wrap=True,
-            highlight=False,
-        )
+        say(console, reason or "stopped", f": go on with  python tune_mmnet.py --resume --name {folder.name} --output {folder.parent}")
     elif best is None:
         console.print(f"no trial gave a score; reasons are in {folder}/results/leaderboard.csv", highlight=False)
         return 1

@@ -5,12 +5,12 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from mmnet.command_line import run_verb
+from mmnet.command_line import Parser, run_verb
 
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m analysis", description="What a study found, also while it still runs.")
-    shared = argparse.ArgumentParser(add_help=False)
+    parser = Parser(prog="python -m analysis", description="What a study found, also while it still runs.")
+    shared = Parser(add_help=False)
     shared.add_argument("study", metavar="STUDY", help="its name, or its folder")
     shared.add_argument("--output", metavar="DIR", type=Path, default=Path("output"), help="where studies stand (default: output)")
     verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
@@ -33,7 +33,7 @@ def main() -> int:
 
     from mmnet.study_folder import find_study, read_study
 
-    console = Console()
+    console = Console(markup=False)
     study = find_study(arguments.output, arguments.study)
     read_study(study)
     if arguments.verb == "report":

@@ -10,6 +10,7 @@ import gzip
 import hashlib
 import io
 import os
+import re
 import stat
 import tarfile
 import zipfile
@@ -115,18 +116,23 @@ class ManifestSource:
         try:
             text = manifest.read_text(encoding="utf-8-sig")
         except (OSError, UnicodeDecodeError) as error:
-            raise DataError(f"manifest {manifest}: cannot read it: {error}") from error
-        reader = csv.DictReader(text.splitlines())
-        columns = reader.fieldnames or []
+            raise DataError(f"manifest {manifest}: cannot read it: {error}; expected a CSV file in UTF-8") from error
+        try:
+            reader = csv.DictReader(text.splitlines())
+            columns, records = list(reader.fieldnames or []), list(reader)
+        except csv.Error as error:
+            raise DataError(
+                f"manifest {manifest}, line {reader.line_num + 1}: {error}; expected CSV with a column name or a value a field"
+            ) from error
         missing = [name for name in required if name not in columns]
-        unknown = [name for name in columns if name not in required + optional]
+        unknown = [name for name in columns if name not in required + optional or columns.count(name) > 1]
         if missing or unknown:
             raise DataError(
-                f"manifest {manifest}: missing columns {missing}, unknown columns {unknown}; "
+                f"manifest {manifest}: missing columns {missing}, unknown or repeated columns {unknown}; "
                 f"expected {','.join(required)} and optionally {','.join(optional)}"
             )
         self._rows: dict[str, Row] = {}
-        for line, record in enumerate(reader, start=2):
+        for line, record in enumerate(records, start=2):
             row = self._row(manifest, line, record)
             if row[0] in self._rows:
                 raise DataError(f"manifest {manifest}, line {line}: path {row[0]!r} is listed twice")
@@ -139,10 +145,12 @@ class ManifestSource:
         magnification = value["magnification"].upper().removesuffix("X")
         if None in record or not value["path"] or not value["patient"]:
             raise DataError(f"manifest {manifest}, line {line}: expected one value for each column, got {record}")
+        if not all(text.isprintable() for text in value.values()):
+            raise DataError(f"manifest {manifest}, line {line}: expected text without control characters, got {record}")
         label = value.get("label", "").lower()
         if label not in self.labels:
             raise DataError(f"manifest {manifest}, line {line}: label {label!r}: expected 0, 1, benign or malignant")
-        if not magnification.isdecimal() or int(magnification) == 0:
+        if not re.fullmatch(r"[1-9][0-9]{0,4}", magnification):
             raise DataError(f"manifest {manifest}, line {line}: magnification {value['magnification']!r}: expected a number such as 40")
         case = value.get("case") or value["patient"]
         return value["path"], int(magnification), value["patient"], case, value.get("subtype", ""), self.labels[label]
@@ -153,7 +161,7 @@ class ManifestSource:
             try:
                 stat = (self.root / path).stat()
                 parts.append(f"{row}\t{stat.st_size}\t{stat.st_mtime_ns}")
-            except OSError:
+            except (OSError, ValueError):  # ValueError: no path can be that
                 parts.append(f"{row}\tmissing")
         return _digest(parts)
 

@@ -4,6 +4,7 @@ A field's path (`loss.gamma`) is its name everywhere: in YAML, in `--set`, in a 
 """
 
 import difflib
+import reprlib
 import types
 from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
@@ -32,7 +33,7 @@ def _one_of(key: str, value: object, choices: tuple) -> None:
 
 
 def _between(key: str, value: float, low: float, high: float) -> None:
-    _require(low <= value <= high, key, value, f"{low:g} to {high:g}")
+    _require(low <= value <= high, key, value, f"{low} to {high}")
 
 
 @dataclass(frozen=True)
@@ -60,6 +61,7 @@ class DataConfig:
         _one_of("data.grouping", self.grouping, GROUPINGS)
         _between("data.folds", self.folds, 2, 50)
         _require(0 <= self.test_fraction < 0.9, "data.test_fraction", self.test_fraction, "0 to below 0.9")
+        _between("data.split_seed", self.split_seed, 0, 2**31 - 1)
         _one_of("data.on_bad_file", self.on_bad_file, ("error", "skip"))
 
 
@@ -327,6 +329,9 @@ def _renamed(values: dict, prefix: str) -> dict:
     return values
 
 
+KINDS = {bool: "true or false", int: "a whole number", float: "a finite number", str: "text"}
+
+
 def _typed(path: str, value: Any, kind: Any) -> Any:
     """The value in the field's type; YAML's `1e-4` (a string) and whole-number floats are understood."""
     if get_origin(kind) in (Union, types.UnionType):
@@ -345,14 +350,14 @@ def _typed(path: str, value: Any, kind: Any) -> Any:
     elif not isinstance(value, bool) and isinstance(value, (int, float, str)):
         try:
             number = float(value)
-        except ValueError:
+        except (ValueError, OverflowError):
             number = float("nan")
         if kind is int and number.is_integer():
             return int(number)
         if kind is float and number == number and abs(number) != float("inf"):
             return number
-    name = getattr(kind, "__name__", str(kind)) if get_origin(kind) is not tuple else "list of " + get_args(kind)[0].__name__
-    raise ConfigError(f"configuration {path} = {value!r}: expected {name}")
+    expected = KINDS.get(kind) or f"a list, each {KINDS[get_args(kind)[0]]}"
+    raise ConfigError(f"configuration {path} = {reprlib.repr(value)}: expected {expected}")
 
 
 def _plain(value: Any) -> Any:

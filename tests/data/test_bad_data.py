@@ -164,7 +164,7 @@ def a_patient_under_two_cases(root, patch):
     return _manifest(root, "a.png,anna,0,40,1", "b.png,anna,0,40,2", columns="path,patient,label,magnification,case")
 
 
-@bad("manifest {root}/own.csv: missing columns ['label', 'magnification'], unknown columns ['class']", "expected path,patient,label")
+@bad("manifest {root}/own.csv: missing columns ['label', 'magnification'], unknown or repeated columns ['class']", "expected path,patient,label")
 def a_manifest_with_wrong_columns(root, patch):
     return _manifest(root, "a.png,anna,0", columns="path,patient,class")
 
