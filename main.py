@@ -142,6 +142,7 @@ def single_magnifications(given: str | None, config, kept: dict) -> list[int]:
 
 def planned_trials(study, prepared, outer: int | None, singles: list[int]):
     """(what to train, the nested splits): the fused network and single ones on the same folds, or one trial an outer fold."""
+    from data.errors import DataError
     from data.splits import Splits, check_splits, nested_splits
     from mmnet.training import PlannedTrial
 
@@ -157,7 +158,12 @@ def planned_trials(study, prepared, outer: int | None, singles: list[int]):
         nested = [Splits.from_json(stored) for stored in study.about["nested"]]
     else:
         settings = config.data
-        nested = list(nested_splits(development.table, outer, folds=settings.folds, grouping=settings.grouping, seed=settings.split_seed))
+        try:
+            nested = list(
+                nested_splits(development.table, outer, folds=settings.folds, grouping=settings.grouping, seed=settings.split_seed)
+            )
+        except DataError as error:
+            raise DataError(f"--nested {outer}, or its inner folds: {error}") from error
     for splits in nested:
         check_splits(splits, development.table)
     trials = [

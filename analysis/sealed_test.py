@@ -25,6 +25,7 @@ from mmnet.records import write_json
 
 METRICS = ("auc", "log_loss", "balanced_accuracy", "patient_auc", "patient_balanced_accuracy")
 RESAMPLES = 2000
+RECORDED = {"opened", "fingerprint", "synthetic", "cases", "patients", "views", "metrics", "fold_models"}  # of every opening
 
 
 def read_openings(study: Path) -> list[dict[str, Any]]:
@@ -34,9 +35,12 @@ def read_openings(study: Path) -> list[dict[str, Any]]:
         return []
     try:
         content = json.loads(path.read_text())
+        openings = content if isinstance(content, list) else [content]  # earlier versions wrote the one that there was
+        if not openings or not all(isinstance(opening, dict) and RECORDED <= opening.keys() for opening in openings):
+            raise ValueError(f"expected at least one opening, each with {', '.join(sorted(RECORDED))}")
+        return openings
     except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"sealed test {path}: damaged ({error}); restore it, it is the only record of the sealed test") from error
-    return content if isinstance(content, list) else [content]  # earlier versions wrote the one that there was
 
 
 def open_sealed_test(

@@ -135,7 +135,7 @@ class ManifestSource:
         for line, record in enumerate(records, start=2):
             row = self._row(manifest, line, record)
             if row[0] in self._rows:
-                raise DataError(f"manifest {manifest}, line {line}: path {row[0]!r} is listed twice")
+                raise DataError(f"manifest {manifest}, line {line}: path {row[0]!r} is listed twice; remove one of the lines")
             self._rows[row[0]] = row
         if not self._rows:
             raise DataError(f"manifest {manifest}: lists no image; expected one a line below the column names")

@@ -48,7 +48,6 @@ ROWS: list[tuple[str, ...]] = [
     ("tune", "--backbone TINY", "model.backbone = 'TINY' is unknown"),
     ("tune", "--backbone timm:", "model.backbone = 'timm:' is unknown"),
     ("tune", "--backbone timm:resnet9999", "model.backbone = 'timm:resnet9999' is unknown"),
-    ("tune", "--backbone maxvit_t --set data.image_size=33", "data.image_size = 33", "model.backbone = 'maxvit_t'"),
     ("tune", "--weights imagenet", "model.weights = 'imagenet': the tiny backbone has no weights", "pass --weights none"),
     ("tune", "--backbone resnet18 --weights {root}/nowhere.pth", "model.weights = '{root}/nowhere.pth': no such file"),
     ("tune", "--backbone resnet18 --weights {data}", "model.weights = '{data}': no such file"),
