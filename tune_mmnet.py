@@ -9,7 +9,7 @@ from functools import partial
 
 from mmnet.command_line import Parser, add_shared_arguments, run_verb, say
 
-KEPT = ("space", "trials", "eta", "concurrency", "cpus_per_trial", "gpus_per_trial")  # by a resumed study, unless given again
+KEPT = ("space", "trials", "scheduler", "eta", "concurrency", "cpus_per_trial", "gpus_per_trial", "disk_budget")  # by a resumed study, unless given again
 
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -22,7 +22,14 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
         metavar="NAME",
         help="what varies: focal, dropout, fusion, optim, full (default), smoke; or ablation: every mechanism on and off",
     )
+    parser.add_argument("--warm-start", metavar="STUDY", help="begin with the best configurations of an earlier study, and learn from its trials")
     parser.add_argument("--trials", metavar="N", type=int, help="configurations to try, in all (default 30; an ablation 3 seeds of each)")
+    parser.add_argument(
+        "--scheduler",
+        metavar="NAME",
+        help="promote: trials rest at rungs and the best go on (default); asha: a rung stops them for good; none: all run to their end",
+    )
+    parser.add_argument("--eta", metavar="N", type=int, help="of a rung's trials the best 1/N go on (default 3)")
     parser.add_argument("--time-budget", metavar="TIME", help="stop after 90s, 30m, 2h, …")
     parser.add_argument(
         "--stop-at-noise", action="store_true", help="stop when more trials are expected to gain less than chance moves a comparison"
@@ -33,6 +40,14 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--cpus-per-trial", metavar="X", type=float, help="CPU cores, and threads, of a trial (default 1)")
     parser.add_argument("--concurrency", metavar="N", help="trials at once, or auto: as many as fit (default)")
     parser.add_argument("--address", metavar="ADDR", help="join a Ray cluster: auto, or host:port")
+    parser.add_argument("--max-failures", metavar="N", type=int, help="stop when more trials than this failed")
+    parser.add_argument(
+        "--max-cost", metavar="DOLLARS", type=float, help="stop when the cluster's nodes have cost this, by the prices in its file"
+    )
+    parser.add_argument(
+        "--disk-budget", metavar="GIB", type=float, help="of checkpoints and networks; beyond it the least promising go (default 20)"
+    )
+    parser.add_argument("--retry-failed", action="store_true", default=None, help="with --resume: give failed trials another try")
     parser.add_argument("--dry-run", action="store_true", help="print the plan and stop")
     return parser.parse_args(arguments)
 
@@ -47,10 +62,10 @@ def main() -> int:
     from search_spaces import get_space
     from search_spaces.ablation import Ablation
     from tuning.cluster import joining
-    from tuning.settings import StudySettings, parse_concurrency, parse_duration, parse_gpus, rungs
+    from tuning.settings import ASHA, NO_RUNGS, StudySettings, parse_concurrency, parse_duration, parse_gpus, rungs
 
     console = Console(markup=False)
-    names = ("space", "trials", "gpus_per_trial", "cpus_per_trial", "concurrency", "address", "output")
+    names = (*KEPT, "address", "output", "max_failures", "max_cost", "retry_failed")
     given = {name: value for name in names if (value := getattr(arguments, name)) is not None}
     if arguments.gpus_per_trial is not None:
         given["gpus_per_trial"] = parse_gpus(arguments.gpus_per_trial)
@@ -64,9 +79,13 @@ def main() -> int:
         raise InputError(f"study {study.name} searches space {stored['space']}: resume it without --space, or start another --name")
     space = get_space(given.get("space", stored.get("space", StudySettings.space)), study.config)
     space.check(study.config)
+    if arguments.retry_failed and not study.resumed:
+        raise InputError("--retry-failed: a new study has no failed trials; pass --resume as well, or leave the flag out")
+    if study.resumed:
+        stored = {"scheduler": ASHA} | stored  # what there was before there was a choice
     settings = StudySettings(**{"name": study.name, "trials": space.trials} | stored | given)
     planned = isinstance(space, Ablation)
-    levels = () if planned else rungs(study.config.optim.epochs, settings.eta)
+    levels = () if planned or settings.scheduler == NO_RUNGS else rungs(study.config.optim.epochs, settings.eta)
     if arguments.dry_run:
         study.prepare(console, None)
         print_plan(console, settings, space, study.config, levels, dimensions=True)
@@ -77,27 +96,65 @@ def main() -> int:
         prepared = study.prepare(console, best_device(), trains_here=settings.address is None)
         print_plan(console, settings, space, study.config, levels, dimensions=False)
         kept = {name: getattr(settings, name) for name in KEPT}
-        study.write(prepared, settings=kept, rungs=levels, mechanisms=[asdict(m) for m in space.mechanisms] if planned else [])
+        earlier = study.about.get("warm_start")
+        if arguments.warm_start:
+            earlier = begin_warm(console, study, arguments.warm_start, space, prepared)
+        mechanisms = [asdict(m) for m in space.mechanisms] if planned else []
+        study.write(prepared, settings=kept, rungs=levels, mechanisms=mechanisms, warm_start=earlier)
 
         from tuning.study import run_study
+        from tuning.warm_start import earlier_trials, warm_space
 
+        learned = earlier_trials(space, earlier) if earlier else []
+        if earlier:
+            space = warm_space(space, earlier)
         enough = None
         if arguments.stop_at_noise:
             from analysis.trust import end_by_noise
 
             enough = partial(end_by_noise, metric=study.config.metric)
-        reason = "broken off"
+        reason, cost = "broken off", study.about.get("cost", 0.0)
         try:
-            outcome = run_study(settings, space, study.config, levels, prepared.development, prepared.splits, console, connected, enough)
-            reason = outcome.reason
+            outcome = run_study(
+                settings,
+                space,
+                study.config,
+                levels,
+                prepared.development,
+                prepared.splits,
+                console,
+                connected,
+                enough=enough,
+                earlier=learned,
+                spent=cost,
+            )
+            reason, cost = outcome.reason, outcome.cost
         finally:
-            record_end(settings.folder, reason)
+            record_end(settings.folder, reason, cost=cost)
     return close(settings.folder, console, outcome.complete, outcome.reason, time.time() - started)
+
+
+def begin_warm(console, study, name: str, space, prepared):
+    """What an earlier study gives to this one. Raises InputError where that cannot be."""
+    from data.errors import InputError
+    from mmnet.study_folder import find_study
+    from search_spaces.ablation import Ablation
+    from tuning.warm_start import read_earlier
+
+    if study.resumed or isinstance(space, Ablation):
+        what = "a study that is resumed" if study.resumed else "an ablation"
+        raise InputError(f"--warm-start {name}: {what} cannot begin anew; expected a new search: leave one of the two out")
+    folder = find_study(study.path.parent, name)
+    earlier = read_earlier(folder, space, study.config, prepared.dataset.fingerprint, prepared.splits)
+    seen = f"its {len(earlier['trials'])} trials are learned from" if earlier["trials"] else "other data or folds: its scores are not compared"
+    console.print(f"start     from {folder.name}: {len(earlier['points'])} of its best are tried first; {seen}", soft_wrap=True, highlight=False)
+    return earlier
 
 
 def print_plan(console, settings, space, config, levels: tuple[int, ...], *, dimensions: bool) -> None:
     """What will be searched and what it may cost, in fold-epochs (one epoch of one fold)."""
     from mmnet.config import text_of
+    from tuning.settings import PROMOTE, expected_epochs
 
     folds, epochs = config.data.folds, config.optim.epochs
     for dimension in space.dimensions if dimensions else ():
@@ -112,16 +169,14 @@ def print_plan(console, settings, space, config, levels: tuple[int, ...], *, dim
             f"  {dimension.kind:<10} {dimension.path:<26} {shown}{condition}: {dimension.reason}", highlight=False, soft_wrap=True
         )
     full = settings.trials * folds * epochs
-    # of each rung's trials one in eta goes on: the plan of successive halving, more while few have been seen
-    alive, expected, past = float(settings.trials), 0.0, 0
-    for level in (*levels, epochs):
-        expected += alive * (level - past) * folds
-        alive, past = max(alive / settings.eta, 1), level
-    stopping = f"{', '.join(map(str, levels))} of {epochs} epochs; the best 1/{settings.eta} go on" if levels else "none"
+    expected = folds * expected_epochs(settings.trials, levels, epochs, settings.eta)
+    how = "trials rest there, and the best" if settings.scheduler == PROMOTE else "of the trials there the best"
+    stopping = f"{', '.join(map(str, levels))} of {epochs} epochs; {how} 1/{settings.eta} go on" if levels else "none"
     cost = f"about {expected:.0f} with early stopping" if levels else "no rung stops one early"
     console.print(
         f"space     {space.name}: {len(space.searched())} dimensions; metric {config.metric}\n"
         f"rungs     {stopping}\n"
+        f"disk      at most {settings.disk_budget:g} GiB of checkpoints and networks; beyond that the least promising ones go\n"
         f"cost      {settings.trials} trials x {folds} folds x {epochs} epochs = {full} fold-epochs at most, {cost}",
         highlight=False,
         soft_wrap=True,

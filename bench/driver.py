@@ -14,6 +14,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -21,7 +22,7 @@ from unittest.mock import patch
 import numpy as np
 import optuna
 from ray.tune.logger import CSVLoggerCallback, JsonLoggerCallback, TBXLoggerCallback
-from ray.tune.schedulers import AsyncHyperBandScheduler, TrialScheduler
+from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler, TrialScheduler
 from ray.tune.search.optuna import OptunaSearch
 from rich.console import Console
 from rich.table import Table
@@ -32,14 +33,14 @@ from data.store import load_dataset
 from data.synthetic import generate
 from mmnet.config import Config
 from mmnet.metrics import METRICS
-from mmnet.records import read_trials, write_json, write_status
+from mmnet.records import TrialRecord, read_trials, write_json, write_status
 from search_spaces import get_space
 from search_spaces.space import Space
 from tuning.cluster import joining
 from tuning.database import StudyDatabase
 from tuning.progress import ProgressCallback
-from tuning.scheduler import RungScheduler
-from tuning.searcher import StudySearcher, all_trials, new_study
+from tuning.promotion import Ladder
+from tuning.searcher import StudySearcher, all_trials, rebuild
 from tuning.settings import StudySettings, rungs
 from tuning.study import SaveCallback, StatusCallback, StudyStopper, run_study
 from tuning.tensorboard import TensorBoardCallback
@@ -95,55 +96,45 @@ def results(rng: np.random.Generator) -> Iterator[dict[str, Any]]:
         }
 
 
-def past_trials(space: Space, count: int, rng: np.random.Generator) -> optuna.Study:
-    """A study of ours that holds `count` trials as random search and the rungs leave them."""
-    study = new_study("log_loss")
-    drawn = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
+def past_trials(space: Space, count: int, rng: np.random.Generator) -> list[TrialRecord]:
+    """`count` trials as random search and the rungs leave them."""
+    drawn, records = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0)), []
     for number in range(count):
-        trial = drawn.ask()
-        space.sample(trial, BASE)
+        params = space.sample(drawn.ask(), BASE)
         last = int(rng.choice([1, 3, 9, EPOCHS], p=[0.6, 0.22, 0.1, 0.08]))
-        reports = {line["epoch"]: line["score"] for line, _ in zip(results(rng), range(last), strict=False)}
-        state = optuna.trial.TrialState.COMPLETE if last == EPOCHS else optuna.trial.TrialState.PRUNED
-        study.add_trial(
-            optuna.trial.create_trial(
-                state=state,
-                value=reports[last],
-                params=trial.params,
-                distributions=trial.distributions,
-                intermediate_values=reports,
-                user_attrs={} if number else {"planned": 0},
-            )
-        )
-    return study
+        lines = list(islice(results(rng), last))
+        status = "done" if last == EPOCHS else "stopped"
+        records.append(TrialRecord(Path(trial_name(number)), number, params, {}, status, "", lines, 1.0, 1.0))
+    return records
 
 
-def ours(space: Space, past: optuna.Study, folder: Path) -> Driver:
-    database = StudyDatabase(folder / "optuna.db", "s", "log_loss")
-    database.replace(all_trials(past))
-    scheduler = RungScheduler("log_loss", EPOCHS, 3, rungs(EPOCHS, 3), [])
-    searcher = StudySearcher(past, space, BASE, [], scheduler.stopped, database)
+def ours(space: Space, past: list[TrialRecord], folder: Path) -> Driver:
+    database, study = StudyDatabase(folder / "optuna.db", "s", "log_loss"), rebuild(space, BASE, past, resting=True)
+    database.replace(all_trials(study))
+    ladder = Ladder(rungs(EPOCHS, 3), EPOCHS, 3, minimize=True)
+    searcher = StudySearcher(study, space, BASE, past, ladder, 10**6, database=database)
     progress = ProgressCallback(
         Console(file=(folder / "out").open("w"), width=100),
         name="s",
         metric="log_loss",
         trials=10**6,
         epochs=EPOCHS,
+        expected=10**7,
         records=[],
         deadline=None,
         synthetic=True,
     )
-    status = StatusCallback(folder, BASE, scheduler, StudyStopper(None))
-    return searcher, scheduler, [status, TensorBoardCallback(folder, space, BASE), SaveCallback(searcher), progress], True
+    status = StatusCallback(folder, BASE, (), StudyStopper(None))
+    return searcher, FIFOScheduler(), [status, TensorBoardCallback(folder, space, BASE), SaveCallback(searcher), progress], True
 
 
-def stock(space: Space, past: optuna.Study, folder: Path) -> Driver:
+def stock(space: Space, past: list[TrialRecord], folder: Path) -> Driver:
     database = StudyDatabase(folder / "optuna.db", "s", "log_loss")  # filled by ours: Optuna's own way takes minutes
-    database.replace(all_trials(past))
+    database.replace(all_trials(rebuild(space, BASE, past, resting=False)))
     database.close()
     storage = optuna.storages.RDBStorage(f"sqlite:///{folder / 'optuna.db'}")
     searcher = OptunaSearch(
-        lambda trial: {"params": space.sample(trial, BASE), "number": trial.number},
+        lambda trial: {"params": space.sample(trial, BASE), "number": trial.number, "since": 0, "until": EPOCHS},
         metric="score",
         mode="min",
         storage=storage,
@@ -169,10 +160,10 @@ def drive(driver: Driver, count: int, folder: Path, rng: np.random.Generator) ->
             timed(type(callback).__name__, getattr(callback, event), iteration=0, trials=[], **named)
 
     running: list[tuple[SimulatedTrial, Iterator[dict[str, Any]]]] = []
-    started = reports = 0
+    started = steps = reports = 0
     while started < count or running:
         while started < count and len(running) < AT_ONCE:
-            name = f"{id(searcher)}-{started}"
+            name = f"{id(searcher)}-{steps}"
             config = timed("suggestion", searcher.suggest, name)
             trial = SimulatedTrial(name, config, folder / trial_name(config["number"]))
             trial.init_local_path()
@@ -181,15 +172,16 @@ def drive(driver: Driver, count: int, folder: Path, rng: np.random.Generator) ->
                 write_status(trial.folder, "running", "")
             timed("scheduler", scheduler.on_trial_add, None, trial)
             tell("on_trial_start", trial=trial)
-            running.append((trial, results(rng)))
-            started += 1
+            running.append((trial, islice(results(rng), config["since"], None)))
+            started, steps = started + (config["since"] == 0), steps + 1
         for entry in list(running):
             trial, coming = entry
             result = next(coming)
+            result["rests"] = result["epoch"] == trial.config["until"] < EPOCHS
             reports += 1
             trial.last_result = result
             decision = timed("scheduler", scheduler.on_trial_result, None, trial, result)
-            ended = result["finished"] or decision == TrialScheduler.STOP
+            ended = result["finished"] or result["rests"] or decision == TrialScheduler.STOP
             if not ended:
                 timed("searcher", searcher.on_trial_result, trial.trial_id, result)
             tell("on_trial_result", trial=trial, result=result)
@@ -241,15 +233,17 @@ class IdleTrainable(MMNetTrainable):
         folder, number, params, base = self._place
         write_json(folder / "config.json", {"number": number, "params": params, "config": base.with_values(params).to_dict()})
         write_status(folder, "running", "", 0.0)
-        self._results, self._writer = results(np.random.default_rng(number)), True  # type: ignore[assignment]
+        self._results, self._writer = islice(results(np.random.default_rng(number)), self._since, None), True  # type: ignore[assignment]
 
     def step(self) -> dict[str, Any]:
         if self._writer is None:
             self._open()
         result = next(self._results)
-        if result["finished"]:
-            write_status(self._place[0], "done", "", 0.0)
-        return {key: value for key, value in result.items() if key != "training_iteration"}
+        rests = result["epoch"] == self._until < EPOCHS
+        if result["finished"] or rests:
+            write_status(self._place[0], "stopped" if rests else "done", "", 0.0)
+        ends = {"rests": rests, "done": result["finished"] or rests}
+        return {key: value for key, value in result.items() if key != "training_iteration"} | ends
 
 
 def real(count: int, console: Console) -> None:

@@ -179,6 +179,10 @@ class TrialWriter:
         path = self.folder / "checkpoint.pt"
         if path.exists():
             trial.load_state_dict(torch.load(path, map_location=trial.device, weights_only=True))
+        self.rewind(trial)
+
+    def rewind(self, trial: CrossValidation) -> None:
+        """Bring the epochs on record to those of the run."""
         with whole_file(self.folder / "epochs.jsonl") as building:
             building.write_text("".join(_line(report) for report in trial.history))
 

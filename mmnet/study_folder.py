@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import fcntl
 import importlib.metadata
 import json
+import os
 import platform
 import re
 import reprlib
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 from rich.console import Console
 
@@ -51,6 +53,7 @@ class StudyFolder:
     data: str
     verb: str  # the command that made it: tune or main
     about: dict[str, Any] = field(default_factory=dict)  # study.json
+    _held: TextIO | None = field(default=None, repr=False)
 
     @property
     def name(self) -> str:
@@ -82,7 +85,10 @@ class StudyFolder:
         return prepared
 
     def write(self, prepared: Prepared, **more: Any) -> None:
-        """Make the folder and study.json; a resumed study keeps its own but for `more`, and has not ended any more."""
+        """Make the folder and study.json, and hold them while this process lives.
+
+        A resumed study keeps its own but for `more`, and has not ended any more. Raises InputError when another process holds it.
+        """
         from mmnet.records import write_json  # here: it brings torch, and Ray starts beside that import
 
         dataset, splits = prepared.dataset, prepared.splits
@@ -103,11 +109,31 @@ class StudyFolder:
             "versions": {"python": platform.python_version()}
             | {name: importlib.metadata.version(name) for name in PACKAGES if _installed(name)},
         }
-        try:
-            self.path.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise InputError(f"--output {self.path.parent}: cannot write there: {error.strerror}; pass another --output") from error
+        self._held = _take(self.path)
         write_json(self.path / "study.json", about | more | {"ended": None})
+
+
+def _take(path: Path) -> TextIO:
+    """Make a study's folder and hold it against other processes, also on other machines, until the file is closed or this process ends.
+
+    Raises InputError when another process holds it, or nothing can be written there.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        file = (path / ".lock").open("a+")
+    except OSError as error:
+        raise InputError(f"--output {path.parent}: cannot write there: {error.strerror}; pass another --output") from error
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        file.seek(0)
+        raise InputError(f"study {path}: {file.read()} works on it; wait for its end, or start another --name") from None
+    except OSError:
+        return file  # a network file system without locks
+    file.truncate(0)
+    file.write(f"process {os.getpid()} on {platform.node()}")
+    file.flush()
+    return file
 
 
 def open_or_create(arguments: argparse.Namespace, verb: str) -> StudyFolder:
@@ -163,12 +189,12 @@ def find_study(output: Path, name: str | None) -> Path:
     return found[-1].parent
 
 
-def record_end(path: Path, reason: str) -> None:
-    """Note in study.json that the run is over, and why ("" where everything planned was done): who watches has no other sign."""
+def record_end(path: Path, reason: str, **more: Any) -> None:
+    """Note in study.json that the run is over, why ("" where everything planned was done), and `more`: who watches has no other sign."""
     from mmnet.records import write_json  # as in `StudyFolder.write`
 
     about = read_study(path)
-    write_json(path / "study.json", about | {"ended": {"at": time.strftime("%Y-%m-%dT%H:%M:%S%z"), "reason": reason}})
+    write_json(path / "study.json", about | more | {"ended": {"at": time.strftime("%Y-%m-%dT%H:%M:%S%z"), "reason": reason}})
 
 
 def read_study(path: Path) -> dict[str, Any]:

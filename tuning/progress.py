@@ -1,6 +1,7 @@
 """What a person sees while a study runs: counts, the best so far, time left. Plain lines where there is no terminal."""
 
 import time
+from collections import Counter
 from typing import Any
 
 from ray import tune
@@ -26,20 +27,21 @@ class ProgressCallback(tune.Callback):
         metric: str,
         trials: int,
         epochs: int,
+        expected: float,
         records: list[TrialRecord],
         deadline: float | None,
         synthetic: bool,
     ):
-        self.console, self.metric, self.trials, self.epochs = console, metric, trials, epochs
+        """`expected`: epochs that all trials together are likely to take."""
+        self.console, self.metric, self.trials, self.epochs, self.expected = console, metric, trials, epochs, expected
         self.title = f"study {name}{' — SYNTHETIC DATA' if synthetic else ''}"
         self.deadline, self.started = deadline, time.monotonic()
         self.running: dict[str, dict[str, Any]] = {}
-        ended = [record for record in records if record.status != "running"]
-        self.counts = {status: sum(r.status == status for r in ended) for status in ("done", "stopped", "failed")}
-        self.before = len(ended)
+        self.ended = {record.number: record.status for record in records if record.status != "running"}
+        self.spent = self.before = sum(len(record.epochs) for record in records)
         self.best: tuple[float, int, dict[str, Any]] | None = None
-        for record in ended:
-            if record.ranked:
+        for record in records:
+            if record.number in self.ended and record.ranked:
                 self._offer(record.score, record.number, record.params)
         self.live = Live(console=console, get_renderable=self._view, refresh_per_second=4, transient=True) if console.is_terminal else None
 
@@ -53,18 +55,20 @@ class ProgressCallback(tune.Callback):
             self.live.stop()
 
     def on_trial_start(self, iteration: int, trials: list, trial, **info: Any) -> None:
-        if not self.running and not self.best and self.before == 0 and not self.live:
+        if not self.running and not self.best and not self.ended and not self.live:
             self.console.print(f"[{self._elapsed()}] first trial starts")
-        self.running.setdefault(trial.trial_id, {"number": trial.config["number"], "epoch": 0, "score": None})
+        self.ended.pop(trial.config["number"], None)  # it goes on
+        self.running.setdefault(trial.trial_id, {"number": trial.config["number"], "epoch": trial.config["since"], "score": None})
 
     def on_trial_result(self, iteration: int, trials: list, trial, result: dict, **info: Any) -> None:
         if "score" in result:
+            self.spent += result["epoch"] > self.running[trial.trial_id]["epoch"]
             self.running[trial.trial_id] = {"number": trial.config["number"], "epoch": result["epoch"], "score": result["score"]}
             self._offer(result["score"], trial.config["number"], trial.config["params"])
 
     def on_trial_complete(self, iteration: int, trials: list, trial, **info: Any) -> None:
         result = trial.last_result or {}
-        status = "failed" if "failed" in result else "done" if result.get("finished") else "stopped"
+        status = "failed" if "failed" in result else "done" if result.get("finished") else "rests" if result.get("rests") else "stopped"
         self._ended(trial, status, result.get("failed", ""))
 
     def on_trial_error(self, iteration: int, trials: list, trial, **info: Any) -> None:
@@ -75,7 +79,7 @@ class ProgressCallback(tune.Callback):
             self.best = (score, number, params)
 
     def _ended(self, trial, status: str, reason: str) -> None:
-        self.counts[status] += 1
+        self.ended[trial.config["number"]] = status
         last = self.running.pop(trial.trial_id, {"epoch": 0, "score": None})
         if not self.live:
             score = f"{self.metric} {last['score']:.4f}" if last["score"] is not None else "no score"
@@ -87,18 +91,18 @@ class ProgressCallback(tune.Callback):
         return _clock(time.monotonic() - self.started)
 
     def _remaining(self) -> str:
-        ended = sum(self.counts.values()) - self.before
         left = [self.deadline - time.monotonic()] if self.deadline else []
-        if ended:
-            left.append((time.monotonic() - self.started) / ended * max(self.trials - sum(self.counts.values()), 0))
+        if self.spent > self.before:
+            left.append((time.monotonic() - self.started) / (self.spent - self.before) * (self.expected - self.spent))
         return _clock(max(min(left), 0)) if left else "?"
 
     def _view(self) -> Group:
-        counts = self.counts
+        counts = Counter(self.ended.values())
         head = Text.assemble(
             (self.title, "bold"),
-            f"  {sum(counts.values())}/{self.trials} trials: {len(self.running)} running, {counts['stopped']} stopped early, "
-            f"{counts['done']} done, {counts['failed']} failed   {self._elapsed()} elapsed, {self._remaining()} left",
+            f"  {len(self.ended) + len(self.running)}/{self.trials} trials: {len(self.running)} running, "
+            f"{counts['stopped'] + counts['rests']} stopped early, {counts['done']} done, {counts['failed']} failed   "
+            f"{self._elapsed()} elapsed, {self._remaining()} left",
         )
         table = Table(box=None, padding=(0, 2, 0, 0))
         for column in ("trial", "epoch", self.metric):

@@ -15,18 +15,44 @@ class Step(NamedTuple):
 
     trial: str
     epoch: int  # at which it rests next, or ends
+    since: int  # epoch at which it rests now
 
 
-def promotion(rungs: Rungs, levels: tuple[int, ...], eta: int, away: Collection[str] = ()) -> Step | None:
+def promotion(rungs: Rungs, levels: tuple[int, ...], eta: int, away: Collection[str] = (), least: int = 0) -> Step | None:
     """The step of the highest rung that has somebody to promote; None: start a new configuration at `levels[0]`.
 
     `levels`: the rungs, ascending, the full length last. `away`: trials that cannot be resumed, as they train or have failed. They
-    keep their place in the rung. Who has a score at a higher level has left the lower ones.
+    keep their place in the rung. `least`: so many of a rung go on, also where 1/η of it is less: for the end of a search, when no
+    new configuration will come. Who has a score at a higher level has left the lower ones.
     """
     for level, after in reversed(list(zip(levels[:-1], levels[1:], strict=True))):
         scores, gone = rungs.get(level, {}), rungs.get(after, {})
-        best = sorted(scores, key=lambda trial: (scores[trial], trial))[: len(scores) // eta]
+        best = sorted(scores, key=lambda trial: (scores[trial], trial))[: max(len(scores) // eta, least)]
         for trial in best:
             if trial not in gone and trial not in away:
-                return Step(trial, after)
+                return Step(trial, after, level)
     return None
+
+
+class Ladder:
+    """The rungs of a study: what every trial scored at each, told epoch by epoch, live or from the records."""
+
+    def __init__(self, levels: tuple[int, ...], epochs: int, eta: int, *, minimize: bool):
+        """`levels`: the rungs below the full length of `epochs`; none: every trial runs to its end at once."""
+        self.levels, self._eta, self._sign = (*levels, epochs), eta, 1 if minimize else -1
+        self._scores: dict[int, dict[str, float]] = {level: {} for level in self.levels}
+
+    def report(self, trial: str, line: Mapping) -> None:
+        """An epoch (a line of epochs.jsonl). A trial that ended early by itself has its last score at all later rungs."""
+        for level in self.levels:
+            if level == line["epoch"] or (line["finished"] and level > line["epoch"]):
+                score = line["score"]
+                self._scores[level][trial] = float("inf") if score is None or score != score else self._sign * score
+
+    def rest_after(self, epoch: int) -> int:
+        """The next epoch at which a trial with `epoch` epochs on record rests or ends: `epoch` itself where that is a rung."""
+        return next((level for level in self.levels if level >= epoch), self.levels[-1])
+
+    def promoted(self, away: Collection[str], least: int = 0) -> Step | None:
+        """See `promotion`."""
+        return promotion(self._scores, self.levels, self._eta, away, least)

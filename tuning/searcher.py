@@ -9,13 +9,13 @@ import contextlib
 import math
 import time
 import warnings
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from itertools import count
 from typing import Any
 
 import optuna
 from optuna.distributions import BaseDistribution
-from optuna.trial import FrozenTrial, Trial, TrialState
+from optuna.trial import FrozenTrial, TrialState
 from ray.tune.search import Searcher
 
 from mmnet.config import Config
@@ -24,6 +24,9 @@ from mmnet.metrics import METRICS
 from mmnet.records import TrialRecord
 from search_spaces.space import Space
 from tuning.database import StudyDatabase
+from tuning.promotion import Ladder, Step
+from tuning.settings import FINALISTS
+from tuning.trainable import trial_name
 from tuning.window import WindowStorage
 
 NEVER_STARTED = "never started"
@@ -31,39 +34,78 @@ SAVE_EVERY = 3.0  # seconds
 
 
 class StudySearcher(Searcher):
-    """Suggests {"number", "params"}: first the trials that an earlier run left unfinished, then new ones."""
+    """Suggests what to train next: {"number", "params", "since": epoch it rested at, "until": epoch it rests at next, or ends}.
+
+    First the trials that an earlier run left unfinished, then whoever is to be promoted, then new ones, and when there are enough
+    of those the best that still rest.
+    """
 
     def __init__(
         self,
         study: optuna.Study,
         space: Space,
         base: Config,
-        unfinished: list[TrialRecord],
-        stopped: Collection[str],
+        records: list[TrialRecord],
+        ladder: Ladder,
+        trials: int,
+        stopped: Collection[str] = (),
         database: StudyDatabase | None = None,
     ):
-        """`study`, `unfinished`: what `rebuild` made of the records.
+        """`study`: what `rebuild` made of the `records`. `ladder`: still without them.
 
-        `stopped`: the scheduler's live set of trial ids that a rung ended; Ray tells a searcher only that a trial ended.
-        `database`: what `save_changes` writes to.
+        `trials`: configurations in all, those on record included. `stopped`: the scheduler's live set of trial ids that it ended at
+        a rung; Ray tells a searcher only that a trial ended. `database`: what `save_changes` writes to.
         """
         super().__init__(metric="score", mode=METRICS[base.metric])
         self._study, self._space, self._base = study, space, base
-        self._unfinished, self._stopped = list(unfinished), stopped
-        self._trials: dict[str, Trial] = {}
+        self._ladder, self._stopped = ladder, stopped
+        self._unfinished = [record for record in records if record.status == "running"]
+        self._away = {record.name for record in records if record.status in ("running", "failed")}
+        self._left, self._cut_off = trials - len(records), False
+        for record in records:
+            for line in record.epochs:
+                ladder.report(record.name, line)
+        self._params = {record.number: record.params for record in records}
+        self._numbers: dict[str, int] = {}  # of the trials that train, by Ray's names
         self._reported: dict[str, int] = {}
         self._database, self._changed, self._saved = database, set[int](), time.monotonic()
-        trials = all_trials(study)
-        self._number = len(trials)
-        self._taken = {trial.user_attrs.get("planned") for trial in trials}
+        optuna_trials = all_trials(study)
+        self._number = len(optuna_trials)
+        self._taken = {trial.user_attrs.get("planned") for trial in optuna_trials}
         self._place = 0
 
-    def suggest(self, trial_id: str) -> dict[str, Any]:
+    @property
+    def exhausted(self) -> bool:
+        """Whether everything that was planned is done."""
+        waiting = self._unfinished or self._left > 0 or self._ladder.promoted(self._away, FINALISTS)
+        return not (self._numbers or self._cut_off or waiting)
+
+    def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
+        """None: not before a running trial has ended."""
         if self._unfinished:
-            record = self._unfinished.pop(0)
-            self._trials[trial_id], params = Trial(self._study, all_trials(self._study)[record.number]._trial_id), record.params
-            self._reported[trial_id] = max((line["epoch"] for line in record.epochs), default=0)
-            return {"number": record.number, "params": params}
+            return self._take_up(trial_id, self._unfinished.pop(0))
+        if (step := self._ladder.promoted(self._away)) is not None:
+            return self._promote(trial_id, step)
+        if self._left > 0:
+            return self._begin(trial_id)
+        if (step := self._ladder.promoted(self._away, FINALISTS)) is not None:
+            return self._promote(trial_id, step)
+        return None if self._numbers else Searcher.FINISHED
+
+    def _take_up(self, trial_id: str, record: TrialRecord) -> dict[str, Any]:
+        last = max((line["epoch"] for line in record.epochs), default=0)
+        self._numbers[trial_id], self._reported[trial_id] = record.number, last
+        return {"number": record.number, "params": record.params, "since": 0, "until": self._ladder.rest_after(last)}
+
+    def _promote(self, trial_id: str, step: Step) -> dict[str, Any]:
+        number = int(step.trial)
+        _storage(self._study).go_on(number)
+        self._numbers[trial_id], self._reported[trial_id] = number, step.since
+        self._away.add(step.trial)
+        self._changed.add(number)
+        return {"number": number, "params": self._params[number], "since": step.since, "until": step.epoch}
+
+    def _begin(self, trial_id: str) -> dict[str, Any]:
         while self._place in self._taken:
             self._place += 1
         point = self._space.point(self._place, self._base)
@@ -71,42 +113,58 @@ class StudySearcher(Searcher):
             self._study.enqueue_trial(point, user_attrs={"planned": self._place})
             self._taken.add(self._place)
         self._study.sampler = _sampler(self._base.seed, self._number)
-        trial = self._trials[trial_id] = self._study.ask()
+        trial = self._study.ask()
         assert trial.number == self._number
         self._number += 1
-        self._changed.add(trial._trial_id)
-        return {"number": trial.number, "params": self._space.sample(trial, self._base)}
+        self._left -= 1
+        self._numbers[trial_id] = trial.number
+        self._away.add(trial_name(trial.number))
+        self._changed.add(trial.number)
+        params = self._params[trial.number] = self._space.sample(trial, self._base)
+        return {"number": trial.number, "params": params, "since": 0, "until": self._ladder.levels[0]}
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
-        if "score" in result and result["epoch"] > self._reported.get(trial_id, 0) and math.isfinite(result["score"]):
-            self._reported[trial_id] = result["epoch"]
-            self._trials[trial_id].report(result["score"], result["epoch"])
-            self._changed.add(self._trials[trial_id]._trial_id)
+        if "score" not in result or result["epoch"] <= self._reported.get(trial_id, 0):
+            return
+        number = self._numbers[trial_id]
+        self._reported[trial_id] = result["epoch"]
+        self._ladder.report(trial_name(number), result)
+        if math.isfinite(result["score"]):
+            self._study._storage.set_trial_intermediate_value(self._optuna_id(number), result["epoch"], result["score"])
+            self._changed.add(number)
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
-        if trial_id not in self._trials:
+        if trial_id not in self._numbers:
             return
         result = result or {}
         if not error:
             self.on_trial_result(trial_id, result)
-        trial = self._trials.pop(trial_id)
+        number = self._numbers.pop(trial_id)
         self._reported.pop(trial_id, None)
-        self._changed.add(trial._trial_id)
+        self._changed.add(number)
         reason = result.get("failed") or ("worker lost" if error else "")
         if reason:
-            trial.set_user_attr("reason", reason)
-            self._study.tell(trial, state=TrialState.FAIL, skip_if_finished=True)
+            self._study._storage.set_trial_user_attr(self._optuna_id(number), "reason", reason)
+            self._study.tell(number, state=TrialState.FAIL)
         elif result.get("finished"):
-            self._study.tell(trial, result["score"], skip_if_finished=True)
+            self._study.tell(number, result["score"])
+        elif result.get("rests"):
+            _storage(self._study).rest(self._study._study_id, number)
+            self._away.discard(trial_name(number))
         elif trial_id in self._stopped:
-            self._study.tell(trial, state=TrialState.PRUNED, skip_if_finished=True)
-        # else: the whole study was interrupted; the trial stays RUNNING and is taken up by --resume
+            self._study.tell(number, state=TrialState.PRUNED)
+        else:  # the whole study was interrupted; the trial stays RUNNING and is taken up by --resume
+            self._cut_off = True
+
+    def _optuna_id(self, number: int) -> int:
+        return self._study._storage.get_trial_id_from_study_id_trial_number(self._study._study_id, number)
 
     def save_changes(self, *, now: bool = False) -> None:
         """Write what changed to the database, if the last time was `SAVE_EVERY` ago, or `now`. Raises StorageError."""
         if self._database is None or not self._changed or not (now or time.monotonic() - self._saved >= SAVE_EVERY):
             return
-        self._database.write([self._study._storage.get_trial(trial_id) for trial_id in sorted(self._changed)])
+        trials = all_trials(self._study)
+        self._database.write([trials[number] for number in sorted(self._changed)])
         self._changed.clear()
         self._saved = time.monotonic()
 
@@ -120,26 +178,33 @@ class StudySearcher(Searcher):
         return {}
 
 
-def new_study(metric: str) -> optuna.Study:
+def new_study(metric: str, earlier: Sequence[FrozenTrial] = ()) -> optuna.Study:
     """An empty study in memory, see `WindowStorage`."""
     optuna.logging.set_verbosity(optuna.logging.ERROR)
-    return optuna.create_study(storage=WindowStorage(), direction="minimize" if METRICS[metric] == "min" else "maximize")
+    return optuna.create_study(storage=WindowStorage(earlier), direction="minimize" if METRICS[metric] == "min" else "maximize")
 
 
 def all_trials(study: optuna.Study) -> list[FrozenTrial]:
-    """By number, also those that its sampler no longer sees; not copied."""
+    """By number, also those that its sampler no longer sees, resting ones as PRUNED; not copied."""
+    return _storage(study).whole(study._study_id)
+
+
+def _storage(study: optuna.Study) -> WindowStorage:
     storage = study._storage
     assert isinstance(storage, WindowStorage)
-    return storage.whole(study._study_id)
+    return storage
 
 
-def rebuild(space: Space, base: Config, records: list[TrialRecord]) -> tuple[optuna.Study, list[TrialRecord]]:
-    """The study as the trial records tell it, and the trials to take up again, by number.
+def rebuild(
+    space: Space, base: Config, records: list[TrialRecord], *, resting: bool, earlier: Sequence[FrozenTrial] = ()
+) -> optuna.Study:
+    """The study as the trial records tell it. `resting`: a trial that a rung stopped may go on, see `WindowStorage.rest`.
+    `earlier`: trials of another study that the sampler is to learn from.
 
     A number that left no record belongs to a trial that never started: FAIL, and its place in a plan is free again. So do
     numbers above all records, but those are given anew, as in a study that was never stopped.
     """
-    study, by_number = new_study(base.metric), {record.number: record for record in records}
+    study, by_number = new_study(base.metric, earlier), {record.number: record for record in records}
     places = _Places(space, base)
     for number in range(max(by_number, default=-1) + 1):
         record = by_number.get(number)
@@ -150,7 +215,8 @@ def rebuild(space: Space, base: Config, records: list[TrialRecord]) -> tuple[opt
         place = places.take(number, params)
         reports = {line["epoch"]: line["score"] for line in record.epochs if line["score"] is not None}
         state, value, attributes = TrialState.FAIL, None, {"reason": record.reason}
-        if record.status == "running":
+        rests = resting and record.status == "stopped"
+        if record.status == "running" or rests:
             state, attributes = TrialState.RUNNING, {}
         elif record.status != "failed" and record.ranked:
             state, value, attributes = TrialState.COMPLETE if record.status == "done" else TrialState.PRUNED, record.score, {}
@@ -164,21 +230,28 @@ def rebuild(space: Space, base: Config, records: list[TrialRecord]) -> tuple[opt
                 user_attrs=({} if place is None else {"planned": place}) | attributes,
             )
         )
-    return study, [record for record in records if record.status == "running"]
+        if rests:
+            _storage(study).rest(study._study_id, number)
+    return study
 
 
 def _encode(space: Space, params: dict[str, Any]) -> tuple[dict[str, Any], dict[str, BaseDistribution]]:
     """The sampler's parameters of a trial on record, and what they were drawn from."""
     encoded: dict[str, Any] = {}
-    dimensions = [dimension for dimension in space.searched() if dimension.path in params]
-    for dimension in dimensions:
-        with contextlib.suppress(ValueError):  # the space held more when this trial began
-            encoded[dimension.path] = dimension.encode(params[dimension.path])
+    for dimension in space.searched():
+        if dimension.path in params:
+            with contextlib.suppress(ValueError):  # the space held more when this trial began
+                encoded[dimension.path] = dimension.encode(params[dimension.path])
+    return encoded, distributions(space, encoded)
+
+
+def distributions(space: Space, encoded: dict[str, Any]) -> dict[str, BaseDistribution]:
+    """What each of the sampler's parameters is drawn from."""
     trial = optuna.trial.FixedTrial(encoded)
-    for dimension in dimensions:
+    for dimension in space.searched():
         if dimension.path in encoded:
             dimension.suggest(trial)
-    return encoded, trial.distributions
+    return trial.distributions
 
 
 class _Places:

@@ -8,7 +8,9 @@ from pathlib import Path
 from data.errors import InputError
 
 AUTO = "auto"
+PROMOTE, ASHA, NO_RUNGS = SCHEDULERS = ("promote", "asha", "none")
 MOST_ON_A_GPU = 16
+FINALISTS = 3  # at the end of a search so many trials go on at every rung: with fewer nothing can be said about ties
 
 
 @dataclass(frozen=True)
@@ -22,6 +24,11 @@ class StudySettings:
     cpus_per_trial: float = 1
     concurrency: int | None = None  # None (auto): as many trials as the cluster's CPUs and GPUs carry
     address: str | None = None  # of a Ray cluster; None: this machine
+    scheduler: str = PROMOTE  # trials rest at rungs, the best go on; asha: a rung stops them for good (Ray's); none: no rungs
+    max_failures: int | None = None  # failed trials after which the study ends; None: as many as there are
+    max_cost: float | None = None  # dollars of the cluster's nodes, all runs of the study together
+    disk_budget: float = 20.0  # GiB of what can be computed again: checkpoints of resting trials, networks of those that are not best
+    retry_failed: bool = False  # of a resumed study
     eta: int = 3  # a rung keeps the best 1 / eta of its trials; the next one comes after eta times the epochs
 
     def __post_init__(self) -> None:
@@ -31,6 +38,11 @@ class StudySettings:
             ("--gpus-per-trial", self.gpus_per_trial, _is_gpu_share(self.gpus_per_trial), "a number from 0 on, or auto"),
             ("--cpus-per-trial", self.cpus_per_trial, 0 < self.cpus_per_trial < math.inf, "more than 0"),
             ("--concurrency", self.concurrency, self.concurrency is None or self.concurrency >= 1, "at least 1"),
+            ("--scheduler", self.scheduler, self.scheduler in SCHEDULERS, f"one of {', '.join(SCHEDULERS)}"),
+            ("--max-failures", self.max_failures, self.max_failures is None or self.max_failures >= 0, "0 or more"),
+            ("--max-cost", self.max_cost, self.max_cost is None or self.max_cost > 0, "more than 0"),
+            ("--disk-budget", self.disk_budget, self.disk_budget >= 0, "0 or more GiB"),
+            ("--eta", self.eta, self.eta >= 2, "at least 2"),
         ):
             if not valid:
                 raise InputError(f"{flag} {value}: expected {expected}")
@@ -64,6 +76,15 @@ def rungs(epochs: int, eta: int) -> tuple[int, ...]:
         levels.append(first)
         first *= eta
     return tuple(levels)
+
+
+def expected_epochs(trials: int, levels: tuple[int, ...], epochs: int, eta: int) -> float:
+    """Epochs that a search of `trials` with rungs at `levels` takes, where of each rung's trials one in `eta` goes on."""
+    alive, expected, past = float(trials), 0.0, 0
+    for level in (*levels, epochs):
+        expected += alive * (level - past)
+        alive, past = max(alive / eta, min(FINALISTS, alive)), level
+    return expected
 
 
 def parse_gpus(text: str) -> float | str:

@@ -1,16 +1,18 @@
 """A study from its plan to its last record."""
 
+import math
 import shutil
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import Future
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import ray
+from optuna.trial import FrozenTrial
 from ray import tune
 from rich.console import Console
 
@@ -18,19 +20,23 @@ from data.dataset import Dataset
 from data.errors import InputError
 from data.splits import Splits
 from mmnet.config import Config
+from mmnet.metrics import METRICS
 from mmnet.records import TrialRecord, read_trials, record_failure, write_status
 from search_spaces.space import Space
 from tuning.cluster import joining, resources, shareable
 from tuning.database import StudyDatabase
+from tuning.limits import PRICE, Kept, hourly_price, surplus
 from tuning.progress import ProgressCallback
+from tuning.promotion import Ladder
 from tuning.scheduler import RungScheduler
 from tuning.searcher import StudySearcher, all_trials, rebuild
-from tuning.settings import StudySettings
+from tuning.settings import ASHA, StudySettings, expected_epochs
 from tuning.tensorboard import TensorBoardCallback
 from tuning.trainable import MMNetTrainable, trial_name
 
 WORKER_RETRIES = 2  # of a trial whose process was lost; what its configuration causes is not retried
 HOPELESS = 5  # so many trials failed and none gave a score: the study stops itself
+COUNT_EVERY = 10.0  # seconds between two looks at the nodes of the cluster and their prices
 ASK_EVERY = 10  # trials that end between two questions whether the study has found enough
 Enough = Callable[[list[TrialRecord]], str]  # the records so far -> why no more trials are worth it, or ""
 
@@ -41,6 +47,7 @@ class Outcome:
 
     complete: bool
     reason: str = ""
+    cost: float = 0.0  # dollars of all runs
 
 
 class StudyStopper(tune.Stopper):
@@ -61,11 +68,20 @@ class StudyStopper(tune.Stopper):
 
 
 class StatusCallback(tune.Callback):
-    """Keeps status.json of trials that something outside them ended, and stops a hopeless study."""
+    """Keeps status.json of trials that something outside them ended, and stops a study that is hopeless or fails too often."""
 
-    def __init__(self, trials: Path, base: Config, scheduler: RungScheduler, stopper: StudyStopper, enough: Enough | None = None):
-        self._trials, self._base, self._scheduler, self._stopper, self._enough = trials, base, scheduler, stopper, enough
-        self._failed, self._succeeded, self._ended = 0, False, 0
+    def __init__(
+        self,
+        trials: Path,
+        base: Config,
+        stopped: Collection[str],
+        stopper: StudyStopper,
+        enough: Enough | None = None,
+        failures_left: int | None = None,
+    ):
+        """`stopped`: see `RungScheduler`. `failures_left`: so many more trials may fail; None: any."""
+        self._trials, self._base, self._stopped, self._stopper, self._enough = trials, base, stopped, stopper, enough
+        self._failed, self._succeeded, self._ended, self._failures_left = 0, False, 0, failures_left
         self.stopped: list[Path] = []
 
     def on_trial_result(self, iteration: int, trials: list, trial, result: dict, **info: Any) -> None:
@@ -74,7 +90,7 @@ class StatusCallback(tune.Callback):
     def on_trial_complete(self, iteration: int, trials: list, trial, **info: Any) -> None:
         folder = self._trials / trial_name(trial.config["number"])
         result = trial.last_result or {}
-        if trial.trial_id in self._scheduler.stopped:
+        if trial.trial_id in self._stopped:
             write_status(folder, "stopped", f"below the best 1/η at epoch {result['epoch']}")
             self.stopped.append(folder)
         elif "failed" in result:
@@ -94,6 +110,60 @@ class StatusCallback(tune.Callback):
         self._failed += 1
         if self._failed >= HOPELESS and not self._succeeded:
             self._stopper.error = f"the first {self._failed} trials all failed, the last with: {reason}"
+        elif self._failures_left is not None and self._failed > self._failures_left and not self._stopper.reason:
+            self._stopper.reason = f"more trials failed than --max-failures allows, the last with: {reason}"
+
+
+class CostCallback(tune.Callback):
+    """Adds up what the cluster's nodes cost while the study runs, and ends it when that is too much."""
+
+    def __init__(self, spent: float, most: float | None, stopper: StudyStopper):
+        """`spent`: dollars of earlier runs. Raises InputError when there is a limit and no node says what it costs."""
+        self.spent, self._most, self._stopper, self._seen = spent, most, stopper, time.monotonic()
+        self._price = hourly_price(ray.nodes())
+        if most is not None and not self._price:
+            raise InputError(
+                f"--max-cost {most:g}: no node of the cluster says what it costs; expected a resource {PRICE} in its node types, see cluster.yaml"
+            )
+
+    def on_step_end(self, iteration: int, trials: list, **info: Any) -> None:
+        now = time.monotonic()
+        if now - self._seen < COUNT_EVERY:
+            return
+        self.spent += self._price * (now - self._seen) / 3600
+        self._seen, self._price = now, hourly_price(ray.nodes())
+        if self._most is not None and self.spent >= self._most and not self._stopper.reason:
+            self._stopper.reason = f"${self.spent:.2f} spent of --max-cost {self._most:g}"
+
+
+class DiskCallback(tune.Callback):
+    """Keeps what the trials leave that can be computed again within the disk budget."""
+
+    def __init__(self, trials: Path, metric: str, budget: float, records: list[TrialRecord]):
+        """`budget`: GiB. `records`: of an earlier run."""
+        self._trials, self._sign, self._budget = trials, 1 if METRICS[metric] == "min" else -1, int(budget * 2**30)
+        self._kept: dict[int, Kept] = {}
+        for record in records:
+            if record.ranked and record.status in ("stopped", "done"):
+                self._keep(record.number, record.epochs[-1])
+
+    def on_trial_start(self, iteration: int, trials: list, trial, **info: Any) -> None:
+        self._kept.pop(trial.config["number"], None)  # what trains is no surplus
+
+    def on_trial_complete(self, iteration: int, trials: list, trial, **info: Any) -> None:
+        result = trial.last_result or {}
+        if result.get("rests") or result.get("finished"):
+            self._keep(trial.config["number"], result)
+            for kept in surplus(self._kept.values(), self._budget):
+                for path in kept.paths:
+                    path.unlink(missing_ok=True)
+                self._kept = {number: other for number, other in self._kept.items() if other is not kept}
+
+    def _keep(self, number: int, line: dict[str, Any]) -> None:
+        folder = self._trials / trial_name(number)
+        paths = tuple(path for path in (folder / "checkpoint.pt", *folder.glob("weights/*")) if path.exists())
+        rank = (-math.inf if line["finished"] else -line["epoch"], self._sign * line["score"])  # who came far, then by score
+        self._kept[number] = Kept(rank, sum(path.stat().st_size for path in paths), paths)
 
 
 class SaveCallback(tune.Callback):
@@ -116,39 +186,52 @@ def run_study(
     console: Console,
     connected: Future[None] | None = None,
     enough: Enough | None = None,
+    earlier: Sequence[FrozenTrial] = (),
+    spent: float = 0.0,
 ) -> Outcome:
     """Search, with rungs at `levels`, until `settings.trials` trials ended, the budget is used up, or a signal comes.
 
     `dataset`: development patients only. `connected`: what `joining` gave, where the caller has begun to join Ray.
-    `enough`: asked after every `ASK_EVERY` trials that end; its reason ends the study. What was recorded before is kept and
+    `enough`: asked after every `ASK_EVERY` trials that end; its reason ends the study. `earlier`: trials of another study that the
+    sampler learns from. `spent`: dollars of earlier runs. What was recorded before is kept and
     gone on with; to start or resume is the caller's decision. Raises InputError when nothing can be written, or when all
     first trials fail.
     """
     trials = (settings.folder / "trials").resolve()
     trials.mkdir(parents=True, exist_ok=True)
     records = read_trials(settings.folder)
-    optuna_study, unfinished = rebuild(space, base, records)
+    failed = sum(record.status == "failed" for record in records)
+    if settings.retry_failed:
+        records, failed = [replace(record, status="running") if record.status == "failed" else record for record in records], 0
+    stops = settings.scheduler == ASHA
+    optuna_study = rebuild(space, base, records, resting=not stops, earlier=earlier)
     database = StudyDatabase((settings.folder / "optuna.db").resolve(), settings.name, base.metric)
     database.replace(all_trials(optuna_study))
-    left = settings.trials - sum(record.status != "running" for record in records)
-    if left <= 0:
-        return Outcome(complete=True)
+    epochs, minimize = base.optim.epochs, METRICS[base.metric] == "min"
+    scheduler = RungScheduler(base.metric, epochs, settings.eta, levels, records) if stops else None
+    stopped = scheduler.stopped if scheduler else set[str]()
+    ladder = Ladder(() if stops else levels, epochs, settings.eta, minimize=minimize)
+    searcher = StudySearcher(optuna_study, space, base, records, ladder, settings.trials, stopped, database)
+    if searcher.exhausted:
+        return Outcome(complete=True, cost=spent)
     stopper = StudyStopper(None if settings.time_budget is None else time.monotonic() + settings.time_budget)
-    scheduler = RungScheduler(base.metric, base.optim.epochs, settings.eta, levels, records)
-    searcher = StudySearcher(optuna_study, space, base, unfinished, scheduler.stopped, database)
     handlers = _stop_on_signals(stopper)
     ray_folder, joined = (settings.folder / ".ray").resolve(), ExitStack()
+    shutil.rmtree(ray_folder, ignore_errors=True)  # of a run that was killed
     try:
         dataset = shareable(dataset)
         (connected or joined.enter_context(joining(settings.address))).result()
         per_trial, concurrency = resources(settings, base, dataset, splits)
-        status = StatusCallback(trials, base, scheduler, stopper, enough)
+        failures_left = None if settings.max_failures is None else settings.max_failures - failed
+        status = StatusCallback(trials, base, stopped, stopper, enough, failures_left)
+        cost = CostCallback(spent, settings.max_cost, stopper)
         progress = ProgressCallback(
             console,
             name=settings.name,
             metric=base.metric,
             trials=settings.trials,
-            epochs=base.optim.epochs,
+            epochs=epochs,
+            expected=expected_epochs(settings.trials, levels, epochs, settings.eta),
             records=records,
             deadline=stopper.deadline,
             synthetic=dataset.synthetic,
@@ -161,7 +244,7 @@ def run_study(
                 trainable,
                 name="run",
                 storage_path=str(ray_folder),
-                num_samples=left,
+                num_samples=-1,  # until the searcher has no more
                 search_alg=searcher,
                 max_concurrent_trials=concurrency,
                 scheduler=scheduler,
@@ -172,11 +255,13 @@ def run_study(
                 raise_on_failed_trial=False,
                 callbacks=[
                     status,
-                    TensorBoardCallback(trials, space, base, levels, scheduler.stopped, records),
+                    cost,
+                    DiskCallback(trials, base.metric, settings.disk_budget, records),
+                    TensorBoardCallback(trials, space, base, levels, stopped, records, lambda: searcher.exhausted),
                     SaveCallback(searcher),
                     progress,
                 ],
-                trial_dirname_creator=lambda trial: trial_name(trial.config["number"]),
+                trial_dirname_creator=lambda trial: f"{trial_name(trial.config['number'])}-{trial.config['until']}",
                 verbose=0,
             )
     finally:
@@ -189,10 +274,9 @@ def run_study(
         database.close()
     if stopper.error:
         raise InputError(stopper.error)
-    for folder in status.stopped:  # a rung's decision is final
+    for folder in status.stopped:  # final, other than a rest
         (folder / "checkpoint.pt").unlink(missing_ok=True)
-    ended = sum(record.status != "running" for record in read_trials(settings.folder))
-    return Outcome(ended >= settings.trials, stopper.reason)
+    return Outcome(searcher.exhausted, stopper.reason, cost.spent)
 
 
 def _stop_on_signals(stopper: StudyStopper) -> dict[int, Any]:

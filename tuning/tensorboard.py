@@ -8,7 +8,7 @@ import math
 import os
 import socket
 import time
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -73,6 +73,13 @@ class EventFile:
         image = Summary.Image(width=size[0], height=size[1], colorspace=3, encoded_image_string=png)
         self._summary([Summary.Value(tag=tag, image=image)], step)
 
+    def end(self, status: int, text: str, step: int) -> None:
+        """How the trial ended, for HPARAMS and in words; nothing comes after it."""
+        end = SessionEndInfo(status=status, end_time_secs=time.time())
+        self.hparams({metadata.SESSION_END_INFO_TAG: HParamsPluginData(session_end_info=end)})
+        self.text("trial/ended", text, step)
+        self.close()
+
     def close(self) -> None:
         self._file.close()
 
@@ -95,22 +102,31 @@ class TensorBoardCallback(tune.Callback):
         levels: tuple[int, ...] = (),
         stopped: Collection[str] = (),
         records: Collection[TrialRecord] = (),
+        is_over: Callable[[], bool] = lambda: True,
     ):
-        """`levels`: the rungs. `stopped`: the scheduler's live set of trial ids that a rung ended. `records`: of an earlier run."""
+        """`levels`: the rungs. `stopped`: see `RungScheduler`. `records`: of an earlier run. `is_over`: nothing is left to resume."""
         self._trials, self._space, self._base = trials, space, base
-        self._levels, self._stopped = levels, stopped
+        self._levels, self._stopped, self._is_over = levels, stopped, is_over
         self._records = {record.number: record for record in records}
         self._writers: dict[str, EventFile] = {}
+        self._resting: dict[int, int] = {}  # {number: epoch} of trials of this run
 
     def on_trial_start(self, iteration: int, trials: list, trial, **info: Any) -> None:
         if trial.trial_id in self._writers:  # restarted after its worker was lost
             return
-        folder = self._trials / trial_name(trial.config["number"])
-        record = self._records.get(trial.config["number"])
+        number = trial.config["number"]
+        folder = self._trials / trial_name(number)
+        if number in self._resting:
+            self._resting.pop(number)
+            writer = self._writers[trial.trial_id] = EventFile(folder)
+            writer.scalars({WENT_ON: 1.0}, trial.config["since"])
+            return
+        record = self._records.get(number)
         if record is None:  # a trial that was lost before its first epoch may have left its parameters under this number
             for before in folder.glob("events.out.tfevents.*"):
                 before.unlink()
-        writer = self._writers[trial.trial_id] = EventFile(folder, written=written_scalars(folder))
+        since = trial.config["since"]
+        writer = self._writers[trial.trial_id] = EventFile(folder, written=written_scalars(folder) - {(WENT_ON, since)})
         start = SessionStartInfo(hparams=hparams(self._space, self._base, trial.config["params"]), start_time_secs=time.time())
         writer.hparams(
             {
@@ -120,15 +136,15 @@ class TensorBoardCallback(tune.Callback):
         )
         lines = record.epochs if record is not None else []
         for line in lines:  # those that the driver did not live to see
-            went_on = {WENT_ON: 1.0} if line["epoch"] in self._levels and line is not lines[-1] else {}
+            went_on = {WENT_ON: 1.0} if line["epoch"] in self._levels and (line is not lines[-1] or since) else {}
             writer.scalars(scalars(line, self._base.metric) | went_on, line["epoch"])
 
     def on_trial_result(self, iteration: int, trials: list, trial, result: dict, **info: Any) -> None:
         writer = self._writers.get(trial.trial_id)
-        if writer is None or "metrics" not in result:
+        if writer is None or "metrics" not in result or result["epoch"] <= trial.config["since"]:
             return
         values = scalars(result, self._base.metric)
-        if result["epoch"] in self._levels:
+        if result["epoch"] in self._levels and not result.get("rests"):
             values[WENT_ON] = float(trial.trial_id not in self._stopped)
         writer.scalars(values, result["epoch"])
 
@@ -138,6 +154,9 @@ class TensorBoardCallback(tune.Callback):
             self._end(trial, api.STATUS_FAILURE, f"failed: {result['failed']}")
         elif result.get("finished"):
             self._end(trial, api.STATUS_SUCCESS, f"done after epoch {result['epoch']}, best epoch {result['best_epoch']}")
+        elif result.get("rests"):  # it may go on: how it ended is known when the study ends
+            self._resting[trial.config["number"]] = result["epoch"]
+            self._writers.pop(trial.trial_id).close()
         elif trial.trial_id in self._stopped:
             self._end(trial, api.STATUS_SUCCESS, f"stopped by the rung at epoch {result['epoch']}")
         # else: the study was interrupted; TensorBoard shows the trial without a status until --resume has ended it
@@ -149,14 +168,16 @@ class TensorBoardCallback(tune.Callback):
         for writer in self._writers.values():
             writer.close()
         self._writers.clear()
+        for number, epoch in self._resting.items() if self._is_over() else ():
+            writer = EventFile(self._trials / trial_name(number))
+            writer.scalars({WENT_ON: 0.0}, epoch)
+            writer.end(api.STATUS_SUCCESS, f"stopped by the rung at epoch {epoch}", epoch)
+        self._resting.clear()
 
     def _end(self, trial, status: int, text: str) -> None:
         writer = self._writers.pop(trial.trial_id, None)
         if writer is not None:
-            end = SessionEndInfo(status=status, end_time_secs=time.time())
-            writer.hparams({metadata.SESSION_END_INFO_TAG: HParamsPluginData(session_end_info=end)})
-            writer.text("trial/ended", text, (trial.last_result or {}).get("epoch", 0))
-            writer.close()
+            writer.end(status, text, (trial.last_result or {}).get("epoch", 0))
 
 
 def written_scalars(folder: Path) -> set[tuple[str, int]]:

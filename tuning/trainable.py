@@ -22,7 +22,7 @@ def trial_name(number: int) -> str:
 
 
 class MMNetTrainable(tune.Trainable):
-    """One configuration on k folds. A worker process runs many, one after the other (`reset_config`).
+    """One configuration on k folds, from the rung where it rested to the next. A worker process runs many (`reset_config`).
 
     Checkpoints go to the trial's own folder, not through Ray: a restarted worker, and a resumed study, find them there.
     What the configuration itself causes (no number, no memory, a bad combination) ends the trial with its reason and is
@@ -39,14 +39,19 @@ class MMNetTrainable(tune.Trainable):
 
         Ray also sets up processes that it then drops, because another one that became free took their trial.
         """
-        self._close()
-        give_back()
         _, _, base, trials = self._shared
         number, params = new_config["number"], new_config["params"]
+        before, self._since, self._until = getattr(self, "_place", None), new_config["since"], new_config["until"]
         self._place = trials / trial_name(number), number, params, base
+        if before == self._place and self._trial is not None and self._rests and self._trial.history[-1].epoch == self._since:
+            self._goes_on = True  # here it rested last: its networks are still in memory
+            return True
+        self._close()
+        give_back()
         self._failure: dict[str, Any] | None = None
         self._trial: crossval.CrossValidation | None = None
         self._writer: TrialWriter | None = None
+        self._rests = self._goes_on = False
         return True
 
     def _open(self) -> None:
@@ -56,7 +61,7 @@ class MMNetTrainable(tune.Trainable):
         self._writer = TrialWriter(folder, number, params, config)
         self._trial = crossval.run(config, dataset, splits)
         self._writer.load(self._trial)
-        self._restored = bool(self._trial.history)
+        self._restored = bool(self._trial.history) and self._trial.history[-1].epoch > self._since
 
     def step(self) -> dict[str, Any]:
         if self._failure is None:
@@ -64,6 +69,10 @@ class MMNetTrainable(tune.Trainable):
                 if self._trial is None:
                     self._open()
                 assert self._trial is not None and self._writer is not None
+                if self._goes_on:
+                    self._writer.rewind(self._trial)
+                    self._writer.status("running", "")
+                    self._rests = self._goes_on = False
                 if self._restored:  # the study ended before it could judge the last epoch, or the process before it could finish
                     report, self._restored = self._trial.history[-1], False
                     if report.finished:
@@ -71,9 +80,13 @@ class MMNetTrainable(tune.Trainable):
                 else:
                     report = next(self._trial)
                     self._writer.report(self._trial)
+                self._rests = report.epoch >= self._until and not report.finished
                 if report.finished:
                     self._writer.status("done", "")
-                return report.line() | {"done": report.finished}
+                elif self._rests:  # whoever goes on with it may be another process
+                    self._save()
+                    self._writer.status("stopped", f"rests at epoch {report.epoch}, below the best 1/η so far")
+                return report.line() | {"rests": self._rests, "done": report.finished or self._rests}
         return self._failure | {"done": True, "finished": False}
 
     def cleanup(self) -> None:
@@ -84,11 +97,15 @@ class MMNetTrainable(tune.Trainable):
 
     def _close(self) -> None:
         """Leave what a resumed study and the analysis need of a trial that something else ended."""
-        trial, writer = getattr(self, "_trial", None), getattr(self, "_writer", None)
-        if trial is not None and writer is not None and trial.history and not trial.finished and self._failure is None:
-            writer.write_predictions(trial)
-            writer.save(trial)
+        trial = getattr(self, "_trial", None)
+        if trial is not None and trial.history and not (trial.finished or self._rests or self._failure):
+            self._save()
         self._trial = None
+
+    def _save(self) -> None:
+        assert self._trial is not None and self._writer is not None
+        self._writer.write_predictions(self._trial)
+        self._writer.save(self._trial)
 
 
 class _Recording:

@@ -1,6 +1,7 @@
-"""What the sampler sees of a long study, so that a suggestion costs the same at trial 5,000 as at trial 300."""
+"""What the sampler sees of a study: resting trials as pruned ones, and of a long study so many that a suggestion costs the same."""
 
-from collections.abc import Container
+import copy
+from collections.abc import Container, Sequence
 
 from optuna.storages import InMemoryStorage
 from optuna.study import StudyDirection
@@ -19,16 +20,37 @@ class WindowStorage(InMemoryStorage):
     window; the density of the others is estimated from every n-th of them. Evenly spaced and not only the latest, because
     the latest are nearly as good as the best: against those alone TPE no longer knows what is bad.
     Up to BEST + LATEST + SPREAD trials nothing changes.
+
+    A trial that rests at a rung may go on, so for Optuna it still runs. It is shown as PRUNED: TPE then ranks it below those that
+    came further, by its last score, where a running trial only keeps others away from its place.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, earlier: Sequence[FrozenTrial] = ()) -> None:
+        """`earlier`: trials of another study that the sampler sees too; nobody else does."""
         super().__init__()
+        self._earlier = earlier
         self._old: list[int] = []  # numbers of the trials before the latest that are among the best, or still run
         self._passed = 0  # so many trials came before the latest
+        self._resting: dict[int, FrozenTrial] = {}  # by number, as they are shown
+
+    def rest(self, study_id: int, number: int) -> None:
+        """Show a running trial as PRUNED, until it goes on."""
+        shown = copy.copy(self._studies[study_id].trials[number])
+        shown.state = TrialState.PRUNED
+        self._resting[number] = shown
+
+    def go_on(self, number: int) -> None:
+        """Show it as running again."""
+        del self._resting[number]
+        if number < self._passed and number not in self._old:
+            self._old.append(number)
 
     def whole(self, study_id: int) -> list[FrozenTrial]:
-        """All trials by number, not copied."""
-        return super().get_all_trials(study_id, deepcopy=False)
+        """All trials by number as they are shown, not copied."""
+        return self._shown(self._studies[study_id].trials)
+
+    def _shown(self, trials: list[FrozenTrial]) -> list[FrozenTrial]:
+        return [self._resting.get(trial.number, trial) for trial in trials]
 
     def get_all_trials(self, study_id: int, deepcopy: bool = True, states: Container[TrialState] | None = None) -> list[FrozenTrial]:
         if states == (TrialState.WAITING,):  # what is asked next
@@ -36,14 +58,14 @@ class WindowStorage(InMemoryStorage):
         trials = self._studies[study_id].trials  # `whole` copies the list, a millisecond a suggestion at 5,000
         if len(trials) > BEST + LATEST + SPREAD:
             first = len(trials) - LATEST
-            old = [trials[number] for number in (*self._old, *range(self._passed, first))]
+            old = self._shown([trials[number] for number in (*self._old, *range(self._passed, first))])
             minimize = self.get_study_directions(study_id)[0] == StudyDirection.MINIMIZE
             kept = best_of([trial for trial in old if trial.state.is_finished()], minimize)
             kept += [trial for trial in old if not trial.state.is_finished()]
             self._old, self._passed = sorted(trial.number for trial in kept), first
             spread = (first * place // SPREAD for place in range(SPREAD))
             trials = [*(trials[number] for number in sorted({*self._old, *spread})), *trials[first:]]
-        return [trial for trial in trials if states is None or trial.state in states]
+        return [trial for trial in (*self._earlier, *self._shown(trials)) if states is None or trial.state in states]
 
 
 def best_of(trials: list[FrozenTrial], minimize: bool) -> list[FrozenTrial]:

@@ -91,11 +91,13 @@ def _network(config: dict[str, Any], cite: _Cited) -> str:
 def _search(material: Material, cite: _Cited) -> str:
     settings, rungs = material.about.get("settings", {}), material.about.get("rungs") or []
     searched = len(dict.fromkeys(path for record in material.records for path in record.params))
-    stopping = (
-        f"asynchronous successive halving {cite('asha')} stopped all but the best 1/{settings.get('eta', 3)} at epochs {', '.join(map(str, rungs))}"
-        if rungs
-        else "no trial was stopped early"
-    )
+    share, at = f"the best 1/{settings.get('eta', 3)}", f"at epochs {', '.join(map(str, rungs))}"
+    if not rungs:
+        stopping = "no trial was stopped early"
+    elif settings.get("scheduler") == "promote":
+        stopping = f"by asynchronous successive halving {cite('asha')} trials rested {at} and {share} of each went on, at the end at least three"
+    else:
+        stopping = f"asynchronous successive halving {cite('asha')} stopped all but {share} {at}"
     return (
         f"Search. {len(material.records)} configurations of {searched} parameters (space {settings.get('space', 'unknown')}) were proposed by the tree-structured "
         f"Parzen estimator {cite('tpe')} of Optuna {cite('optuna')} and run by Ray Tune {cite('ray')}, judged by {metric_name(material.metric)} over all folds' out-of-fold "

@@ -1,6 +1,7 @@
 """A study's folder: found by name or path, and whether its run has ended."""
 
 import json
+import os
 import re
 
 import pytest
@@ -43,5 +44,11 @@ def test_a_run_notes_its_end_and_a_resumed_one_has_not_ended(tmp_path):
     record_end(study.path, "time budget used up")
     about = read_study(study.path)
     assert about["ended"]["reason"] == "time budget used up" and about["ended"]["at"] and about["settings"] == {"trials": 3}
-    StudyFolder(study.path, tiny_config(), "synthetic", "tune", about).write(prepared)
-    assert read_study(study.path)["ended"] is None
+    resumed = StudyFolder(study.path, tiny_config(), "synthetic", "tune", about)
+    with pytest.raises(InputError, match=rf"s: process {os.getpid()} on .* works on it; wait for its end"):
+        resumed.write(prepared)
+    assert read_study(study.path) == about  # nothing was written
+    path = study.path
+    del study  # as the end of its process
+    resumed.write(prepared)
+    assert read_study(path)["ended"] is None

@@ -12,6 +12,7 @@ from mmnet.records import TrialRecord
 from search_spaces import get_space
 from search_spaces.space import Space
 from tuning.database import StudyDatabase
+from tuning.promotion import Ladder
 from tuning.searcher import StudySearcher, all_trials, new_study, rebuild
 
 BASE = Config()
@@ -22,9 +23,15 @@ def study():
     return new_study("log_loss")
 
 
+def made(study, space, records=(), stopped=(), base=BASE, levels=(), trials=10**6, database=None):
+    """A searcher; without `levels` every trial runs to its end, or the scheduler stops it."""
+    ladder = Ladder(levels, 9, 3, minimize=base.metric == "log_loss")
+    return StudySearcher(study, space, base, list(records), ladder, trials, stopped, database)
+
+
 @pytest.fixture
 def searcher(study):
-    return StudySearcher(study, get_space("smoke", Config()), Config(), [], {"stopped-by-a-rung"})
+    return made(study, get_space("smoke", Config()), stopped={"stopped-by-a-rung"})
 
 
 def result(epoch, score, **more):
@@ -33,14 +40,17 @@ def result(epoch, score, **more):
 
 def record(tmp_path, number, status, scores, reason="", **params):
     params = {"optim.lr": 1e-3, "dropout.classifier": 0.5} | {path.replace("__", "."): value for path, value in params.items()}
-    epochs = [{"epoch": e, "score": s, "best_epoch": e, "seconds": 1.0, "fold_epochs": e} for e, s in enumerate(scores, start=1)]
+    epochs = [
+        {"epoch": e, "score": s, "best_epoch": e, "seconds": 1.0, "fold_epochs": e, "finished": status == "done" and e == len(scores)}
+        for e, s in enumerate(scores, start=1)
+    ]
     return TrialRecord(tmp_path / f"{number:04d}", number, params, {}, status, reason, epochs, 1.0, 1.0)
 
 
-def restarted(records, space, base=BASE):
+def restarted(records, space, base=BASE, levels=(), **more):
     """A searcher as a resumed study makes it."""
-    study, unfinished = rebuild(space, base, records)
-    return StudySearcher(study, space, base, unfinished, set()), study
+    study = rebuild(space, base, records, resting=bool(levels))
+    return made(study, space, records, base=base, levels=levels, **more), study
 
 
 def test_a_stopped_trial_is_told_pruned_with_its_intermediate_values(study, searcher):
@@ -73,7 +83,7 @@ def test_an_interrupted_trial_stays_running_and_is_taken_up_again(tmp_path, stud
     searcher.on_trial_complete("a", result(2, 0.6))
     assert study.trials[0].state == TrialState.RUNNING
     again, rebuilt = restarted([record(tmp_path, 0, "running", [0.7, 0.6])], get_space("smoke", BASE))
-    assert again.suggest("b") == {"number": 0, "params": {"optim.lr": 1e-3, "dropout.classifier": 0.5}}
+    assert again.suggest("b") == {"number": 0, "params": {"optim.lr": 1e-3, "dropout.classifier": 0.5}, "since": 0, "until": 9}
     again.on_trial_result("b", result(2, 0.6))  # its last epoch is said again
     again.on_trial_complete("b", result(3, 0.5, finished=True))
     (trial,) = rebuilt.trials
@@ -88,9 +98,9 @@ def test_a_rebuilt_study_has_the_states_values_and_reasons_of_the_records(tmp_pa
         record(tmp_path, 4, "running", [0.7]),
         record(tmp_path, 5, "stopped", [None], "worst"),
     ]
-    study, unfinished = rebuild(get_space("smoke", BASE), BASE, records)
+    study = rebuild(get_space("smoke", BASE), BASE, records, resting=False)
     states = [TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL, TrialState.FAIL, TrialState.RUNNING, TrialState.FAIL]
-    assert [t.state for t in study.trials] == states and unfinished == [records[3]]
+    assert [t.state for t in study.trials] == states
     assert [t.value for t in study.trials] == [0.5, 0.9, None, None, None, None]
     assert [t.intermediate_values for t in study.trials] == [{1: 0.6, 2: 0.5}, {1: 0.9}, {1: 0.8}, {}, {1: 0.7}, {}]
     assert [t.user_attrs.get("reason") for t in study.trials] == [None, None, "no memory", "never started", None, "worst"]
@@ -99,7 +109,7 @@ def test_a_rebuilt_study_has_the_states_values_and_reasons_of_the_records(tmp_pa
 @pytest.mark.parametrize("name", ["full", "smoke", "ablation"])
 def test_a_rebuilt_study_is_the_one_that_was_lost(tmp_path, name):
     space, study = get_space(name, BASE), new_study("log_loss")
-    searcher = StudySearcher(study, space, BASE, [], {"1"})
+    searcher = made(study, space, stopped={"1"})
     records = []
     for number in range(14):
         params = json.loads(json.dumps(searcher.suggest(str(number))["params"]))
@@ -114,7 +124,7 @@ def test_a_rebuilt_study_is_the_one_that_was_lost(tmp_path, name):
     def essence(trial):
         return trial.number, trial.state, trial.params, trial.distributions, trial.values, trial.intermediate_values, trial.user_attrs
 
-    rebuilt, _ = rebuild(space, BASE, records)
+    rebuilt = rebuild(space, BASE, records, resting=False)
     assert [essence(trial) for trial in all_trials(rebuilt)] == [essence(trial) for trial in all_trials(study)]
 
 
@@ -155,7 +165,7 @@ def test_scores_that_are_no_number_are_not_reported(study, searcher):
 
 def test_changes_are_written_when_it_is_time_and_at_the_end(tmp_path):
     database, study = StudyDatabase(tmp_path / "optuna.db", "s", "log_loss"), new_study("log_loss")
-    searcher = StudySearcher(study, get_space("smoke", BASE), BASE, [], set(), database)
+    searcher = made(study, get_space("smoke", BASE), database=database)
 
     def held():
         return [trial.state for trial in optuna.load_study(storage=f"sqlite:///{tmp_path / 'optuna.db'}", study_name="s").trials]
@@ -233,4 +243,109 @@ def test_a_trial_taken_up_again_is_no_step_of_the_plan(tmp_path, plan):
 
 def test_the_base_configuration_is_tried_although_trial_0_never_started(tmp_path):
     again, _ = restarted([record(tmp_path, 1, "done", [0.5])], get_space("smoke", BASE))
-    assert again.suggest("a") == {"number": 2, "params": {"optim.lr": 1e-4, "dropout.classifier": 0.75}}
+    asked = again.suggest("a")
+    assert (asked["number"], asked["params"]) == (2, {"optim.lr": 1e-4, "dropout.classifier": 0.75})
+
+
+# trials that rest and go on ------------------------------------------------------------------------------------------
+
+LEVELS = (1, 3)
+SMOKE = get_space("smoke", BASE)
+
+
+def to(searcher, name, asked, score, until=None):
+    """Train what was asked for up to its rung, or cut it off before."""
+    last = until or asked["until"]
+    for epoch in range(asked["since"] + 1, last):
+        searcher.on_trial_result(name, result(epoch, score))
+    searcher.on_trial_complete(name, result(last, score, finished=last == 9, rests=last == asked["until"] < 9))
+
+
+def test_trials_rest_at_a_rung_and_the_best_goes_on_from_there(study):
+    searcher = made(study, SMOKE, levels=LEVELS, trials=4)
+    first = [searcher.suggest(name) for name in "abc"]
+    assert [(asked["number"], asked["since"], asked["until"]) for asked in first] == [(0, 0, 1), (1, 0, 1), (2, 0, 1)]
+    for name, asked, score in zip("abc", first, (0.5, 0.4, 0.6), strict=True):
+        to(searcher, name, asked, score)
+    assert [trial.state for trial in study.trials] == [TrialState.PRUNED] * 3
+    again = searcher.suggest("d")
+    assert again == first[1] | {"since": 1, "until": 3}
+    assert [trial.state for trial in study.trials] == [TrialState.PRUNED, TrialState.RUNNING, TrialState.PRUNED]
+    assert searcher.suggest("e")["number"] == 3  # nobody else is among the best third
+
+
+def test_at_the_end_the_best_three_run_to_their_end(study):
+    searcher = made(study, SMOKE, levels=LEVELS, trials=5)
+    scores, trained, name = {0: 0.5, 1: 0.4, 2: 0.6, 3: 0.3, 4: 0.7}, [], 0
+    while not isinstance(asked := searcher.suggest(str(name)), str):
+        to(searcher, str(name), asked, scores[asked["number"]])
+        trained.append((asked["number"], asked["until"]))
+        name += 1
+    assert asked == searcher.FINISHED and searcher.exhausted
+    assert [number for number, until in trained if until == 9] == [3, 1, 0]
+    assert [(t.state, t.value) for t in study.trials] == [
+        (TrialState.COMPLETE, 0.5), (TrialState.COMPLETE, 0.4), (TrialState.PRUNED, None), (TrialState.COMPLETE, 0.3), (TrialState.PRUNED, None)
+    ]  # fmt: skip
+    assert study.trials[2].intermediate_values == {1: 0.6}
+
+
+def test_a_worker_waits_where_only_a_running_trial_can_decide_what_is_next(study):
+    searcher = made(study, SMOKE, levels=LEVELS, trials=1)
+    asked = searcher.suggest("a")
+    assert searcher.suggest("b") is None and not searcher.exhausted
+    to(searcher, "a", asked, 0.5)
+    assert searcher.suggest("b")["until"] == 3
+
+
+def test_a_failed_trial_is_never_promoted(study):
+    searcher = made(study, SMOKE, levels=LEVELS, trials=2)
+    asked = [searcher.suggest(name) for name in "ab"]
+    searcher.on_trial_result("a", result(1, 0.1))
+    searcher.on_trial_complete("a", {"failed": "no memory", "finished": False})
+    to(searcher, "b", asked[1], 0.5)
+    assert searcher.suggest("c")["number"] == 1
+
+
+@pytest.mark.parametrize("cut", [False, True])
+def test_a_search_that_is_stopped_at_any_step_goes_on_as_if_it_had_not_been(tmp_path, cut):
+    """Of the same 8 trials the same ones train to the same rungs in the same order, also where the last was cut off in the middle."""
+
+    def search(restart_after):
+        searcher, _ = restarted([], SMOKE, levels=LEVELS, trials=8)
+        records, trained = {}, []
+        for step in range(30):
+            asked = searcher.suggest(str(step))
+            if isinstance(asked, str):
+                return trained, {number: record.params for number, record in records.items()}
+            number, score = asked["number"], asked["number"] * 3 % 8 / 8
+            if step == restart_after and cut and asked["until"] - asked["since"] > 1:
+                to(searcher, str(step), asked, score, until=asked["until"] - 1)
+                assert not searcher.exhausted
+                before = record(tmp_path, number, "running", [score] * (asked["until"] - 1))
+                before = dataclasses.replace(before, params=asked["params"])
+                searcher, _ = restarted([*(r for n, r in records.items() if n != number), before], SMOKE, levels=LEVELS, trials=8)
+                step_again = searcher.suggest(f"{step} again")
+                assert step_again == asked | {"since": 0}  # its last epoch is said again
+                to(searcher, f"{step} again", step_again, score)
+            else:
+                to(searcher, str(step), asked, score)
+            records[number] = record(tmp_path, number, "done" if asked["until"] == 9 else "stopped", [score] * asked["until"])
+            records[number] = dataclasses.replace(records[number], params=asked["params"])
+            trained.append((number, asked["until"]))
+            if step == restart_after and not cut:
+                searcher, _ = restarted(list(records.values()), SMOKE, levels=LEVELS, trials=8)
+        raise AssertionError("it has no end")
+
+    whole = search(None)
+    assert all(search(step) == whole for step in range(len(whole[0])))
+
+
+def test_a_finished_search_is_extended_by_more_trials(tmp_path):
+    before = [record(tmp_path, number, "stopped", [0.5 + number / 10]) for number in range(3)]
+    before[0] = record(tmp_path, 0, "done", [0.5] * 9)
+    searcher, _ = restarted(before, SMOKE, levels=LEVELS, trials=3)
+    assert not searcher.exhausted  # 1 and 2 are among the best three
+    searcher, _ = restarted([before[0]], SMOKE, levels=LEVELS, trials=1)
+    assert searcher.exhausted
+    searcher, _ = restarted([before[0]], SMOKE, levels=LEVELS, trials=2)
+    assert searcher.suggest("a")["number"] == 1

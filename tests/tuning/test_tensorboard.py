@@ -34,8 +34,8 @@ def line(epoch, score=0.5, best_epoch=None, **more):
     return report | {"best_epoch": best_epoch or epoch, "score": score, "finished": False} | more
 
 
-def trial(number, params=FOCAL, last=None):
-    return SimpleNamespace(trial_id=f"id{number}", config={"number": number, "params": params}, last_result=last)
+def trial(number, params=FOCAL, last=None, since=0):
+    return SimpleNamespace(trial_id=f"id{number}", config={"number": number, "params": params, "since": since}, last_result=last)
 
 
 @pytest.fixture
@@ -187,3 +187,32 @@ def test_figures_stand_in_the_run_of_the_best_and_move_with_it(tmp_path):
     assert not list((tmp_path / "0000").iterdir())
     (image,) = read(tmp_path / "0001").Images("figures/curves")
     assert (image.width, image.height) == (900, 600) and image.encoded_image_string.startswith(b"\x89PNG")
+
+
+def test_a_trial_that_rests_has_no_end_until_it_went_on_or_the_study_is_over(callback, tmp_path):
+    first, second = trial(0), trial(2)
+    for each in (first, second):
+        run(callback, each, line(1, rests=True))
+        callback.on_trial_complete(0, [], each)
+    assert metadata.SESSION_END_INFO_TAG not in read(tmp_path / "0000").summary_metadata
+    again = trial(0, since=1)
+    again.trial_id = "the next step"
+    run(callback, again, line(1), line(2), line(3, finished=True))
+    callback.on_trial_complete(0, [], again)
+    callback.on_experiment_end([])
+    assert [step for step, _ in points(tmp_path / "0000")] == [1, 2, 3]
+    assert points(tmp_path / "0000", "rung/went_on") == [(1, 1.0), (3, 1.0)] and points(tmp_path / "0002", "rung/went_on") == [(1, 0.0)]
+    assert ended(tmp_path / "0000") == ended(tmp_path / "0002") == api.STATUS_SUCCESS
+    assert read(tmp_path / "0002").Tensors("trial/ended")[0].tensor_proto.string_val[0] == b"stopped by the rung at epoch 1"
+
+
+def test_a_resting_trial_of_an_interrupted_study_goes_on_in_the_next(tmp_path):
+    cut = TensorBoardCallback(tmp_path, SPACE, Config(), levels=(1,), is_over=lambda: False)
+    resting = trial(0)
+    run(cut, resting, line(1, rests=True))
+    cut.on_trial_complete(0, [], resting)
+    cut.on_experiment_end([])
+    record = TrialRecord(tmp_path / "0000", 0, FOCAL, {}, "stopped", "", [line(1)], 1.0, 1.0)
+    resumed = TensorBoardCallback(tmp_path, SPACE, Config(), levels=(1,), records=[record])
+    run(resumed, trial(0, since=1), line(2, finished=True))
+    assert points(tmp_path / "0000", "rung/went_on") == [(1, 1.0)] and [step for step, _ in points(tmp_path / "0000")] == [1, 2]

@@ -18,13 +18,17 @@ from tuning.trainable import MMNetTrainable, failure_reason, trial_name
 PARAMS = {"optim.lr": 1e-3}
 
 
+def asked(number=0, params=PARAMS, since=0, until=3):
+    return {"number": number, "params": params, "since": since, "until": until}
+
+
 @pytest.fixture
 def worker(synthetic_dataset, tmp_path):
-    def start(params=PARAMS, number=0, **config):
+    def start(params=PARAMS, number=0, since=0, until=3, **config):
         splits = make_splits(synthetic_dataset.table, folds=2, test_fraction=0.0, grouping="case", seed=0)
         trainable = MMNetTrainable.__new__(MMNetTrainable)
         shared = {"dataset": synthetic_dataset, "splits": splits, "base": tiny_config(config), "trials": tmp_path, "threads": 1}
-        trainable.setup({"number": number, "params": params}, **shared)
+        trainable.setup(asked(number, params, since, until), **shared)
         return trainable
 
     return start
@@ -62,14 +66,14 @@ def test_a_worker_gives_memory_back_when_its_trial_is_gone(worker, monkeypatch):
     trial = weakref.ref(trainable._trial)
     left = []
     monkeypatch.setattr("tuning.trainable.give_back", lambda: left.append(trial()))
-    trainable.reset_config({"number": 1, "params": PARAMS})
+    trainable.reset_config(asked(number=1))
     assert left == [None]
 
 
 def test_a_worker_takes_up_the_next_configuration(worker, tmp_path):
     trainable = worker()
     trainable.step()
-    assert trainable.reset_config({"number": 1, "params": {"optim.lr": 1e-2}})
+    assert trainable.reset_config(asked(1, {"optim.lr": 1e-2}))
     assert trainable.step()["epoch"] == 1
     assert json.loads((tmp_path / "0001" / "config.json").read_text())["config"]["optim"]["lr"] == 1e-2
 
@@ -119,3 +123,51 @@ def test_a_process_that_ray_sets_up_and_drops_leaves_a_trial_as_it_is(worker, tm
     dropped.cleanup()
     assert {path: path.read_bytes() for path in (tmp_path / "0000").rglob("*") if path.is_file()} == before
     assert not worker(number=1)._trial and not (tmp_path / "0001").exists()
+
+
+def test_a_trial_rests_at_its_rung_and_leaves_all_that_is_needed_to_go_on(worker, tmp_path):
+    result = worker(until=1).step()
+    record = read_trial(tmp_path / "0000")
+    assert result["done"] and result["rests"] and not result["finished"]
+    assert record.status == "stopped" and record.reason.startswith("rests at epoch 1") and len(record.epochs) == 1
+    assert (record.folder / "checkpoint.pt").exists() and np.load(record.folder / "predictions.npz")["oof"].shape[0] == 1
+
+
+@pytest.mark.parametrize("elsewhere", [False, True])
+def test_a_trial_that_goes_on_repeats_no_epoch_and_has_the_numbers_of_one_that_never_rested(worker, tmp_path, elsewhere):
+    whole = worker(number=1)
+    expected = [whole.step()["metrics"] for _ in range(3)]
+    first = worker(until=1)
+    found = [first.step()]
+    second = worker(since=1) if elsewhere else first
+    if not elsewhere:
+        trained = first._trial
+        second.reset_config(asked(since=1))
+        assert second._trial is trained  # nothing is built or read again
+    found += [second.step(), second.step()]
+    assert [result["metrics"] for result in found] == expected and [result["done"] for result in found] == [True, False, True]
+    record = read_trial(tmp_path / "0000")
+    assert record.status == "done" and [line["metrics"] for line in record.epochs] == expected
+
+
+def test_networks_in_memory_that_are_behind_the_record_are_not_gone_on_with(worker, tmp_path):
+    stale = worker(until=1)
+    stale.step()
+    other = worker(since=1, until=2)
+    other.step()
+    stale.reset_config(asked(since=2))
+    assert stale.step()["epoch"] == 3 and len(read_trial(tmp_path / "0000").epochs) == 3
+
+
+def test_a_trial_taken_up_at_its_rung_rests_there_without_another_epoch(worker, tmp_path):
+    worker(until=1).step()  # and the driver was lost before it heard of it
+    result = worker(until=1).step()
+    assert result["epoch"] == 1 and result["rests"] and len(read_trial(tmp_path / "0000").epochs) == 1
+
+
+def test_a_resting_trial_whose_checkpoint_is_gone_begins_again(worker, tmp_path):
+    first = worker(until=1).step()
+    (tmp_path / "0000" / "checkpoint.pt").unlink()
+    again = worker(since=1)
+    assert [again.step()["epoch"] for _ in range(3)] == [1, 2, 3]
+    assert read_trial(tmp_path / "0000").epochs[0]["metrics"] == first["metrics"]
