@@ -7,7 +7,7 @@ import time
 from dataclasses import asdict
 from functools import partial
 
-from mmnet.command_line import add_shared_arguments, run_verb
+from mmnet.command_line import Parser, add_shared_arguments, run_verb, say
 
 KEPT = (  # by a resumed study, unless given again
     "space",
@@ -23,7 +23,7 @@ KEPT = (  # by a resumed study, unless given again
 
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="tune_mmnet.py", description="Search configurations of MMNet on patient-wise folds. Without data: a synthetic data set."
     )
     add_shared_arguments(parser)
@@ -76,7 +76,7 @@ def main() -> int:
     from tuning.cluster import joining
     from tuning.settings import ASHA, NO_RUNGS, StudySettings, parse_concurrency, parse_duration, parse_gpus, rungs
 
-    console = Console()
+    console = Console(markup=False)
     arguments.front = take_front(arguments)
     names = (*KEPT, "address", "max_failures", "max_cost", "retry_failed")
     given = {name: value for name in names if (value := getattr(arguments, name)) is not None}
@@ -173,7 +173,7 @@ def with_backbones(space, study, console):
     reasons = obtainable(names, study.config.model, study.config.input_size)
     for name, reason in reasons.items():
         if reason:
-            console.print(f"[yellow]left out[/]  {name}: {reason}", highlight=False, soft_wrap=True)
+            say(console, "left out", f"  {name}: {reason}")
     return space.with_choices("model.backbone", tuple(name for name, reason in reasons.items() if not reason))
 
 
@@ -251,11 +251,7 @@ def close(folder, output: str, console, complete: bool, reason: str, seconds: fl
                 print_trust(trust, console)
             console.print(f"report: {page}", highlight=False, soft_wrap=True)
     if not complete:
-        console.print(
-            f"[yellow]{reason or 'stopped'}[/]: go on with  python tune_mmnet.py --resume --name {folder.name} --output {output}",
-            soft_wrap=True,
-            highlight=False,
-        )
+        say(console, reason or "stopped", f": go on with  python tune_mmnet.py --resume --name {folder.name} --output {output}")
     elif best is None:
         console.print(f"no trial gave a score; reasons are in {folder}/results/leaderboard.csv", highlight=False)
         return 1

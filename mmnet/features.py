@@ -12,6 +12,7 @@ from torch import Tensor
 
 from data.augment import shrink, to_float
 from data.dataset import Dataset
+from data.errors import InputError
 from data.store import atomic_folder, cache_root, require_space
 from mmnet.backbones import build_backbone, weights_digest
 from mmnet.build import channels_of
@@ -47,7 +48,11 @@ def with_features(dataset: Dataset, config: Config, device: torch.device, progre
             blocks = _stored(maps) if config.model.pooled and maps.exists() else _compute(images, config, device)
             _write(building / path.name, map(_pool, blocks) if config.model.pooled else blocks, len(images), progress)
             (building / "key.json").write_text(json.dumps(key | {"pooled": config.model.pooled}, indent=1))
-    return replace(dataset, features=np.load(path, mmap_mode="r"), images=None)
+    try:
+        features = np.load(path, mmap_mode="r")
+    except (OSError, ValueError, EOFError) as error:
+        raise InputError(f"cache {path.parent}: damaged ({error}); remove that folder, it will be built again") from error
+    return replace(dataset, features=features, images=None)
 
 
 def _place(key: dict) -> Path:

@@ -70,7 +70,7 @@ def load_networks(folder: Path, config: Config, dataset: Dataset, device: torch.
             network.load_state_dict(load_file(folder / f"fold_{number}.safetensors"))
             networks.append(network.to(device))
         return networks
-    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
         raise InputError(
             f"models {folder}: absent, damaged or of another configuration: {str(error).splitlines()[0]}; train again with main.py"
         ) from error

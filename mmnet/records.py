@@ -101,6 +101,7 @@ def read_trial(folder: Path) -> TrialRecord:
         lines = (folder / "epochs.jsonl").read_text() if (folder / "epochs.jsonl").exists() else ""
         whole = lines[: lines.rfind("\n") + 1]  # a lost process or a full disk may leave half a line at the end
         epochs = [json.loads(line) for line in whole.splitlines()]
+        _check_shape(trial, status, epochs)
         return TrialRecord(
             folder,
             trial["number"],
@@ -112,8 +113,26 @@ def read_trial(folder: Path) -> TrialRecord:
             sum(line["seconds"] for line in epochs),
             status["peak_mib"],
         )
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise InputError(f"trial record {folder}: damaged or incomplete ({error!r}); move it away to go on without it") from error
+
+
+def _check_shape(trial: Any, status: Any, epochs: list[Any]) -> None:
+    """Raises ValueError where a record does not hold what its readers rely on."""
+    if not (isinstance(trial["number"], int) and isinstance(trial["params"], dict) and isinstance(trial["config"], dict)):
+        raise ValueError("config.json: expected a number, params and a config")
+    if status["status"] not in STATUSES or not isinstance(status["peak_mib"], int | float):
+        raise ValueError(
+            f"status.json: {status['status']!r}, {status['peak_mib']!r} MiB: expected one of {', '.join(STATUSES)}, and a number"
+        )
+    if status["status"] == "done" and not epochs:
+        raise ValueError("status.json: done, but epochs.jsonl holds no epoch")
+    for number, line in enumerate(epochs, start=1):
+        numbers = (
+            isinstance(line["metrics"], dict) and isinstance(line["fold_metrics"], list) and isinstance(line["score"], float | int | None)
+        )
+        if line["epoch"] != number or not 1 <= line["best_epoch"] <= number or not numbers:
+            raise ValueError(f"epochs.jsonl, line {number}: expected the record of epoch {number}")
 
 
 def read_trials(study: Path) -> list[TrialRecord]:

@@ -9,6 +9,7 @@ import json
 import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import suppress
 from multiprocessing import get_context
 from typing import Any
 
@@ -28,7 +29,7 @@ def remembered(key: dict[str, Any], device: torch.device, measure: Callable[[], 
     whole = {"format": FORMAT, "machine": machine_name(device), "torch": torch.__version__} | key
     name = hashlib.sha256(json.dumps(whole, sort_keys=True).encode()).hexdigest()[:16]
     path = cache_root() / "timings" / f"{name}.json"
-    if path.exists():
+    with suppress(OSError, ValueError, KeyError, TypeError):  # there is none, or a damaged one
         return json.loads(path.read_text())["seconds"], False
     seconds = measure()
     write_json(path, {"key": whole, "seconds": seconds})

@@ -10,6 +10,7 @@ import json
 import os
 import platform
 import re
+import reprlib
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,6 +28,20 @@ if TYPE_CHECKING:
     import torch
 
 FORMAT = 2
+# what every reader of study.json relies on
+SHAPE: dict[str, type] = {
+    "format": int,
+    "verb": str,
+    "name": str,
+    "config": dict,
+    "data.path": str,
+    "data.fingerprint": str,
+    "data.synthetic": bool,
+    "splits.folds": list,
+    "splits.test": list,
+    "splits.grouping": str,
+    "splits.source": str,
+}
 PACKAGES = ("torch", "torchvision", "timm", "numpy", "scikit-learn", "ray", "optuna")
 
 
@@ -159,7 +174,10 @@ def _resume(arguments: argparse.Namespace, place: str | Path, verb: str) -> Stud
     about = read_study(path)
     if about["verb"] != verb:
         raise InputError(f"study {path} was made by {about['verb']}: resume it with that command")
-    config = Config().with_values(about["config"])
+    try:
+        config = Config().with_values(about["config"])
+    except ConfigError as error:
+        raise ConfigError(f"study {path}, study.json: {error}; resume it with the version of this software that made it") from error
     wanted = base_config(arguments, False) if arguments.config else config.with_values(overrides(arguments))
     if wanted.optim.precision == AUTO:
         wanted = wanted.with_values({"optim.precision": config.optim.precision})  # as it was decided
@@ -216,13 +234,24 @@ def read_study(path: Path) -> dict[str, Any]:
     """study.json of a study's folder. Raises InputError when there is none, or it is damaged."""
     try:
         about = json.loads((path / "study.json").read_text())
-        if about["format"] != FORMAT:
-            raise InputError(f"study {path}: written in format {about['format']}, expected {FORMAT}; use the version that made it")
-        return about
-    except (OSError, ValueError, KeyError) as error:
-        if isinstance(error, InputError):
-            raise
+    except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"study {path}: no readable study.json ({error}); check its name and --output") from error
+    if isinstance(about, dict) and about.get("format", FORMAT) != FORMAT:
+        raise InputError(f"study {path}: written in format {about['format']}, expected {FORMAT}; use the version that made it")
+    for place, kind in SHAPE.items():
+        value: Any = about
+        for name in place.split("."):
+            value = value.get(name) if isinstance(value, dict) else None
+        if not isinstance(value, kind):
+            raise InputError(
+                f"study {path}: study.json is damaged: {place} is {reprlib.repr(value)}, expected {kind.__name__}; restore it from a copy, "
+                "or start another study"
+            )
+    if not isinstance(about.get("settings", {}), dict):
+        raise InputError(
+            f"study {path}: study.json is damaged: settings is {reprlib.repr(about['settings'])}, expected dict; restore it from a copy"
+        )
+    return about
 
 
 def _installed(name: str) -> bool:

@@ -6,7 +6,7 @@ import logging
 import os
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from data.errors import InputError
+from tuning import TOKEN_FILE
 from tuning.settings import AUTO, StudySettings, gpu_share
 
 if TYPE_CHECKING:
@@ -32,6 +33,8 @@ def joining(address: str | None) -> Iterator[Future[None]]:
     Ray's own start is seconds of waiting for its processes. `result()` waits for it; raises InputError when it cannot be
     reached or started.
     """
+    if address is None:  # read when ray is imported: all its processes then listen on loopback only, as they do on a Mac
+        os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
     with ThreadPoolExecutor(1, "joining") as thread:
         connected = thread.submit(_connect, address)
         try:
@@ -51,6 +54,8 @@ def _connect(address: str | None) -> None:
     try:
         if address is None:
             ray.init(num_cpus=os.cpu_count(), include_dashboard=False, **quiet)
+            with suppress(OSError):  # Ray makes it readable for everybody, and whoever has it runs code as this user
+                TOKEN_FILE.chmod(0o600)
         else:
             runtime = {"working_dir": str(ROOT), "excludes": NOT_CODE}
             ray.init(address=address, runtime_env=runtime, **quiet)

@@ -1,5 +1,6 @@
 """How a study is run: everything that is not the configuration of a trial."""
 
+import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -37,7 +38,7 @@ class StudySettings:
             ("--trials", self.trials, self.trials >= 1, "at least 1"),
             ("--time-budget", self.time_budget, self.time_budget is None or self.time_budget > 0, "more than 0"),
             ("--gpus-per-trial", self.gpus_per_trial, _is_gpu_share(self.gpus_per_trial), "a number from 0 on, or auto"),
-            ("--cpus-per-trial", self.cpus_per_trial, self.cpus_per_trial > 0, "more than 0"),
+            ("--cpus-per-trial", self.cpus_per_trial, 0 < self.cpus_per_trial < math.inf, "more than 0"),
             ("--concurrency", self.concurrency, self.concurrency is None or self.concurrency >= 1, "at least 1"),
             ("--scheduler", self.scheduler, self.scheduler in SCHEDULERS, f"one of {', '.join(SCHEDULERS)}"),
             ("--max-failures", self.max_failures, self.max_failures is None or self.max_failures >= 0, "0 or more"),
@@ -54,7 +55,7 @@ class StudySettings:
 
 
 def _is_gpu_share(value: float | str | None) -> bool:
-    return value in (None, AUTO) or (not isinstance(value, str) and value >= 0)
+    return value in (None, AUTO) or (not isinstance(value, str) and 0 <= value < math.inf)
 
 
 def gpu_share(peak: float, memory: float) -> float:

@@ -1,13 +1,18 @@
 """What trials on one machine share."""
 
 import dataclasses
+import json
+import os
 import pickle
+import subprocess
+import sys
 
 import numpy as np
 import pytest
 
 from data.errors import InputError
 from tests.mmnet.tiny import deal, feature_dataset, tiny_config
+from tests.test_imports import ROOT
 from tuning.cluster import resources, shareable
 from tuning.settings import StudySettings
 
@@ -53,3 +58,35 @@ def test_as_many_trials_run_at_once_as_cores_and_gpus_carry(monkeypatch, have, s
 def test_a_trial_that_the_cluster_cannot_carry_is_an_error(monkeypatch):
     with pytest.raises(InputError, match="the cluster has 2 CPUs and 0 GPUs"):
         planned(monkeypatch, {"CPU": 2}, cpus_per_trial=4)
+
+
+LOCAL = """
+import json
+from tuning.cluster import joining
+
+with joining(None) as connected:
+    connected.result()
+    import ray
+    import psutil  # Ray brings it
+    from ray._common.usage.usage_lib import usage_stats_enabled
+    ray.get(ray.remote(lambda: None).remote())  # a worker listens too
+    addresses = []
+    for process in [psutil.Process(), *psutil.Process().children(recursive=True)]:
+        try:
+            addresses += [socket.laddr.ip for socket in process.net_connections("tcp") if socket.status == psutil.CONN_LISTEN]
+        except psutil.NoSuchProcess:
+            pass
+    print(json.dumps({"addresses": addresses, "statistics": usage_stats_enabled()}))
+"""
+
+
+@pytest.mark.slow
+def test_ray_on_this_machine_listens_on_loopback_only_with_a_token_of_its_own_and_sends_no_statistics(tmp_path):
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+    environment |= {"OMP_NUM_THREADS": "1", "HOME": str(tmp_path)}
+    done = subprocess.run([sys.executable, "-c", LOCAL], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stdout + done.stderr
+    found = json.loads(done.stdout.splitlines()[-1])
+    assert len(found["addresses"]) >= 5 and set(found["addresses"]) <= {"127.0.0.1", "::1", "::ffff:127.0.0.1"}
+    assert not found["statistics"]
+    assert (tmp_path / ".ray" / "auth_token").stat().st_mode & 0o777 == 0o600
