@@ -141,7 +141,7 @@ def run_study(
     try:
         dataset = shareable(dataset)
         (connected or joined.enter_context(joining(settings.address))).result()
-        per_trial, concurrency = resources(settings, base, dataset, splits)
+        per_trial, concurrency = resources(settings, base, dataset, splits, console)
         status = StatusCallback(trials, base, scheduler, stopper, enough)
         progress = ProgressCallback(
             console,
