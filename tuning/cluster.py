@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).parent.parent
 NOT_CODE = [".venv", ".git", "output", "tests", "bench", "**/__pycache__"]
+CARRIED = ("MMNET_CACHE", "TORCH_HOME", "HF_HOME", "HF_ENDPOINT", "HF_HUB_OFFLINE")  # settings of the environment that a worker reads too
 
 
 @contextmanager
@@ -55,7 +56,8 @@ def _connect(address: str | None) -> None:
         if address is None:
             ray.init(num_cpus=os.cpu_count(), include_dashboard=False, **quiet)
         else:
-            runtime = {"working_dir": str(ROOT), "excludes": NOT_CODE}
+            settings = {name: os.environ[name] for name in CARRIED if name in os.environ}
+            runtime = {"working_dir": str(ROOT), "excludes": NOT_CODE, "env_vars": settings}
             ray.init(address=address, runtime_env=runtime, **quiet)
     except (ConnectionError, RuntimeError, ValueError, OSError) as error:
         raise InputError(f"--address {address or 'local'}: cannot reach or start Ray: {str(error).splitlines()[0]}") from error

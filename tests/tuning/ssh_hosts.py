@@ -39,7 +39,7 @@ ip addr add {address}/24 dev eth0
 ip link set eth0 up
 ip route add default via {address}
 {sshd} -D -e -f /run/machine/sshd_config 2>/run/machine/sshd.log </dev/null >/dev/null &
-until grep -q listening /run/machine/sshd.log; do kill -0 $!; sleep 0.05; done
+until grep -qs listening /run/machine/sshd.log; do kill -0 $!; sleep 0.05; done
 echo ready
 read -r until_the_end
 """
