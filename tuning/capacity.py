@@ -33,7 +33,7 @@ def carried(nodes: Iterable[Node], cpus: float, gpus: float) -> int:
 class Capacity:
     now: tuple[Node, ...]  # the nodes that run
     most: tuple[Node, ...]  # with every node that the autoscaler may add
-    unknown: bool = False  # an autoscaler that does not say what it may add
+    unknown: bool = False  # nodes may come of which nobody says what they have
 
     @property
     def has_gpu(self) -> bool:
@@ -44,15 +44,21 @@ class Capacity:
 
 
 def measure() -> Capacity:
-    """Of the cluster that this process has joined. On Kubernetes the autoscaler runs elsewhere, and what it may add is not known."""
+    """Of the cluster that this process has joined.
+
+    Not known is what an autoscaler on Kubernetes may add, for it runs elsewhere, and what machines on the premises have that
+    `ray up` has not started yet.
+    """
     import ray
 
     alive = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     now = tuple(_node(resources) for resources in alive)
     heads = [_node(resources) for resources in alive if "node:__internal_head__" in resources]
     launched = _cluster_file(ray.get_runtime_context().gcs_address)
-    kubernetes = os.environ.get("RAY_USAGE_STATS_KUBERAY_IN_USE") == "1"  # set by KubeRay in its pods
-    return Capacity(now, (*heads, *workers(launched)) if launched else now, kubernetes and launched is None)
+    if launched is None:
+        return Capacity(now, now, unknown=os.environ.get("RAY_USAGE_STATS_KUBERAY_IN_USE") == "1")  # set by KubeRay in its pods
+    awaited = 1 + len(launched["provider"].get("worker_ips", []))
+    return Capacity(now, (*heads, *workers(launched)), unknown=len(now) < awaited)
 
 
 def workers(cluster: dict[str, Any]) -> list[Node]:

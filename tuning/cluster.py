@@ -84,7 +84,7 @@ def resources(
         largest = max((*capacity.now, *capacity.most), key=lambda node: (node.gpus, node.cpus), default=Node(0, 0))
         remedy = "ask for less"
         if capacity.unknown:
-            remedy += ", or, as its autoscaler does not say what it may add, give --gpus-per-trial and --concurrency as numbers"
+            remedy += ", or, as nodes may come of which nobody says what they have, give --gpus-per-trial and --concurrency as numbers"
         raise InputError(
             f"--cpus-per-trial {cpu:g} --gpus-per-trial {gpu:g}: no node carries a trial, the largest has {largest.cpus:g} CPUs "
             f"and {largest.gpus:g} GPUs; {remedy}"
@@ -92,7 +92,7 @@ def resources(
     concurrency = min(settings.concurrency or most, most)
     if console is not None and now < concurrency:
         console.print(
-            f"cluster   {now} of {concurrency} trials at once fit on the nodes that run now; the autoscaler adds nodes for the others",
+            f"cluster   {now} of {concurrency} trials at once fit on the nodes that run now; the others wait for nodes to come",
             soft_wrap=True,
             highlight=False,
         )

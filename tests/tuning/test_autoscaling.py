@@ -1,8 +1,10 @@
 """A search on a cluster that has no worker yet: nodes come because trials wait, and go when nothing is left to do."""
 
 import json
+from pathlib import Path
 
 import pytest
+import ray
 
 from tests.test_imports import ROOT
 from tests.tuning.ssh_hosts import Machine, machines, missing
@@ -39,6 +41,12 @@ def nodes(cloud: Machine) -> tuple[int, ...]:
 def test_nodes_come_when_trials_wait_and_go_when_none_are_left(tmp_path):
     with machines(tmp_path / "net", "cloud") as (cloud,):
         (cloud.home / "cluster.yaml").write_text(json.dumps(CLUSTER))
+        # Ray's wheel lacks the file of defaults of its fake provider: put it there, as this machine alone sees it
+        (cloud.home / "fake").mkdir()
+        (cloud.home / "fake" / "example.yaml").write_text(json.dumps(CLUSTER))
+        place = Path(ray.__file__).parent / "autoscaler" / "_private" / "fake_multi_node"
+        completed = cloud.run(f"cp -rn {place}/* ~/fake/ && mount --bind ~/fake {place}", 60)
+        assert completed.returncode == 0, completed.stdout
         options = "--head --num-cpus=0 --object-store-memory=200000000 --dashboard-host=127.0.0.1 --autoscaling-config=~/cluster.yaml"
         started = cloud.run(f"PATH={ENVIRONMENT}/bin:$PATH; {FAKE} {PATIENT} RAY_AUTH_MODE=disabled ray start {options}", 300)
         assert started.returncode == 0, started.stdout

@@ -144,7 +144,7 @@ def test_the_rayjob_asks_for_a_token_and_keeps_the_data_set_on_the_head():
     assert cluster["authOptions"] == {"mode": "token"} and cluster["enableInTreeAutoscaling"] is True
     head, (workers,) = cluster["headGroupSpec"], cluster["workerGroupSpecs"]
     assert head["rayStartParams"] == {"num-cpus": "0"}
-    assert workers["minReplicas"] == 0 < workers["maxReplicas"]
+    assert workers["minReplicas"] == 0 and f"--concurrency {workers['maxReplicas']}" in job["spec"]["entrypoint"]
     mounts = {}
     for name, group in (("head", head), ("worker", workers)):
         (container,) = group["template"]["spec"]["containers"]
