@@ -229,7 +229,7 @@ def run_study(
         dataset = shareable(dataset)
         (connected or joined.enter_context(joining(settings.address))).result()
         place = joined.enter_context(reachable(trials.parent, mirror))
-        per_trial, concurrency = resources(settings, base, dataset, splits)
+        per_trial, concurrency = resources(settings, base, dataset, splits, console)
         failures_left = None if settings.max_failures is None else settings.max_failures - failed
         status = StatusCallback(trials, base, stopped, stopper, enough, failures_left)
         cost = CostCallback(spent, settings.max_cost, stopper)
