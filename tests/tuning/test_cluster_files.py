@@ -120,7 +120,8 @@ def test_gpus_come_when_trials_wait_and_the_head_trains_nothing(path):
     cluster = read(path)
     kinds = cluster["available_node_types"]
     spot, full_price = kinds["gpu_spot"], kinds["gpu_on_demand"]
-    assert kinds[cluster["head_node_type"]]["resources"] == {"CPU": 0}
+    assert kinds[cluster["head_node_type"]]["resources"]["CPU"] == 0
+    assert all(kind["resources"]["cents_per_hour"] > 0 for kind in kinds.values())  # what --max-cost counts
     assert spot["min_workers"] == 0 and spot["max_workers"] == cluster["max_workers"] > 0 and spot["resources"]["GPU"] == 1
     assert full_price["max_workers"] == 0 and spot["priority"] > full_price["priority"]
     assert cluster["idle_timeout_minutes"] == 5 and cluster["max_workers"] == 8
