@@ -24,8 +24,8 @@ def earlier(tmp_path):
 
     def make(*trials, metric="log_loss"):
         folder = tmp_path / "old"
-        data = {"fingerprint": "f"}
-        write_json(folder / "study.json", {"format": 2, "config": BASE.to_dict() | {"metric": metric}, "data": data, "splits": SPLITS.to_json()})
+        about = {"format": 2, "verb": "tune", "name": "old", "data": {"path": "", "fingerprint": "f", "synthetic": True}}
+        write_json(folder / "study.json", about | {"config": BASE.to_dict() | {"metric": metric}, "splits": SPLITS.to_json()})
         for number, (lr, status, scores) in enumerate(trials):
             place = folder / "trials" / f"{number:04d}"
             config = BASE.with_values({"optim.lr": lr}).to_dict()
