@@ -50,11 +50,11 @@ def main() -> int:
     from rich.console import Console
 
     from data.errors import InputError
-    from mmnet.study_folder import find_study, read_study
+    from mmnet.study_folder import checked_study, find_study
 
     console = Console(markup=False)
     study = find_study(arguments.output, arguments.study)
-    about = read_study(study)
+    about = checked_study(study)
     chosen = [part for part in PARTS if getattr(arguments, part)]
     console.print(f"study     {study.name}: {about['verb']}, data {about['data']['path']}", highlight=False, soft_wrap=True)
     if about["data"]["synthetic"]:

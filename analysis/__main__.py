@@ -31,11 +31,11 @@ def main() -> int:
     arguments = parse()
     from rich.console import Console
 
-    from mmnet.study_folder import find_study, read_study
+    from mmnet.study_folder import checked_study, find_study
 
     console = Console(markup=False)
     study = find_study(arguments.output, arguments.study)
-    read_study(study)
+    checked_study(study)
     if arguments.verb == "report":
         from analysis.report import write_report
         from analysis.trust import print_trust
