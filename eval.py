@@ -51,12 +51,12 @@ def main() -> int:
 
     from data.errors import InputError
     from mmnet.mirror import CHECKPOINTS
-    from mmnet.study_folder import fetch_study, read_study
+    from mmnet.study_folder import checked_study, fetch_study
 
     console = Console(markup=False)
     mirror = fetch_study(arguments.output, arguments.study, leave=(CHECKPOINTS,))
     study = mirror.folder
-    about = read_study(study)
+    about = checked_study(study)
     chosen = [part for part in PARTS if getattr(arguments, part)]
     console.print(f"study     {study.name}: {about['verb']}, data {about['data']['path']}", highlight=False, soft_wrap=True)
     if about["data"]["synthetic"]:

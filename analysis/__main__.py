@@ -32,12 +32,12 @@ def main() -> int:
     from rich.console import Console
 
     from mmnet.mirror import CHECKPOINTS, EVENTS, WEIGHTS
-    from mmnet.study_folder import fetch_study, read_study
+    from mmnet.study_folder import checked_study, fetch_study
 
     console, leave = Console(markup=False), (CHECKPOINTS, EVENTS, WEIGHTS)
     mirror = fetch_study(arguments.output, arguments.study, leave=leave)
     study = mirror.folder
-    read_study(study)
+    checked_study(study)
     if arguments.verb == "report":
         from analysis.report import write_report
         from analysis.trust import print_trust

@@ -77,9 +77,7 @@ def read_arrays(path: Path) -> dict[str, np.ndarray]:
         with np.load(path) as saved:
             arrays = {name: saved[name] for name in saved.files}
         probability = arrays["oof"] if "oof" in arrays else arrays["probability"][None]
-        lengths = {
-            len(arrays[name]) for name in ("label", "patient", "case", "subtype", "fold", "rows") if name in arrays or "oof" in arrays
-        }
+        lengths = {len(arrays[name]) for name in ("label", "patient", "case", "subtype", "fold", "rows") if name in arrays}
         if (
             lengths != {probability.shape[1]}
             or not np.isfinite(probability).all()

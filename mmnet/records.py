@@ -32,6 +32,7 @@ from safetensors.torch import save_file
 from data.errors import InputError, StorageError
 from mmnet.config import Config
 from mmnet.crossval import CrossValidation, EpochReport
+from mmnet.device import is_out_of_memory
 
 if TYPE_CHECKING:
     from mmnet.mirror import Mirror
@@ -178,10 +179,28 @@ class TrialWriter:
         self._push()
 
     def load(self, trial: CrossValidation) -> None:
-        """Bring a fresh run to the last checkpoint, and the epochs on record back to it."""
+        """Bring a fresh run to the last checkpoint, and the epochs on record back to it.
+
+        A checkpoint that cannot be read is set aside, and the run begins again: it comes to the same numbers. Raises InputError when
+        it is of another network.
+        """
         path = self.folder / "checkpoint.pt"
+        state = None
         if path.exists():
-            trial.load_state_dict(torch.load(path, map_location=trial.device, weights_only=True))
+            try:
+                state = torch.load(path, map_location=trial.device, weights_only=True)
+            except Exception as error:  # torch's and pickle's own kinds have no common class
+                if is_out_of_memory(error):
+                    raise
+                path.replace(path.with_suffix(".damaged"))
+        if state is not None:
+            try:
+                trial.load_state_dict(state)
+            except (RuntimeError, ValueError, KeyError, TypeError, AttributeError) as error:
+                if is_out_of_memory(error):
+                    raise
+                reason = str(error).splitlines()[0]
+                raise InputError(f"checkpoint {path}: of another network ({reason}); remove it, and the trial begins again") from error
         self.rewind(trial)
 
     def rewind(self, trial: CrossValidation) -> None:

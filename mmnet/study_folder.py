@@ -28,9 +28,8 @@ if TYPE_CHECKING:
     import torch
 
 FORMAT = 2
-# what every reader of study.json relies on
+# what the readers of study.json rely on
 SHAPE: dict[str, type] = {
-    "format": int,
     "verb": str,
     "name": str,
     "config": dict,
@@ -41,6 +40,7 @@ SHAPE: dict[str, type] = {
     "splits.test": list,
     "splits.grouping": str,
     "splits.source": str,
+    "settings": dict,  # of earlier versions: may be absent
 }
 PACKAGES = ("torch", "torchvision", "timm", "numpy", "scikit-learn", "ray", "optuna")
 
@@ -171,7 +171,7 @@ def open_or_create(arguments: argparse.Namespace, verb: str) -> StudyFolder:
 def _resume(arguments: argparse.Namespace, place: str | Path, verb: str) -> StudyFolder:
     mirror = fetch_study(place, arguments.name, leave=(CHECKPOINTS,) if verb == "tune" else ())  # its workers fetch those
     path = mirror.folder
-    about = read_study(path)
+    about = checked_study(path)
     if about["verb"] != verb:
         raise InputError(f"study {path} was made by {about['verb']}: resume it with that command")
     try:
@@ -238,19 +238,24 @@ def read_study(path: Path) -> dict[str, Any]:
         raise InputError(f"study {path}: no readable study.json ({error}); check its name and --output") from error
     if isinstance(about, dict) and about.get("format", FORMAT) != FORMAT:
         raise InputError(f"study {path}: written in format {about['format']}, expected {FORMAT}; use the version that made it")
+    if not isinstance(about, dict) or "format" not in about:
+        raise InputError(
+            f"study {path}: study.json is damaged: expected the record of a study, got {reprlib.repr(about)}; restore it from a copy"
+        )
+    return about
+
+
+def checked_study(path: Path) -> dict[str, Any]:
+    """study.json as a verb takes it up: with everything that later readers rely on. Raises InputError naming what is not there."""
+    about = read_study(path)
     for place, kind in SHAPE.items():
-        value: Any = about
+        value: Any = {"settings": {}} | about
         for name in place.split("."):
             value = value.get(name) if isinstance(value, dict) else None
         if not isinstance(value, kind):
             raise InputError(
-                f"study {path}: study.json is damaged: {place} is {reprlib.repr(value)}, expected {kind.__name__}; restore it from a copy, "
-                "or start another study"
+                f"study {path}: study.json is damaged: {place} is {reprlib.repr(value)}, expected {kind.__name__}; restore it from a copy"
             )
-    if not isinstance(about.get("settings", {}), dict):
-        raise InputError(
-            f"study {path}: study.json is damaged: settings is {reprlib.repr(about['settings'])}, expected dict; restore it from a copy"
-        )
     return about
 
 

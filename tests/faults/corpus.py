@@ -14,7 +14,7 @@ from data.errors import InputError
 from mmnet.command_line import run_verb
 
 VERBS = {"tune": "tune_mmnet", "main": "main", "eval": "eval", "analysis": "analysis.__main__"}
-NOTED = ("ended", "settings", "rungs", "mechanisms", "nested", "repeats")  # what a resumed run writes in study.json
+NOTED = ("ended", "settings", "rungs", "mechanisms", "nested", "repeats", "warm_start", "cost")  # what a resumed run writes in study.json
 TALLY: Counter[str] = Counter()  # tried, clear, lost
 # a way out: what was expected, or what to do
 REMEDY = re.compile(
@@ -50,7 +50,7 @@ def lost(before: dict[str, bytes], after: dict[str, bytes]) -> list[str]:
                 return content
         return content is not None if "/plots/" in name else content
 
-    return [name for name, content in before.items() if kept(name, after.get(name)) != kept(name, content)]
+    return [name for name, content in before.items() if not name.endswith("/.lock") and kept(name, after.get(name)) != kept(name, content)]
 
 
 def _no_ray(address: str | None) -> None:

@@ -80,6 +80,20 @@ ROWS: list[tuple[str, ...]] = [
     ("tune", "--concurrency 0", "--concurrency 0: expected at least 1"),
     ("tune", "--concurrency all", "--concurrency all: expected a whole number, or auto"),
     ("tune", "--concurrency 2.5", "--concurrency 2.5"),
+    ("tune", "--scheduler hyperband", "--scheduler hyperband: expected"),
+    ("tune", "--eta 1", "--eta 1: expected"),
+    ("tune", "--eta 0", "--eta 0: expected"),
+    ("tune", "--eta three", "--eta", "'three'"),
+    ("tune", "--max-cost -1", "--max-cost -1"),
+    ("tune", "--max-cost nan", "--max-cost nan"),
+    ("tune", "--max-cost much", "--max-cost", "'much'"),
+    ("tune", "--max-failures -1", "--max-failures -1"),
+    ("tune", "--max-failures few", "--max-failures", "'few'"),
+    ("tune", "--disk-budget -1", "--disk-budget -1"),
+    ("tune", "--disk-budget nan", "--disk-budget nan"),
+    ("tune", "--disk-budget full", "--disk-budget", "'full'"),
+    ("tune", "--warm-start nothing", "study nothing: no readable study.json"),
+    ("tune", "--warm-start {data}", "study {data}: no readable study.json"),
     ("tune", "--config {root}/nowhere", "--config {root}/nowhere: no such file", "one of synthetic"),
     ("tune", "--config {data}", "--config {data}: no such file"),
     ("tune", "--config /dev/null", "--config /dev/null: no such file"),
@@ -100,7 +114,7 @@ ROWS: list[tuple[str, ...]] = [
     ("tune", "--resume", "no study stands in {root}/output", "pass --output DIR"),
     *(
         ("tune", f"--{name} ''", f"--{name} is empty: expected a value")
-        for name in "data config name space metric splits backbone weights grouping time-budget gpus-per-trial concurrency address".split()
+        for name in "data config name space metric splits backbone weights grouping time-budget gpus-per-trial concurrency address scheduler warm-start".split()
     ),
     ("main", "--single-mag 50", "--single-mag 50: expected all or one of 40, 100, 200, 400"),
     ("main", "--single-mag ''", "--single-mag is empty"),
@@ -116,7 +130,7 @@ ROWS: list[tuple[str, ...]] = [
 ]
 SET = [
     ("loss.gama=1", "unknown configuration key 'loss.gama': did you mean loss.gamma?"),
-    ("los.gamma=1", "unknown configuration key 'los': see mmnet/config.py"),
+    ("los.gamma=1", "unknown configuration key 'los': did you mean loss.name?"),
     ("loss.gamma", "--set loss.gamma: expected key=value"),
     ("=3", "--set =3: expected key=value"),
     ("", "--set : expected key=value"),

@@ -89,7 +89,14 @@ for name, damage in (
 ):
     add((*BOTH, LOOK), "study.json", name, damage, "study {study}: no readable study.json", "check its name")
 for text in ("[]", "null", "{}", "3"):
-    add((*BOTH, LOOK), "study.json", text, partial(write, text), "study {study}: study.json is damaged: format is None, expected int")
+    add(
+        (*BOTH, LOOK),
+        "study.json",
+        text,
+        partial(write, text),
+        "study {study}: study.json is damaged: expected the record of a study, got",
+        "restore it",
+    )
 for place, value, *words in (
     ("verb", ..., "verb is None, expected str"),
     ("name", ..., "name is None, expected str"),

@@ -33,6 +33,7 @@ def earlier(tmp_path):
             write_json(place / "status.json", {"status": status, "reason": "", "peak_mib": 1.0})
             lines = [
                 {"epoch": e, "score": s, "best_epoch": e, "seconds": 1.0, "fold_epochs": e, "finished": status == "done" and e == len(scores)}
+                | {"metrics": {}, "fold_metrics": []}
                 for e, s in enumerate(scores, start=1)
             ]
             (place / "epochs.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
