@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -63,18 +64,19 @@ def test_a_search_leaves_the_same_records_in_an_object_store_as_in_a_folder(obje
     here, there = tmp_path / "output" / "s", fetched(object_store, "s", tmp_path / "copy")
 
     def files(study):
-        return {path.relative_to(study).as_posix() for path in study.rglob("*") if path.is_file() and "tfevents" not in path.name}
+        found = (path.relative_to(study) for path in study.rglob("*") if path.is_file())
+        return {path.as_posix() for path in found if "tfevents" not in path.name and path.name != ".lock"}
 
     assert files(here) == files(there) and numbers(here) == numbers(there)
     events = [len(list(study.glob("trials/*/events.out.tfevents.*"))) for study in (here, there)]
-    assert events == [5, 5]  # one a trial, and the figures of the best
+    assert events[0] == events[1] > 4  # one a trial and stretch, and the figures of the best
     for record in read_trials(here):
         left, right = (np.load(study / "trials" / record.name / "predictions.npz")["oof"] for study in (here, there))
         assert np.array_equal(left, right)
 
     # whatever reads a study reads it there, on a machine that never saw it, and leaves there what it writes
     run = caller(machine("two"))
-    assert "best of 4" in run("-m", "analysis", "best", "s", "--output", object_store.url()).stdout or True
+    assert "stored in s3://studies/out/s\n" in run("-m", "analysis", "best", "s", "--output", object_store.url()).stdout
     run("eval.py", "--output", object_store.url(), "--table", "--data", data)
     again = fetched(object_store, "s", tmp_path / "again")
     assert (again / "results" / "best").is_dir() and (again / "results" / "performance.csv").exists()
@@ -89,28 +91,33 @@ def test_a_study_whose_driver_is_killed_goes_on_from_another_machine_with_the_sa
     caller(machine("one"))("tune_mmnet.py", "--data", data, "--name", "whole", "--output", tmp_path, *SEARCH)
     process = subprocess.Popen(
         [sys.executable, "-u", "tune_mmnet.py", "--data", str(data), "--name", "cut", "--output", object_store.url(), *SEARCH],
-        cwd=ROOT, env=machine("one"), stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, start_new_session=True,
+        cwd=ROOT, env=machine("one"), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True,
     )  # fmt: skip
     assert process.stdout is not None
+    said = []
     for line in process.stdout:
-        if "trial 1 " in line:
-            os.killpg(process.pid, signal.SIGKILL)  # the driver, and Ray's processes with it
-    assert process.wait(timeout=120) == -signal.SIGKILL
+        said.append(line)
+        if re.search(r"trial \d+ done", line):
+            os.killpg(process.pid, signal.SIGKILL)
+            break
+    process.stdout.close()  # workers in sessions of their own end with Ray's processes, some seconds later
+    assert process.wait(timeout=120) == -signal.SIGKILL, "".join(said)
     before = fetched(object_store, "cut", tmp_path / "before")
     assert json.loads((before / "study.json").read_text())["ended"] is None
-    ended = [record.name for record in read_trials(before) if record.status in ("done", "stopped")]
-    assert ended and len(ended) < 4
+    ended = [record.name for record in read_trials(before) if record.status == "done"]
+    assert ended and len(ended) < 3
 
     shown = caller(machine("two"))("tune_mmnet.py", "--resume", "--output", object_store.url(), "--data", data).stdout
     assert "best of 4 trials" in shown
     study = fetched(object_store, "cut", tmp_path / "after")
     assert numbers(study) == numbers(tmp_path / "whole")
-    for name in ended:  # what had ended was not run again
+    for name in ended:  # not run again
         assert (study / "trials" / name / "config.json").read_bytes() == (before / "trials" / name / "config.json").read_bytes()
         assert [line["seconds"] for line in map(json.loads, (study / "trials" / name / "epochs.jsonl").open())] == [
             line["seconds"] for line in map(json.loads, (before / "trials" / name / "epochs.jsonl").open())
         ]
-    assert not list(study.glob("trials/*/checkpoint.pt"))
+    resting = {record.name for record in read_trials(study) if record.status == "stopped"}
+    assert {path.parent.name for path in study.glob("trials/*/checkpoint.pt")} == resting
 
 
 def test_training_one_configuration_goes_on_from_another_machine(object_store, machine, data, tmp_path):  # noqa: F811
