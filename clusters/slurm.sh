@@ -26,13 +26,14 @@ export RAY_AUTH_TOKEN_PATH="$HOME/.ray/mmnet-tune-$SLURM_JOB_ID" # a secret for 
 export RAY_USAGE_STATS_ENABLED=0     # nothing is reported to Ray's makers
 export RAY_SYMMETRIC_RUN_CLUSTER_WAIT_TIMEOUT=300 # seconds in which all machines must have joined
 
-trap 'rm -f "$RAY_AUTH_TOKEN_PATH"' EXIT  # the secret ends with the job
+begun="$RAY_AUTH_TOKEN_PATH.begun"   # made when the search begins
+trap 'rm -f "$RAY_AUTH_TOKEN_PATH" "$begun"' EXIT # the secret ends with the job
 mkdir -p "$HOME/.ray"
 (umask 077 && python -c 'import secrets; print(secrets.token_hex(32), end="")' >"$RAY_AUTH_TOKEN_PATH") # readable by you only
 
 head=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1) # the first machine, by name
 address=$(srun --nodes=1 --ntasks=1 --nodelist="$head" hostname --ip-address | awk '{ print $1 }') # and by address
-port=$((10000 + SLURM_JOB_ID % 20000)) # one of its own, should the machine be shared after all
+port=$((20000 + SLURM_JOB_ID % 10000)) # one of its own, should the machine be shared after all; Ray keeps 10002 to 19999 for workers
 
 budget=() # where Slurm says when the job will be ended (22.05 or newer): stop ten minutes before, or half-way in a shorter job
 if [ -n "${SLURM_JOB_END_TIME:-}" ]; then
@@ -45,4 +46,7 @@ fi
 srun --kill-on-bad-exit=1 --cpus-per-task="$SLURM_CPUS_PER_TASK" \
   ray symmetric-run --address "$address:$port" --min-nodes "$SLURM_JOB_NUM_NODES" \
   --num-cpus="$SLURM_CPUS_PER_TASK" --dashboard-host=127.0.0.1 -- \
-  python tune_mmnet.py --address "$address:$port" "${budget[@]}" "$@"
+  bash -c 'touch "$0" && exec python tune_mmnet.py "$@"' "$begun" --address "$address:$port" "${budget[@]}" "$@"
+
+# `ray symmetric-run` reports success also when Ray did not start
+[ -e "$begun" ] || { echo "slurm.sh: Ray did not start, see above; run it again" >&2; exit 1; }

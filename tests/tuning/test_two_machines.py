@@ -16,7 +16,7 @@ from tests.tuning.ssh_hosts import Machine, machines, missing
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(missing() != "", reason=missing())]
 ENVIRONMENT = Path(sys.prefix)
-PATIENT = "RAY_raylet_start_wait_time_s=200"  # 30 s are too little where much else runs; its 15 s for the agent cannot be changed
+TRIES = 3  # of starting Ray: it gives its processes 15 s (fixed in its code), too little where much else runs
 NODE = "--num-cpus=1 --object-store-memory=200000000"
 SEARCH = ("--data", "synthetic", "--space", "smoke", "--trials", "6", "--name", "s", *SMALL)
 
@@ -38,7 +38,7 @@ def cluster_file(head: Machine, worker: Machine) -> str:
     cluster["provider"] |= {"head_ip": head.address, "worker_ips": [worker.address]}
     cluster["auth"] = {"ssh_user": "root", "ssh_private_key": "/run/machine/key"}
     for commands in (cluster["head_start_ray_commands"], cluster["worker_start_ray_commands"]):
-        commands[1] = commands[1].replace("ray start ", f"{PATIENT} ray start {NODE} ")
+        commands[1] = commands[1].replace("ray start ", f"ray start {NODE} ")
     return yaml.safe_dump(cluster)
 
 
@@ -74,7 +74,7 @@ def test_ray_up_a_search_on_both_machines_and_ray_down(tmp_path):
         install(worker)
         (laptop.home / "cluster.yaml").write_text(cluster_file(head, worker))
         ray("get-auth-token --generate")
-        ray("up --yes ~/cluster.yaml", tries=3)
+        ray("up --yes ~/cluster.yaml", TRIES)
         try:
             assert wait(120, lambda: worker.processes("raylet/raylet")), "the worker did not start"
             assert (head.home / ".ray" / "auth_token").stat().st_mode & 0o77 == 0
@@ -133,8 +133,11 @@ def test_slurms_script_starts_ray_on_all_machines_and_ends_it(tmp_path):
             "SLURM_JOB_END_TIME": str(int(time.time()) + 3600),
             "PATH": "/run/shared/bin:$PATH",
         }
-        setting = " ".join([PATIENT, *(f"{name}={value}" for name, value in job.items())])
-        done = head.run(f"{setting} bash {ROOT}/clusters/slurm.sh --output /run/shared {' '.join(SEARCH)}", timeout=900)
+        setting = " ".join(f"{name}={value}" for name, value in job.items())
+        for _ in range(TRIES):
+            done = head.run(f"{setting} bash {ROOT}/clusters/slurm.sh --output /run/shared {' '.join(SEARCH)}", timeout=900)
+            if "Ray did not start" not in done.stdout:
+                break
         assert done.returncode == 0, done.stdout[-3000:]
         check_study(shared / "s")
         assert trained_on(head) and trained_on(worker)
