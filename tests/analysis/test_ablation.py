@@ -36,7 +36,7 @@ def as_stored(mechanism):
 
 def record(number, values, status="done", seconds=1.0, base=BASE):
     """A trial of the base configuration but for `values`."""
-    epochs = [{"epoch": 1, "seconds": seconds, "score": 0.5, "best_epoch": 1, "fold_epochs": 2}]
+    epochs = [{"epoch": 1, "seconds": seconds, "score": 0.5, "best_epoch": 1, "fold_epochs": 2, "metrics": {}, "fold_metrics": []}]
     config = json.loads(json.dumps(base.with_values(values).to_dict()))
     return TrialRecord(Path(f"{number:04d}"), number, values, config, status, "", epochs, seconds, 1.0)
 
@@ -188,7 +188,7 @@ def write_trial(study, number, config, predictions, status="done", seconds=1.0):
     folder = study / "trials" / f"{number:04d}"
     folder.mkdir(parents=True)
     write_json(folder / "config.json", {"number": number, "params": {}, "config": config.to_dict()})
-    line = {"epoch": 1, "seconds": seconds, "score": 0.5, "best_epoch": 1, "fold_epochs": 2}
+    line = {"epoch": 1, "seconds": seconds, "score": 0.5, "best_epoch": 1, "fold_epochs": 2, "metrics": {}, "fold_metrics": []}
     (folder / "epochs.jsonl").write_text(json.dumps(line) + "\n")
     columns = {name: getattr(predictions, name) for name in ("label", "patient", "case", "subtype", "fold", "rows")}
     np.savez(folder / "predictions.npz", oof=predictions.probability[None], best_epoch=1, **columns)

@@ -55,11 +55,16 @@ PrintMotd no
 """
 
 
+CORES = 4
+
+
 def missing() -> str:
     """Why there can be no such machines here; "" when there can."""
     absent = [tool for tool in NEEDED if _found(tool) is None]
     if absent:
         return f"needs {', '.join(absent)} (on Debian: apt-get install openssh-server openssh-client rsync iproute2 procps)"
+    if (os.cpu_count() or 1) < CORES and "MMNET_CLUSTER_TESTS" not in os.environ:
+        return f"needs {CORES} cores, as each machine has 15 s to start its part of Ray (MMNET_CLUSTER_TESTS=1 tries it with fewer)"
     if os.geteuid() != 0 or subprocess.run([*SEPARATE, "ip", "link", "add", "cable", "type", "bridge"], capture_output=True).returncode:
         return "needs root and the right to make network namespaces"
     return ""
