@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mmnet.command_line import Parser, run_verb, say
+from mmnet.command_line import OUTPUT, OUTPUT_HELP, Parser, run_verb, say
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -37,7 +37,7 @@ PIXELS = {"magnitude": False, "gradcam": True}  # parts that need the networks: 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = Parser(prog="eval.py", description="Evaluate a study; without a choice of parts: all that apply to it.")
     parser.add_argument("--study", metavar="NAME", help="default: the newest")
-    parser.add_argument("--output", metavar="DIR", type=Path, default=Path("output"), help="where studies stand (default: output)")
+    parser.add_argument("--output", metavar="PLACE", default=OUTPUT, help=f"{OUTPUT_HELP} (default: {OUTPUT})")
     for part, (_, _, text) in PARTS.items():
         parser.add_argument(f"--{part.replace('_', '-')}", action="store_true", help=text)
     parser.add_argument("--data", metavar="DIR", help="the study's data, if they moved; with --predict: new patients")
@@ -50,10 +50,12 @@ def main() -> int:
     from rich.console import Console
 
     from data.errors import InputError
-    from mmnet.study_folder import checked_study, find_study
+    from mmnet.mirror import CHECKPOINTS
+    from mmnet.study_folder import checked_study, fetch_study
 
     console = Console(markup=False)
-    study = find_study(arguments.output, arguments.study)
+    mirror = fetch_study(arguments.output, arguments.study, leave=(CHECKPOINTS,))
+    study = mirror.folder
     about = checked_study(study)
     chosen = [part for part in PARTS if getattr(arguments, part)]
     console.print(f"study     {study.name}: {about['verb']}, data {about['data']['path']}", highlight=False, soft_wrap=True)
@@ -63,6 +65,7 @@ def main() -> int:
         if not arguments.data or chosen:
             raise InputError("--predict: expected --data DIR with the new patients, and no other part")
         predict(study, arguments.data, console)
+        mirror.store(console)
         return 0
     for part in chosen or PARTS:
         try:
@@ -72,6 +75,7 @@ def main() -> int:
                 raise
             say(console, "skipped", f"   --{part.replace('_', '-')}: {error}")
     console.print(f"results: {study}/results, figures: {study}/plots", highlight=False, soft_wrap=True)
+    mirror.store(console)
     return 0
 
 

@@ -63,23 +63,31 @@ def main() -> int:
 
     reason = "broken off"
     try:
-        train_all(study.path, trials, device, console)
+        train_all(study.path, trials, device, console, study.mirror)
         reason = ""
     except KeyboardInterrupt:
-        say(console, "interrupted", f": go on with  python main.py --resume --name {study.name} --output {study.path.parent}")
+        say(console, "interrupted", f": go on with  python main.py --resume --name {study.name} --output {study.output}")
         return 130
     finally:
         record_end(study.path, reason)
+        study.mirror.push()
+    conclude(study, prepared, nested, repeats, singles, arguments.again, device, console, started)
+    study.mirror.store(console)
+    return 0
+
+
+def conclude(study, prepared, nested, repeats, singles, again: bool, device, console, started: float) -> None:
+    """Write and print what the training found."""
     if nested:
         from analysis.nested import print_nested, write_nested
 
         print_nested(write_nested(study.path, prepared.development, study.config, nested, device), study.path, console)
-        return 0
+        return
     if repeats:
         from analysis.repeats import print_repeats, write_repeats
 
         print_repeats(write_repeats(study.path), study.path, console)
-        return 0
+        return
     from analysis.summary import print_summary, write_results
 
     best = write_results(study.path)
@@ -92,9 +100,8 @@ def main() -> int:
     if prepared.splits.test:
         from analysis.sealed_test import open_sealed_test, print_sealed_test
 
-        openings, new = open_sealed_test(study.path, prepared.dataset, prepared.splits, study.config, device, again=arguments.again)
+        openings, new = open_sealed_test(study.path, prepared.dataset, prepared.splits, study.config, device, again=again)
         print_sealed_test(study.path, openings, new, console)
-    return 0
 
 
 def nested_folds(given: int | None, kept: dict) -> int | None:

@@ -9,7 +9,17 @@ from functools import partial
 
 from mmnet.command_line import Parser, add_shared_arguments, run_verb, say
 
-KEPT = ("space", "trials", "scheduler", "eta", "concurrency", "cpus_per_trial", "gpus_per_trial", "disk_budget")  # by a resumed study, unless given again
+KEPT = (  # by a resumed study, unless given again
+    "space",
+    "trials",
+    "scheduler",
+    "eta",
+    "concurrency",
+    "cpus_per_trial",
+    "gpus_per_trial",
+    "disk_budget",
+    "front",
+)
 
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -22,7 +32,9 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
         metavar="NAME",
         help="what varies: focal, dropout, fusion, optim, full (default), smoke; or ablation: every mechanism on and off",
     )
-    parser.add_argument("--warm-start", metavar="STUDY", help="begin with the best configurations of an earlier study, and learn from its trials")
+    parser.add_argument(
+        "--warm-start", metavar="STUDY", help="begin with the best configurations of an earlier study, and learn from its trials"
+    )
     parser.add_argument("--trials", metavar="N", type=int, help="configurations to try, in all (default 30; an ablation 3 seeds of each)")
     parser.add_argument(
         "--scheduler",
@@ -65,7 +77,8 @@ def main() -> int:
     from tuning.settings import ASHA, NO_RUNGS, StudySettings, parse_concurrency, parse_duration, parse_gpus, rungs
 
     console = Console(markup=False)
-    names = (*KEPT, "address", "output", "max_failures", "max_cost", "retry_failed")
+    arguments.front = take_front(arguments)
+    names = (*KEPT, "address", "max_failures", "max_cost", "retry_failed")
     given = {name: value for name in names if (value := getattr(arguments, name)) is not None}
     if arguments.gpus_per_trial is not None:
         given["gpus_per_trial"] = parse_gpus(arguments.gpus_per_trial)
@@ -83,7 +96,7 @@ def main() -> int:
         raise InputError("--retry-failed: a new study has no failed trials; pass --resume as well, or leave the flag out")
     if study.resumed:
         stored = {"scheduler": ASHA} | stored  # what there was before there was a choice
-    settings = StudySettings(**{"name": study.name, "trials": space.trials} | stored | given)
+    settings = StudySettings(**{"name": study.name, "output": study.path.parent, "trials": space.trials} | stored | given)
     planned = isinstance(space, Ablation)
     levels = () if planned or settings.scheduler == NO_RUNGS else rungs(study.config.optim.epochs, settings.eta)
     if arguments.dry_run:
@@ -94,13 +107,15 @@ def main() -> int:
         from mmnet.device import best_device
 
         prepared = study.prepare(console, best_device(), trains_here=settings.address is None)
+        space = with_backbones(space, study, console)
         print_plan(console, settings, space, study.config, levels, dimensions=False)
         kept = {name: getattr(settings, name) for name in KEPT}
         earlier = study.about.get("warm_start")
         if arguments.warm_start:
             earlier = begin_warm(console, study, arguments.warm_start, space, prepared)
         mechanisms = [asdict(m) for m in space.mechanisms] if planned else []
-        study.write(prepared, settings=kept, rungs=levels, mechanisms=mechanisms, warm_start=earlier)
+        backbones = space.choices("model.backbone")
+        study.write(prepared, settings=kept, rungs=levels, mechanisms=mechanisms, backbones=backbones, warm_start=earlier)
 
         from tuning.study import run_study
         from tuning.warm_start import earlier_trials, warm_space
@@ -127,46 +142,74 @@ def main() -> int:
                 enough=enough,
                 earlier=learned,
                 spent=cost,
+                mirror=study.mirror,
             )
             reason, cost = outcome.reason, outcome.cost
         finally:
             record_end(settings.folder, reason, cost=cost)
-    return close(settings.folder, console, outcome.complete, outcome.reason, time.time() - started)
+            study.mirror.push()
+    status = close(settings.folder, study.output, console, outcome.complete, outcome.reason, time.time() - started)
+    study.mirror.store(console)
+    return status
+
+
+def take_front(arguments: argparse.Namespace) -> tuple[str, ...] | None:
+    """The objectives after the first of `--metric log_loss,seconds`; the first one is left in the arguments. None: not given."""
+    from mmnet.pareto import parse_objectives
+
+    if "flag_metric" not in vars(arguments):
+        return None
+    arguments.flag_metric, front = parse_objectives(arguments.flag_metric)
+    return front
+
+
+def with_backbones(space, study, console):
+    """The space with those backbones whose weights can be had here, so that no trial fails by it; a resumed study keeps its own."""
+    names = space.choices("model.backbone")
+    if study.resumed or not names:
+        return space.with_choices("model.backbone", tuple(study.about.get("backbones", ())))
+    from mmnet.backbones import obtainable
+
+    reasons = obtainable(names, study.config.model, study.config.input_size)
+    for name, reason in reasons.items():
+        if reason:
+            say(console, "left out", f"  {name}: {reason}")
+    return space.with_choices("model.backbone", tuple(name for name, reason in reasons.items() if not reason))
 
 
 def begin_warm(console, study, name: str, space, prepared):
     """What an earlier study gives to this one. Raises InputError where that cannot be."""
     from data.errors import InputError
-    from mmnet.study_folder import find_study
+    from mmnet.mirror import CHECKPOINTS, EVENTS, WEIGHTS
+    from mmnet.study_folder import fetch_study
     from search_spaces.ablation import Ablation
     from tuning.warm_start import read_earlier
 
     if study.resumed or isinstance(space, Ablation):
         what = "a study that is resumed" if study.resumed else "an ablation"
         raise InputError(f"--warm-start {name}: {what} cannot begin anew; expected a new search: leave one of the two out")
-    folder = find_study(study.path.parent, name)
+    folder = fetch_study(study.output, name, leave=(CHECKPOINTS, EVENTS, WEIGHTS)).folder
     earlier = read_earlier(folder, space, study.config, prepared.dataset.fingerprint, prepared.splits)
-    seen = f"its {len(earlier['trials'])} trials are learned from" if earlier["trials"] else "other data or folds: its scores are not compared"
-    console.print(f"start     from {folder.name}: {len(earlier['points'])} of its best are tried first; {seen}", soft_wrap=True, highlight=False)
+    seen = (
+        f"its {len(earlier['trials'])} trials are learned from" if earlier["trials"] else "other data or folds: its scores are not compared"
+    )
+    console.print(
+        f"start     from {folder.name}: {len(earlier['points'])} of its best are tried first; {seen}", soft_wrap=True, highlight=False
+    )
     return earlier
 
 
 def print_plan(console, settings, space, config, levels: tuple[int, ...], *, dimensions: bool) -> None:
     """What will be searched and what it may cost, in fold-epochs (one epoch of one fold)."""
-    from mmnet.config import text_of
     from tuning.settings import PROMOTE, expected_epochs
 
     folds, epochs = config.data.folds, config.optim.epochs
     for dimension in space.dimensions if dimensions else ():
-        if dimension.kind == "fixed":
-            shown = f"= {dimension.value}"
-        elif dimension.choices:
-            shown = " | ".join(str(text_of(choice)) for choice in dimension.choices)
-        else:
-            shown = f"{dimension.low:g} … {dimension.high:g}{' (log)' if dimension.log else ''}"
         condition = f" if {dimension.when[0]} is {' or '.join(map(str, dimension.when[1]))}" if dimension.when else ""
         console.print(
-            f"  {dimension.kind:<10} {dimension.path:<26} {shown}{condition}: {dimension.reason}", highlight=False, soft_wrap=True
+            f"  {dimension.kind:<10} {dimension.path:<26} {dimension.described()}{condition}: {dimension.reason}",
+            highlight=False,
+            soft_wrap=True,
         )
     full = settings.trials * folds * epochs
     expected = folds * expected_epochs(settings.trials, levels, epochs, settings.eta)
@@ -183,9 +226,10 @@ def print_plan(console, settings, space, config, levels: tuple[int, ...], *, dim
     )
 
 
-def close(folder, console, complete: bool, reason: str, seconds: float) -> int:
+def close(folder, output: str, console, complete: bool, reason: str, seconds: float) -> int:
     """Write and print what the study found; the exit status."""
     from analysis.ablation import print_ablation, write_ablation
+    from analysis.front import print_front, write_front
     from analysis.report import write_report
     from analysis.summary import print_summary, write_results
     from analysis.trust import print_trust
@@ -194,9 +238,12 @@ def close(folder, console, complete: bool, reason: str, seconds: float) -> int:
     best = write_results(folder)
     if best is not None:
         print_summary(folder, best, console, seconds)
-        planned = bool(read_study(folder)["mechanisms"])
+        about = read_study(folder)
+        planned = bool(about["mechanisms"])
         if planned:
             print_ablation(write_ablation(folder), console)
+        if about["settings"].get("front"):
+            print_front(write_front(folder), console)
         draw_best(folder, best.name)
         if not reason.startswith("stopped by"):  # whoever pressed Ctrl-C does not want to wait; python -m analysis report is there
             page, trust = write_report(folder)
@@ -204,7 +251,7 @@ def close(folder, console, complete: bool, reason: str, seconds: float) -> int:
                 print_trust(trust, console)
             console.print(f"report: {page}", highlight=False, soft_wrap=True)
     if not complete:
-        say(console, reason or "stopped", f": go on with  python tune_mmnet.py --resume --name {folder.name} --output {folder.parent}")
+        say(console, reason or "stopped", f": go on with  python tune_mmnet.py --resume --name {folder.name} --output {output}")
     elif best is None:
         console.print(f"no trial gave a score; reasons are in {folder}/results/leaderboard.csv", highlight=False)
         return 1
@@ -212,16 +259,17 @@ def close(folder, console, complete: bool, reason: str, seconds: float) -> int:
 
 
 def draw_best(folder, trial: str) -> None:
-    """Figures of the best trial, also in its TensorBoard run: how it learned and how calibrated it is, beside what the search found."""
+    """Figures of the best trial, also in its TensorBoard run: how it learned, judges and is calibrated, beside what the search found."""
     import contextlib
 
     from analysis.calibration import write_calibration
     from analysis.fold_curves import write_fold_curves
+    from analysis.roc_curves import write_roc_curves
     from data.errors import InputError
     from tuning.tensorboard import write_figures
 
     made = []
-    for figure, write in (("fold_curves", write_fold_curves), ("reliability", write_calibration)):
+    for figure, write in (("fold_curves", write_fold_curves), ("roc_curves", write_roc_curves), ("reliability", write_calibration)):
         with contextlib.suppress(InputError):  # predictions of one class, say: the other figures do not depend on it
             write(folder)
             made.append(figure)

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
+import time
 
-from mmnet.command_line import Parser, run_verb
+from mmnet.command_line import OUTPUT, OUTPUT_HELP, Parser, run_verb
 
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = Parser(prog="python -m analysis", description="What a study found, also while it still runs.")
     shared = Parser(add_help=False)
     shared.add_argument("study", metavar="STUDY", help="its name, or its folder")
-    shared.add_argument("--output", metavar="DIR", type=Path, default=Path("output"), help="where studies stand (default: output)")
+    shared.add_argument("--output", metavar="PLACE", default=OUTPUT, help=f"{OUTPUT_HELP} (default: {OUTPUT})")
     verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
     for name, text in (
         ("report", "one self-contained page: report.html"),
@@ -31,10 +31,12 @@ def main() -> int:
     arguments = parse()
     from rich.console import Console
 
-    from mmnet.study_folder import checked_study, find_study
+    from mmnet.mirror import CHECKPOINTS, EVENTS, WEIGHTS
+    from mmnet.study_folder import checked_study, fetch_study
 
-    console = Console(markup=False)
-    study = find_study(arguments.output, arguments.study)
+    console, leave = Console(markup=False), (CHECKPOINTS, EVENTS, WEIGHTS)
+    mirror = fetch_study(arguments.output, arguments.study, leave=leave)
+    study = mirror.folder
     checked_study(study)
     if arguments.verb == "report":
         from analysis.report import write_report
@@ -54,11 +56,17 @@ def main() -> int:
     elif arguments.verb == "compare":
         from analysis.compare import print_comparison, write_comparison
 
-        print_comparison(write_comparison(study, find_study(arguments.output, arguments.other)), study, console)
+        other = fetch_study(arguments.output, arguments.other, leave=leave)
+        print_comparison(write_comparison(study, other.folder), study, console)
     else:
         from analysis.watch import watch
 
-        watch(study, console)
+        def wait(seconds: float) -> None:
+            time.sleep(seconds)
+            mirror.pull(leave=leave)
+
+        watch(study, console, wait)
+    mirror.store(console)
     return 0
 
 

@@ -39,12 +39,13 @@ def memory(process: int) -> dict[str, float]:
 class Worker:
     """A trial in a Ray worker, as `tune.run` sets it up."""
 
-    def __init__(self, number: int, base: Config, dataset: Dataset, splits: Splits, trials: Path):
+    def __init__(self, number: int, base: Config, dataset: Dataset, splits: Splits, study: Path):
         from tuning.trainable import MMNetTrainable
+        from tuning.trial_place import TrialPlace
 
         self.imported = memory(os.getpid())
         self.trial = MMNetTrainable.__new__(MMNetTrainable)
-        self.trial.setup({"number": number, "params": {}}, dataset=dataset, splits=splits, base=base, trials=trials, threads=1)
+        self.trial.setup({"number": number, "params": {}}, dataset=dataset, splits=splits, base=base, place=TrialPlace(study), threads=1)
 
     def train(self, epochs: int) -> tuple[int, float]:
         """-> its process, the most MB seen meanwhile."""

@@ -13,6 +13,10 @@ class LeakageError(InputError):
     """Patients (or cases) that stand on both sides of a split. Never a warning."""
 
 
+class StorageError(InputError):
+    """Results cannot be written: nothing that is already there is lost, but going on makes no sense."""
+
+
 def shortlist(things: list[str], limit: int = 5) -> str:
     """`a, b, c and 7 more`: the offenders of an error, bounded."""
     shown = ", ".join(things[:limit])

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 PRESETS = Path(__file__).parent.parent / "configs"
 SYNTHETIC = "synthetic"
+OUTPUT = "output"
+OUTPUT_HELP = "where studies stand: a folder, s3://BUCKET/PREFIX or gs://BUCKET/PREFIX"
 
 
 class Parser(argparse.ArgumentParser):
@@ -51,7 +53,11 @@ def _magnifications(text: str) -> list[int]:
 
 # flag -> (configuration path, type, help): the flag is a shorter way to say --set path=value
 FLAGS: dict[str, tuple[str, Callable[[str], Any] | None, str]] = {
-    "--metric": ("metric", str, "what search, best epoch and early stopping follow: log_loss, auc, balanced_accuracy, patient_auc, …"),
+    "--metric": (
+        "metric",
+        str,
+        "what search, best epoch and early stopping follow: log_loss, auc, patient_auc, …; a search takes more after a comma",
+    ),
     "--folds": ("data.folds", int, "number of folds"),
     "--grouping": ("data.grouping", str, "what no split divides: case, or slide (leaks cases; to compare with the literature)"),
     "--test-fraction": ("data.test_fraction", float, "share of cases sealed as test, 0 for none"),
@@ -78,7 +84,7 @@ def add_shared_arguments(parser: argparse.ArgumentParser) -> None:
         help="BreakHis folder, archive or CSV manifest; default: $BREAKHIS_ROOT, the usual places, else synthetic data",
     )
     parser.add_argument("--name", metavar="STUDY", help="name of the study; default: made of the time")
-    parser.add_argument("--output", metavar="DIR", type=Path, help="where studies stand (default: output)")
+    parser.add_argument("--output", metavar="PLACE", help=f"{OUTPUT_HELP} (default: {OUTPUT})")
     parser.add_argument("--config", metavar="FILE", help="base configuration: a YAML file, or the name of one in configs/")
     parser.add_argument(
         "--set", metavar="KEY=VALUE", action="append", default=[], help="set any configuration field, such as loss.gamma=2; repeatable"
@@ -168,7 +174,7 @@ def prepare(config: Config, data: str, console: Console, device: torch.device | 
     if not config.model.frozen:
         from mmnet.backbones import build_backbone
 
-        build_backbone(config.model, config.data.image_size, config.seed)  # a wrong name or file is an error now, not in each trial
+        build_backbone(config.model, config.input_size, config.seed)  # a wrong name or file is an error now, not in each trial
     else:
         from mmnet.features import with_features
 

@@ -103,6 +103,7 @@ class ModelConfig:
     backbone: str = "efficientnet_b0"  # a torchvision name, timm:<name>, or tiny
     weights: str | None = "imagenet"  # imagenet, a .safetensors or .pth file, None: random
     frozen: bool = False  # the backbone runs once per image and is not trained
+    input_size: int | None = None  # px that the backbone is shown, shrunk on the device; None: data.image_size, as stored
     pooled: bool = False  # frozen features are averaged over positions: faster and smaller, nothing left for pool_scales to weigh
     shared: bool = True  # one backbone for all magnifications, or one each
     channel_attention: bool = True
@@ -116,6 +117,8 @@ class ModelConfig:
     heads: int = 4  # of every attention; divides width
 
     def __post_init__(self) -> None:
+        if self.input_size is not None:
+            _between("model.input_size", self.input_size, 32, 1024)
         _one_of("model.hierarchy", self.hierarchy, ("causal", "bidirectional", "none"))
         _one_of("model.mixing", self.mixing, ("learned", "equal"))
         _between("model.width", self.width, 4, 4096)
@@ -163,6 +166,7 @@ class OptimConfig:
     epochs: int = 27  # at most
     patience: int | None = 7  # epochs without a better metric before a run ends; None: never
     precision: str = AUTO  # of the networks' operations: float32, bfloat16, or auto: what a timing says when a study starts
+    compile: bool | None = None  # torch.compile for a trained backbone; None: on a GPU as a timing says when a study starts, else not
 
     def __post_init__(self) -> None:
         _require(0 < self.lr <= 1, "optim.lr", self.lr, "above 0, at most 1")
@@ -198,6 +202,15 @@ class Config:
 
         _between("seed", self.seed, 0, 2**31 - 1)
         _one_of("metric", self.metric, tuple(METRICS))
+        stored = self.data.image_size
+        _require(
+            self.input_size <= stored, "model.input_size", self.input_size, f"at most data.image_size = {stored}: images are only shrunk"
+        )
+
+    @property
+    def input_size(self) -> int:
+        """Side of the images that a backbone is shown, px."""
+        return self.model.input_size or self.data.image_size
 
     def to_dict(self) -> dict[str, Any]:
         """Nested plain dictionaries and lists, for YAML and JSON."""

@@ -10,6 +10,8 @@
 Every file appears under its name whole or not at all.
 """
 
+from __future__ import annotations
+
 import io
 import json
 import os
@@ -20,17 +22,20 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 
-from data.errors import InputError
+from data.errors import InputError, StorageError
 from mmnet.config import Config
 from mmnet.crossval import CrossValidation, EpochReport
 from mmnet.device import is_out_of_memory
+
+if TYPE_CHECKING:
+    from mmnet.mirror import Mirror
 
 STATUSES = ("running", "stopped", "done", "failed")
 CHECKPOINT_SHARE = 0.05  # of a trial's time may go into checkpoints
@@ -134,10 +139,6 @@ def read_trials(study: Path) -> list[TrialRecord]:
     return [read_trial(folder) for folder in sorted((study / "trials").glob("*")) if (folder / "status.json").exists()]
 
 
-class StorageError(InputError):
-    """Results cannot be written: nothing that is already there is lost, but going on makes no sense."""
-
-
 def _disk_error(path: Path, error: Exception) -> StorageError:
     reason = getattr(error, "strerror", None) or error
     return StorageError(f"cannot write {path}: {reason}; free some space or make it writable, then --resume")
@@ -159,8 +160,9 @@ def whole_file(path: Path) -> Iterator[Path]:
 class TrialWriter:
     """Writes one trial's folder while it runs, and picks up a checkpoint that an earlier process left there."""
 
-    def __init__(self, folder: Path, number: int, params: dict[str, Any], config: Config):
-        self.folder = folder
+    def __init__(self, folder: Path, number: int, params: dict[str, Any], config: Config, mirror: Mirror | None = None):
+        """`mirror`: of a folder in an object store, brought up to date with what is written here."""
+        self.folder, self._mirror = folder, mirror
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -172,6 +174,7 @@ class TrialWriter:
     def status(self, status: str, reason: str) -> None:
         """Record where the trial stands, and the process's peak memory so far."""
         write_status(self.folder, status, reason, peak_memory())
+        self._push()
 
     def load(self, trial: CrossValidation) -> None:
         """Bring a fresh run to the last checkpoint, and the epochs on record back to it.
@@ -218,6 +221,8 @@ class TrialWriter:
             self.save(trial)
             self._last_save = time.perf_counter()
             self._save_cost = self._last_save - started
+        elif self._mirror is not None:
+            self._mirror.push_at_times(self.folder)
 
     def save(self, trial: CrossValidation) -> None:
         """Write checkpoint.pt."""
@@ -225,12 +230,18 @@ class TrialWriter:
             buffer = io.BytesIO()  # torch's own writer hides a full disk behind an internal message
             torch.save(trial.state_dict(), buffer)
             building.write_bytes(buffer.getbuffer())
+        self._push()
 
     def finish(self, trial: CrossValidation) -> None:
         """Write predictions and the best epoch's weights; nothing is left to go on from."""
         self.write_predictions(trial)
         write_weights(self.folder / "weights", trial)
         (self.folder / "checkpoint.pt").unlink(missing_ok=True)
+        self._push()
+
+    def _push(self) -> None:
+        if self._mirror is not None:
+            self._mirror.push(self.folder)
 
     def write_predictions(self, trial: CrossValidation) -> None:
         """predictions.npz: oof (E, V), importance at the best epoch (V, M), and the fields of `OutOfFold`."""

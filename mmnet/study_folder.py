@@ -20,8 +20,9 @@ from rich.console import Console
 
 from data.errors import DataError, InputError
 from data.splits import Splits, case_leaks
-from mmnet.command_line import SYNTHETIC, Prepared, base_config, describe, overrides, prepare, resolve_data
+from mmnet.command_line import OUTPUT, SYNTHETIC, Prepared, base_config, describe, overrides, prepare, resolve_data
 from mmnet.config import AUTO, Config, ConfigError, field_paths, get_value
+from mmnet.mirror import CHECKPOINTS, Mirror, open_output
 
 if TYPE_CHECKING:
     import torch
@@ -53,18 +54,27 @@ class StudyFolder:
     data: str
     verb: str  # the command that made it: tune or main
     about: dict[str, Any] = field(default_factory=dict)  # study.json
+    mirror: Mirror = field(default=None)  # type: ignore[assignment]  # None: `path` stands in no object store
     _held: TextIO | None = field(default=None, repr=False)
+
+    def __post_init__(self) -> None:
+        self.mirror = self.mirror or Mirror(self.path)
 
     @property
     def name(self) -> str:
         return self.path.name
 
     @property
+    def output(self) -> str:
+        """What --output has to say to find it again."""
+        return str(self.path.parent) if self.mirror.bucket is None else self.mirror.bucket.parent
+
+    @property
     def resumed(self) -> bool:
         return bool(self.about)
 
     def prepare(self, console: Console, device: torch.device | None, *, trains_here: bool = True) -> Prepared:
-        """Data and splits, described to the console; where a study starts that trains on this machine, its precision is decided.
+        """Data and splits, described to the console; where a study starts that trains on this machine, what a timing decides is decided.
 
         Raises DataError when the data of a resumed study changed.
         """
@@ -77,11 +87,14 @@ class StudyFolder:
             )
         describe(prepared, self.config, console)
         if device is not None and trains_here and not self.resumed:
-            from mmnet.precision import decided
+            from mmnet import precision, worth_compiling
 
-            self.config, line = decided(self.config, device)
+            self.config, line = precision.decided(self.config, device)
             if line:
                 console.print(f"precision {line}", soft_wrap=True, highlight=False)
+            self.config, line = worth_compiling.decided(self.config, device, prepared.dataset.table, prepared.splits)
+            if line:
+                console.print(f"compile   {line}", soft_wrap=True, highlight=False)
         return prepared
 
     def write(self, prepared: Prepared, **more: Any) -> None:
@@ -111,6 +124,7 @@ class StudyFolder:
         }
         self._held = _take(self.path)
         write_json(self.path / "study.json", about | more | {"ended": None})
+        self.mirror.push()
 
 
 def _take(path: Path) -> TextIO:
@@ -142,20 +156,21 @@ def open_or_create(arguments: argparse.Namespace, verb: str) -> StudyFolder:
     Raises InputError when a new study's name is taken, when there is nothing to resume, and when a resumed study is given
     another configuration.
     """
-    output = arguments.output or Path("output")
+    place = arguments.output or OUTPUT
     if arguments.name is not None and not re.fullmatch(r"(?!\.)[\w.-]{1,100}", arguments.name):
         raise InputError(f"--name {arguments.name}: expected letters, digits, '_', '-', '.', not beginning with '.'")
     if arguments.resume:
-        return _resume(arguments, output, verb)
+        return _resume(arguments, place, verb)
     data = resolve_data(arguments.data)
-    path = output / (arguments.name or time.strftime(f"{verb}-%Y%m%d-%H%M%S"))
-    if path.exists() and any(path.iterdir()):
-        raise InputError(f"study {path} exists already; go on with it by --resume, or choose another --name")
-    return StudyFolder(path, base_config(arguments, data == SYNTHETIC), data, verb)
+    mirror = open_output(place).study(arguments.name or time.strftime(f"{verb}-%Y%m%d-%H%M%S"))
+    if mirror.exists():
+        raise InputError(f"study {mirror} exists already; go on with it by --resume, or choose another --name")
+    return StudyFolder(mirror.folder, base_config(arguments, data == SYNTHETIC), data, verb, mirror=mirror)
 
 
-def _resume(arguments: argparse.Namespace, output: Path, verb: str) -> StudyFolder:
-    path = find_study(output, arguments.name)
+def _resume(arguments: argparse.Namespace, place: str | Path, verb: str) -> StudyFolder:
+    mirror = fetch_study(place, arguments.name, leave=(CHECKPOINTS,) if verb == "tune" else ())  # its workers fetch those
+    path = mirror.folder
     about = checked_study(path)
     if about["verb"] != verb:
         raise InputError(f"study {path} was made by {about['verb']}: resume it with that command")
@@ -166,11 +181,29 @@ def _resume(arguments: argparse.Namespace, output: Path, verb: str) -> StudyFold
     wanted = base_config(arguments, False) if arguments.config else config.with_values(overrides(arguments))
     if wanted.optim.precision == AUTO:
         wanted = wanted.with_values({"optim.precision": config.optim.precision})  # as it was decided
+    if wanted.optim.compile is None:
+        wanted = wanted.with_values({"optim.compile": config.optim.compile})  # likewise
     changed = [path for path in field_paths() if get_value(wanted, path) != get_value(config, path)]
     if changed:
         listed = ", ".join(f"{key} {get_value(config, key)} -> {get_value(wanted, key)}" for key in changed[:5])
         raise ConfigError(f"study {path} was started with another configuration ({listed}); resume it unchanged, or start another --name")
-    return StudyFolder(path, config, arguments.data or about["data"]["path"], verb, about)
+    return StudyFolder(path, config, arguments.data or about["data"]["path"], verb, about, mirror)
+
+
+def fetch_study(place: str | Path, name: str | None, *, leave: tuple[str, ...] = ()) -> Mirror:
+    """A study by its name in `--output`, or (None) the newest; of an object store all files but those named as in `leave` are fetched.
+
+    Raises InputError when there is none.
+    """
+    output = open_output(place)
+    output.fetch_heads()
+    try:
+        path = find_study(output.folder, name)
+    except InputError as error:
+        raise InputError(str(error).replace(str(output.folder), str(output.bucket or output.folder))) from error
+    mirror = output.study(path.name) if path.parent == output.folder else Mirror(path)
+    mirror.pull(leave=leave)
+    return mirror
 
 
 def find_study(output: Path, name: str | None) -> Path:

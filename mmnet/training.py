@@ -16,6 +16,7 @@ from data.splits import Splits
 from mmnet import crossval
 from mmnet.config import Config
 from mmnet.crossval import EpochReport, TrainingError
+from mmnet.mirror import Mirror
 from mmnet.records import TrialWriter, read_trials
 
 
@@ -31,8 +32,8 @@ class PlannedTrial:
     title: str
 
 
-def train_all(study: Path, trials: list[PlannedTrial], device: torch.device, console: Console) -> None:
-    """Train what is not done yet, from its last checkpoint where there is one.
+def train_all(study: Path, trials: list[PlannedTrial], device: torch.device, console: Console, mirror: Mirror | None = None) -> None:
+    """Train what is not done yet, from its last checkpoint where there is one. `mirror`: of a study in an object store.
 
     Raises InputError when a trial cannot be trained. Ctrl-C and SIGTERM raise KeyboardInterrupt and save nothing: they come in
     the middle of an epoch, and half-trained networks would go on to other numbers than the checkpoint of the last epochs.
@@ -41,12 +42,12 @@ def train_all(study: Path, trials: list[PlannedTrial], device: torch.device, con
     done = {record.number for record in read_trials(study) if record.status == "done"}
     for trial in trials:
         if trial.number not in done:
-            _train(study / "trials" / f"{trial.number:04d}", trial, device, console)
+            _train(study / "trials" / f"{trial.number:04d}", trial, device, console, mirror)
 
 
-def _train(folder: Path, planned: PlannedTrial, device: torch.device, console: Console) -> None:
+def _train(folder: Path, planned: PlannedTrial, device: torch.device, console: Console, mirror: Mirror | None) -> None:
     config = planned.config
-    writer = TrialWriter(folder, planned.number, planned.params, config)
+    writer = TrialWriter(folder, planned.number, planned.params, config, mirror)
     dataset = planned.dataset.select_patients(planned.splits.development())  # here, so that one copy of the pixels is held at a time
     trial = crossval.run(config, dataset, planned.splits, device=device)
     writer.load(trial)

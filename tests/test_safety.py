@@ -33,7 +33,7 @@ def offences(source: str) -> list[str]:
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import | ast.ImportFrom):
             names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else [node.module or ""]
-            found += [name for name in names if name.partition(".")[0] in EXECUTES | SENDS]
+            found += [name for name in names if name.partition(".")[0] in EXECUTES | SENDS and name != "urllib.parse"]
         elif isinstance(node, ast.Attribute | ast.keyword):
             name = node.attr if isinstance(node, ast.Attribute) else node.arg
             found += [name] if name in NEVER else []

@@ -2,6 +2,7 @@
 
 import math
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,6 +30,7 @@ class StudySettings:
     max_cost: float | None = None  # dollars of the cluster's nodes, all runs of the study together
     disk_budget: float = 20.0  # GiB of what can be computed again: checkpoints of resting trials, networks of those that are not best
     retry_failed: bool = False  # of a resumed study
+    front: Sequence[str] = ()  # objectives beside the metric, see mmnet.pareto
     eta: int = 3  # a rung keeps the best 1 / eta of its trials; the next one comes after eta times the epochs
 
     def __post_init__(self) -> None:

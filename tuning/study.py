@@ -21,11 +21,13 @@ from data.errors import InputError
 from data.splits import Splits
 from mmnet.config import Config
 from mmnet.metrics import METRICS
+from mmnet.mirror import CHECKPOINTS, EVENTS, Mirror
 from mmnet.records import TrialRecord, read_trials, record_failure, write_status
 from search_spaces.space import Space
 from tuning.cluster import joining, resources, shareable
 from tuning.database import StudyDatabase
 from tuning.limits import PRICE, Kept, hourly_price, surplus
+from tuning.mirror_callbacks import FetchCallback, SendCallback
 from tuning.progress import ProgressCallback
 from tuning.promotion import Ladder
 from tuning.scheduler import RungScheduler
@@ -33,6 +35,7 @@ from tuning.searcher import StudySearcher, all_trials, rebuild
 from tuning.settings import ASHA, StudySettings, expected_epochs
 from tuning.tensorboard import TensorBoardCallback
 from tuning.trainable import MMNetTrainable, trial_name
+from tuning.trial_place import reachable
 
 WORKER_RETRIES = 2  # of a trial whose process was lost; what its configuration causes is not retried
 HOPELESS = 5  # so many trials failed and none gave a score: the study stops itself
@@ -139,13 +142,14 @@ class CostCallback(tune.Callback):
 class DiskCallback(tune.Callback):
     """Keeps what the trials leave that can be computed again within the disk budget."""
 
-    def __init__(self, trials: Path, metric: str, budget: float, records: list[TrialRecord]):
+    def __init__(self, trials: Path, metric: str, budget: float, records: list[TrialRecord], mirror: Mirror):
         """`budget`: GiB. `records`: of an earlier run."""
+        self._mirror, sizes = mirror, mirror.sizes(trials)
         self._trials, self._sign, self._budget = trials, 1 if METRICS[metric] == "min" else -1, int(budget * 2**30)
         self._kept: dict[int, Kept] = {}
         for record in records:
             if record.ranked and record.status in ("stopped", "done"):
-                self._keep(record.number, record.epochs[-1])
+                self._keep(record.number, record.epochs[-1], sizes)
 
     def on_trial_start(self, iteration: int, trials: list, trial, **info: Any) -> None:
         self._kept.pop(trial.config["number"], None)  # what trains is no surplus
@@ -153,17 +157,18 @@ class DiskCallback(tune.Callback):
     def on_trial_complete(self, iteration: int, trials: list, trial, **info: Any) -> None:
         result = trial.last_result or {}
         if result.get("rests") or result.get("finished"):
-            self._keep(trial.config["number"], result)
+            number = trial.config["number"]
+            self._keep(number, result, self._mirror.sizes(self._trials / trial_name(number)))
             for kept in surplus(self._kept.values(), self._budget):
                 for path in kept.paths:
-                    path.unlink(missing_ok=True)
+                    self._mirror.unlink(path)
                 self._kept = {number: other for number, other in self._kept.items() if other is not kept}
 
-    def _keep(self, number: int, line: dict[str, Any]) -> None:
+    def _keep(self, number: int, line: dict[str, Any], sizes: dict[Path, int]) -> None:
         folder = self._trials / trial_name(number)
-        paths = tuple(path for path in (folder / "checkpoint.pt", *folder.glob("weights/*")) if path.exists())
+        paths = tuple(path for path in sizes if path == folder / "checkpoint.pt" or path.parent == folder / "weights")
         rank = (-math.inf if line["finished"] else -line["epoch"], self._sign * line["score"])  # who came far, then by score
-        self._kept[number] = Kept(rank, sum(path.stat().st_size for path in paths), paths)
+        self._kept[number] = Kept(rank, sum(sizes[path] for path in paths), paths)
 
 
 class SaveCallback(tune.Callback):
@@ -188,15 +193,17 @@ def run_study(
     enough: Enough | None = None,
     earlier: Sequence[FrozenTrial] = (),
     spent: float = 0.0,
+    mirror: Mirror | None = None,
 ) -> Outcome:
     """Search, with rungs at `levels`, until `settings.trials` trials ended, the budget is used up, or a signal comes.
 
     `dataset`: development patients only. `connected`: what `joining` gave, where the caller has begun to join Ray.
     `enough`: asked after every `ASK_EVERY` trials that end; its reason ends the study. `earlier`: trials of another study that the
-    sampler learns from. `spent`: dollars of earlier runs. What was recorded before is kept and
-    gone on with; to start or resume is the caller's decision. Raises InputError when nothing can be written, or when all
+    sampler learns from. `spent`: dollars of earlier runs. `mirror`: of the study in an object store. What was recorded before is
+    kept and gone on with; to start or resume is the caller's decision. Raises InputError when nothing can be written, or when all
     first trials fail.
     """
+    mirror = mirror or Mirror(settings.folder)
     trials = (settings.folder / "trials").resolve()
     trials.mkdir(parents=True, exist_ok=True)
     records = read_trials(settings.folder)
@@ -210,7 +217,7 @@ def run_study(
     epochs, minimize = base.optim.epochs, METRICS[base.metric] == "min"
     scheduler = RungScheduler(base.metric, epochs, settings.eta, levels, records) if stops else None
     stopped = scheduler.stopped if scheduler else set[str]()
-    ladder = Ladder(() if stops else levels, epochs, settings.eta, minimize=minimize)
+    ladder = Ladder(() if stops else levels, epochs, settings.eta, minimize=minimize, others=settings.front)
     searcher = StudySearcher(optuna_study, space, base, records, ladder, settings.trials, stopped, database)
     if searcher.exhausted:
         return Outcome(complete=True, cost=spent)
@@ -221,7 +228,8 @@ def run_study(
     try:
         dataset = shareable(dataset)
         (connected or joined.enter_context(joining(settings.address))).result()
-        per_trial, concurrency = resources(settings, base, dataset, splits)
+        place = joined.enter_context(reachable(trials.parent, mirror))
+        per_trial, concurrency = resources(settings, base, dataset, splits, console)
         failures_left = None if settings.max_failures is None else settings.max_failures - failed
         status = StatusCallback(trials, base, stopped, stopper, enough, failures_left)
         cost = CostCallback(spent, settings.max_cost, stopper)
@@ -237,7 +245,7 @@ def run_study(
             synthetic=dataset.synthetic,
         )
         trainable = tune.with_parameters(
-            MMNetTrainable, dataset=dataset, splits=splits, base=base, trials=trials, threads=max(int(settings.cpus_per_trial), 1)
+            MMNetTrainable, dataset=dataset, splits=splits, base=base, place=place, threads=max(int(settings.cpus_per_trial), 1)
         )
         with progress:
             tune.run(
@@ -254,11 +262,13 @@ def run_study(
                 max_failures=WORKER_RETRIES,
                 raise_on_failed_trial=False,
                 callbacks=[
+                    FetchCallback(trials, mirror),
                     status,
                     cost,
-                    DiskCallback(trials, base.metric, settings.disk_budget, records),
+                    DiskCallback(trials, base.metric, settings.disk_budget, records, mirror),
                     TensorBoardCallback(trials, space, base, levels, stopped, records, lambda: searcher.exhausted),
                     SaveCallback(searcher),
+                    SendCallback(trials, mirror),
                     progress,
                 ],
                 trial_dirname_creator=lambda trial: f"{trial_name(trial.config['number'])}-{trial.config['until']}",
@@ -274,8 +284,9 @@ def run_study(
         database.close()
     if stopper.error:
         raise InputError(stopper.error)
+    mirror.pull(trials, leave=(CHECKPOINTS, EVENTS))
     for folder in status.stopped:  # final, other than a rest
-        (folder / "checkpoint.pt").unlink(missing_ok=True)
+        mirror.unlink(folder / "checkpoint.pt")
     return Outcome(searcher.exhausted, stopper.reason, cost.spent)
 
 

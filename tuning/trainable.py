@@ -1,7 +1,6 @@
 """A trial inside a Ray worker: steps a `CrossValidation`, reports each epoch, leaves its records."""
 
 import traceback
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,6 +13,7 @@ from mmnet.config import Config
 from mmnet.device import is_out_of_memory
 from mmnet.records import StorageError, TrialWriter, peak_memory, record_failure
 from tuning.heap import give_back
+from tuning.trial_place import TrialPlace
 
 
 def trial_name(number: int) -> str:
@@ -29,9 +29,10 @@ class MMNetTrainable(tune.Trainable):
     not tried again; a lost process is, by Ray.
     """
 
-    def setup(self, config: dict[str, Any], *, dataset: Dataset, splits: Splits, base: Config, trials: Path, threads: int) -> None:
+    def setup(self, config: dict[str, Any], *, dataset: Dataset, splits: Splits, base: Config, place: TrialPlace, threads: int) -> None:
         torch.set_num_threads(threads)
-        self._shared = dataset, splits, base, trials
+        self._trial_place, self._mirror = place, place.mirror()
+        self._shared = dataset, splits, base, self._mirror.folder / "trials"
         self.reset_config(config)
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
@@ -57,8 +58,9 @@ class MMNetTrainable(tune.Trainable):
     def _open(self) -> None:
         dataset, splits, base, _ = self._shared
         folder, number, params, _ = self._place
+        self._trial_place.take_up(self._mirror, folder)
         config = base.with_values(params)
-        self._writer = TrialWriter(folder, number, params, config)
+        self._writer = TrialWriter(folder, number, params, config, self._mirror)
         self._trial = crossval.run(config, dataset, splits)
         self._writer.load(self._trial)
         self._restored = bool(self._trial.history) and self._trial.history[-1].epoch > self._since
@@ -100,6 +102,8 @@ class MMNetTrainable(tune.Trainable):
         trial = getattr(self, "_trial", None)
         if trial is not None and trial.history and not (trial.finished or self._rests or self._failure):
             self._save()
+        if trial is not None and self._writer is not None:
+            self._mirror.drop(self._writer.folder)
         self._trial = None
 
     def _save(self) -> None:
@@ -128,6 +132,7 @@ class _Recording:
         try:
             record_failure(*self.owner._place, reason, peak_memory())
             (self.owner._place[0] / "error.txt").write_text("".join(traceback.format_exception(error)))
+            self.owner._mirror.push(self.owner._place[0])
         except (StorageError, OSError) as full:
             self.owner._failure = {"abort": str(full)}
         return True

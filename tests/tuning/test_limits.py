@@ -6,6 +6,7 @@ import pytest
 
 from data.errors import InputError
 from mmnet.config import Config
+from mmnet.mirror import Mirror
 from mmnet.records import TrialRecord
 from tuning import study as study_module
 from tuning.limits import Kept, hourly_price, surplus
@@ -29,9 +30,9 @@ def test_the_most_promising_one_stays_whatever_it_takes():
 
 def test_the_price_is_that_of_all_nodes_alive_busy_or_not():
     nodes = [
-        {"Alive": True, "Resources": {"CPU": 4.0, "dollars_per_hour": 0.1}},
-        {"Alive": True, "Resources": {"GPU": 1.0, "dollars_per_hour": 0.5}},
-        {"Alive": False, "Resources": {"GPU": 1.0, "dollars_per_hour": 0.5}},
+        {"Alive": True, "Resources": {"CPU": 4.0, "cents_per_hour": 10.0}},
+        {"Alive": True, "Resources": {"GPU": 1.0, "cents_per_hour": 50.0}},
+        {"Alive": False, "Resources": {"GPU": 1.0, "cents_per_hour": 50.0}},
         {"Alive": True, "Resources": {"CPU": 2.0}},
     ]
     assert hourly_price(nodes) == pytest.approx(0.6)
@@ -42,7 +43,7 @@ def cluster(monkeypatch):
     """A cluster of one node at this price, and a clock to turn."""
     state = SimpleNamespace(price=3.6, now=0.0)
     node = {"Alive": True, "Resources": {}}
-    monkeypatch.setattr(study_module.ray, "nodes", lambda: [node | {"Resources": {"dollars_per_hour": state.price} if state.price else {}}])
+    monkeypatch.setattr(study_module.ray, "nodes", lambda: [node | {"Resources": {"cents_per_hour": 100 * state.price} if state.price else {}}])
     monkeypatch.setattr(study_module.time, "monotonic", lambda: state.now)
     return state
 
@@ -63,7 +64,7 @@ def test_a_study_ends_when_its_nodes_have_cost_enough_earlier_runs_included(clus
 def test_a_limit_without_prices_is_refused(cluster):
     cluster.price = None
     assert CostCallback(0.0, None, StudyStopper(None)).spent == 0
-    with pytest.raises(InputError, match=r"--max-cost 5: no node of the cluster says what it costs; expected a resource dollars_per_hour"):
+    with pytest.raises(InputError, match=r"--max-cost 5: no node of the cluster says what it costs; expected a resource cents_per_hour"):
         CostCallback(0.0, 5.0, StudyStopper(None))
 
 
@@ -76,11 +77,13 @@ def rested(tmp_path, number, epoch, score, size, finished=False):
 
 
 def held(tmp_path):
-    return {path.parent.name[:4] if path.name == "checkpoint.pt" else path.parent.parent.name for path in tmp_path.rglob("*") if path.is_file()}
+    return {
+        path.parent.name[:4] if path.name == "checkpoint.pt" else path.parent.parent.name for path in tmp_path.rglob("*") if path.is_file()
+    }
 
 
 def test_checkpoints_beyond_the_budget_go_lowest_rung_and_worst_score_first(tmp_path):
-    disk = DiskCallback(tmp_path, "log_loss", 25 / 2**30, [])
+    disk = DiskCallback(tmp_path, "log_loss", 25 / 2**30, [], Mirror(tmp_path))
     for trial in (rested(tmp_path, 0, 1, 0.5, 10), rested(tmp_path, 1, 3, 0.6, 10)):
         disk.on_trial_complete(0, [], trial)
     disk.on_trial_complete(0, [], rested(tmp_path, 2, 1, 0.4, 5))
@@ -90,7 +93,7 @@ def test_checkpoints_beyond_the_budget_go_lowest_rung_and_worst_score_first(tmp_
 
 
 def test_what_trains_is_never_removed(tmp_path):
-    disk = DiskCallback(tmp_path, "log_loss", 10 / 2**30, [])
+    disk = DiskCallback(tmp_path, "log_loss", 10 / 2**30, [], Mirror(tmp_path))
     worst = rested(tmp_path, 0, 1, 0.9, 10)
     disk.on_trial_complete(0, [], worst)
     disk.on_trial_start(0, [], worst)
@@ -101,7 +104,7 @@ def test_what_trains_is_never_removed(tmp_path):
 def test_what_an_earlier_run_left_counts(tmp_path):
     rested(tmp_path, 0, 1, 0.5, 10)
     record = TrialRecord(tmp_path / "0000", 0, {}, {}, "stopped", "", [{"epoch": 1, "score": 0.5, "finished": False}], 1.0, 1.0)
-    disk = DiskCallback(tmp_path, "log_loss", 15 / 2**30, [record])
+    disk = DiskCallback(tmp_path, "log_loss", 15 / 2**30, [record], Mirror(tmp_path))
     disk.on_trial_complete(0, [], rested(tmp_path, 1, 1, 0.4, 10))
     assert held(tmp_path) == {"0001"}
 
@@ -113,7 +116,7 @@ def test_more_failures_than_allowed_end_the_study_with_the_last_reason(tmp_path)
     status.on_trial_result(0, [], good, good.last_result)
     for number in (1, 2):
         assert not stopper.reason
-        status.on_trial_complete(0, [], SimpleNamespace(trial_id=str(number), config={"number": number}, last_result={"failed": "no memory"}))
+        status.on_trial_complete(
+            0, [], SimpleNamespace(trial_id=str(number), config={"number": number}, last_result={"failed": "no memory"})
+        )
     assert stopper.reason == "more trials failed than --max-failures allows, the last with: no memory" and not stopper.error
-
-

@@ -14,6 +14,7 @@ from mmnet.crossval import TrainingError
 from mmnet.records import read_trial
 from tests.mmnet.tiny import tiny_config
 from tuning.trainable import MMNetTrainable, failure_reason, trial_name
+from tuning.trial_place import TrialPlace
 
 PARAMS = {"optim.lr": 1e-3}
 
@@ -27,7 +28,7 @@ def worker(synthetic_dataset, tmp_path):
     def start(params=PARAMS, number=0, since=0, until=3, **config):
         splits = make_splits(synthetic_dataset.table, folds=2, test_fraction=0.0, grouping="case", seed=0)
         trainable = MMNetTrainable.__new__(MMNetTrainable)
-        shared = {"dataset": synthetic_dataset, "splits": splits, "base": tiny_config(config), "trials": tmp_path, "threads": 1}
+        shared = {"dataset": synthetic_dataset, "splits": splits, "base": tiny_config(config), "place": TrialPlace(tmp_path), "threads": 1}
         trainable.setup(asked(number, params, since, until), **shared)
         return trainable
 
@@ -38,7 +39,7 @@ def test_a_trial_reports_every_epoch_and_ends_done(worker, tmp_path):
     trainable = worker()
     results = [trainable.step() for _ in range(3)]
     assert [r["epoch"] for r in results] == [1, 2, 3] and [r["done"] for r in results] == [False, False, True]
-    record = read_trial(tmp_path / trial_name(0))
+    record = read_trial(tmp_path / "trials" / trial_name(0))
     assert record.status == "done" and record.params == PARAMS and len(record.epochs) == 3 and record.score == results[-1]["score"]
     assert (record.folder / "weights" / "fold_2.safetensors").exists() and not (record.folder / "checkpoint.pt").exists()
 
@@ -47,7 +48,7 @@ def test_what_a_rung_stops_leaves_its_predictions(worker, tmp_path):
     trainable = worker()
     trainable.step()
     trainable.cleanup()
-    assert np.load(tmp_path / "0000" / "predictions.npz")["oof"].shape[0] == 1
+    assert np.load(tmp_path / "trials" / "0000" / "predictions.npz")["oof"].shape[0] == 1
 
 
 def test_an_interrupted_trial_goes_on_where_it_was_and_says_its_last_epoch_again(worker):
@@ -75,7 +76,7 @@ def test_a_worker_takes_up_the_next_configuration(worker, tmp_path):
     trainable.step()
     assert trainable.reset_config(asked(1, {"optim.lr": 1e-2}))
     assert trainable.step()["epoch"] == 1
-    assert json.loads((tmp_path / "0001" / "config.json").read_text())["config"]["optim"]["lr"] == 1e-2
+    assert json.loads((tmp_path / "trials" / "0001" / "config.json").read_text())["config"]["optim"]["lr"] == 1e-2
 
 
 @pytest.mark.parametrize(
@@ -88,7 +89,7 @@ def test_a_worker_takes_up_the_next_configuration(worker, tmp_path):
 def test_a_bad_combination_fails_its_trial_with_the_reason(worker, tmp_path, params, reason):
     result = worker(params).step()
     assert result["done"] and result["failed"].startswith(reason)
-    record = read_trial(tmp_path / "0000")
+    record = read_trial(tmp_path / "trials" / "0000")
     assert record.status == "failed" and record.reason == result["failed"] and (record.folder / "error.txt").exists()
 
 
@@ -96,7 +97,7 @@ def test_a_loss_that_is_no_number_fails_its_trial(worker, tmp_path, monkeypatch)
     monkeypatch.setattr("mmnet.crossval.focal_loss", lambda logit, *_, **__: logit.mean() * float("nan"))
     result = worker().step()
     assert "loss is nan in epoch 1" in result["failed"]
-    assert read_trial(tmp_path / "0000").status == "failed"
+    assert read_trial(tmp_path / "trials" / "0000").status == "failed"
 
 
 def test_a_full_disk_ends_the_study_not_the_trial(worker, monkeypatch):
@@ -118,16 +119,16 @@ def test_reasons_are_one_line_and_say_what_to_do_about_memory():
 def test_a_process_that_ray_sets_up_and_drops_leaves_a_trial_as_it_is(worker, tmp_path):
     trainable = worker()
     trainable.step()
-    before = {path: path.read_bytes() for path in (tmp_path / "0000").rglob("*") if path.is_file()}
+    before = {path: path.read_bytes() for path in (tmp_path / "trials" / "0000").rglob("*") if path.is_file()}
     dropped = worker()
     dropped.cleanup()
-    assert {path: path.read_bytes() for path in (tmp_path / "0000").rglob("*") if path.is_file()} == before
-    assert not worker(number=1)._trial and not (tmp_path / "0001").exists()
+    assert {path: path.read_bytes() for path in (tmp_path / "trials" / "0000").rglob("*") if path.is_file()} == before
+    assert not worker(number=1)._trial and not (tmp_path / "trials" / "0001").exists()
 
 
 def test_a_trial_rests_at_its_rung_and_leaves_all_that_is_needed_to_go_on(worker, tmp_path):
     result = worker(until=1).step()
-    record = read_trial(tmp_path / "0000")
+    record = read_trial(tmp_path / "trials" / "0000")
     assert result["done"] and result["rests"] and not result["finished"]
     assert record.status == "stopped" and record.reason.startswith("rests at epoch 1") and len(record.epochs) == 1
     assert (record.folder / "checkpoint.pt").exists() and np.load(record.folder / "predictions.npz")["oof"].shape[0] == 1
@@ -146,7 +147,7 @@ def test_a_trial_that_goes_on_repeats_no_epoch_and_has_the_numbers_of_one_that_n
         assert second._trial is trained  # nothing is built or read again
     found += [second.step(), second.step()]
     assert [result["metrics"] for result in found] == expected and [result["done"] for result in found] == [True, False, True]
-    record = read_trial(tmp_path / "0000")
+    record = read_trial(tmp_path / "trials" / "0000")
     assert record.status == "done" and [line["metrics"] for line in record.epochs] == expected
 
 
@@ -156,18 +157,18 @@ def test_networks_in_memory_that_are_behind_the_record_are_not_gone_on_with(work
     other = worker(since=1, until=2)
     other.step()
     stale.reset_config(asked(since=2))
-    assert stale.step()["epoch"] == 3 and len(read_trial(tmp_path / "0000").epochs) == 3
+    assert stale.step()["epoch"] == 3 and len(read_trial(tmp_path / "trials" / "0000").epochs) == 3
 
 
 def test_a_trial_taken_up_at_its_rung_rests_there_without_another_epoch(worker, tmp_path):
     worker(until=1).step()  # and the driver was lost before it heard of it
     result = worker(until=1).step()
-    assert result["epoch"] == 1 and result["rests"] and len(read_trial(tmp_path / "0000").epochs) == 1
+    assert result["epoch"] == 1 and result["rests"] and len(read_trial(tmp_path / "trials" / "0000").epochs) == 1
 
 
 def test_a_resting_trial_whose_checkpoint_is_gone_begins_again(worker, tmp_path):
     first = worker(until=1).step()
-    (tmp_path / "0000" / "checkpoint.pt").unlink()
+    (tmp_path / "trials" / "0000" / "checkpoint.pt").unlink()
     again = worker(since=1)
     assert [again.step()["epoch"] for _ in range(3)] == [1, 2, 3]
-    assert read_trial(tmp_path / "0000").epochs[0]["metrics"] == first["metrics"]
+    assert read_trial(tmp_path / "trials" / "0000").epochs[0]["metrics"] == first["metrics"]

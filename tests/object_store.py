@@ -1,0 +1,47 @@
+"""An object store on loopback that speaks S3 over HTTP, as the cloud's does, and forgets everything at its end."""
+
+import http.client
+from collections.abc import Iterator
+
+import pytest
+from moto.server import ThreadedMotoServer
+
+BUCKET = "studies"
+
+
+class ObjectStore:
+    def __init__(self, server: ThreadedMotoServer):
+        self._server = server
+        host, port = server.get_host_and_port()
+        self.endpoint = f"http://{host}:{port}"
+        self.query = f"endpoint_override={host}:{port}&scheme=http"
+        self._ask("POST", "moto-api/reset")  # servers of one process share what they hold
+        self._ask("PUT", BUCKET)
+
+    def url(self, prefix: str = "out", bucket: str = BUCKET) -> str:
+        return f"s3://{bucket}/{prefix}?{self.query}"
+
+    def _ask(self, method: str, path: str) -> None:
+        connection = http.client.HTTPConnection(self.endpoint.removeprefix("http://"), timeout=30)
+        connection.request(method, f"/{path}")
+        connection.getresponse().read()
+        connection.close()
+
+    def stop(self) -> None:
+        self._server.stop()
+
+
+@pytest.fixture
+def object_store(monkeypatch: pytest.MonkeyPatch) -> Iterator[ObjectStore]:
+    """Running, with one bucket; the environment holds credentials that it takes."""
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(name, "testing")
+    for name in ("AWS_ENDPOINT_URL", "AWS_PROFILE", "AWS_SESSION_TOKEN"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")  # no credentials are looked for elsewhere
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    try:
+        yield ObjectStore(server)
+    finally:
+        server.stop()
