@@ -129,9 +129,7 @@ def _check_shape(trial: Any, status: Any, epochs: list[Any]) -> None:
     if status["status"] == "done" and not epochs:
         raise ValueError("status.json: done, but epochs.jsonl holds no epoch")
     for number, line in enumerate(epochs, start=1):
-        numbers = (
-            isinstance(line["metrics"], dict) and isinstance(line["fold_metrics"], list) and isinstance(line["score"], float | int | None)
-        )
+        numbers = isinstance(line.get("metrics", {}), dict) and isinstance(line["score"], float | int | None)
         if line["epoch"] != number or not 1 <= line["best_epoch"] <= number or not numbers:
             raise ValueError(f"epochs.jsonl, line {number}: expected the record of epoch {number}")
 

@@ -11,7 +11,7 @@ from rich.console import Console
 from analysis.fold_curves import curves_of, print_fold_curves, summary, write_fold_curves
 from analysis.predictions import chosen_trial
 from data.errors import InputError
-from mmnet.records import read_trials
+from mmnet.records import read_trials, write_status
 from tests.analysis.studies import record
 from tests.analysis.test_plots import assert_shows_something
 
@@ -114,6 +114,7 @@ def test_a_trial_of_one_epoch_has_a_figure(study):
 def test_a_study_without_a_score_is_an_error(study):
     for path in (study / "trials").glob("*/epochs.jsonl"):
         path.write_text("")
+        write_status(path.parent, "stopped", "")
     with pytest.raises(InputError, match="no trial has a score"):
         write_fold_curves(study)
 
