@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mmnet.command_line import OUTPUT, OUTPUT_HELP, run_verb
+from mmnet.command_line import OUTPUT, OUTPUT_HELP, Parser, run_verb, say
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -35,7 +35,7 @@ PIXELS = {"magnitude": False, "gradcam": True}  # parts that need the networks: 
 
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="eval.py", description="Evaluate a study; without a choice of parts: all that apply to it.")
+    parser = Parser(prog="eval.py", description="Evaluate a study; without a choice of parts: all that apply to it.")
     parser.add_argument("--study", metavar="NAME", help="default: the newest")
     parser.add_argument("--output", metavar="PLACE", default=OUTPUT, help=f"{OUTPUT_HELP} (default: {OUTPUT})")
     for part, (_, _, text) in PARTS.items():
@@ -51,16 +51,16 @@ def main() -> int:
 
     from data.errors import InputError
     from mmnet.mirror import CHECKPOINTS
-    from mmnet.study_folder import fetch_study, read_study
+    from mmnet.study_folder import checked_study, fetch_study
 
-    console = Console()
+    console = Console(markup=False)
     mirror = fetch_study(arguments.output, arguments.study, leave=(CHECKPOINTS,))
     study = mirror.folder
-    about = read_study(study)
+    about = checked_study(study)
     chosen = [part for part in PARTS if getattr(arguments, part)]
     console.print(f"study     {study.name}: {about['verb']}, data {about['data']['path']}", highlight=False, soft_wrap=True)
     if about["data"]["synthetic"]:
-        console.print("[bold yellow]SYNTHETIC DATA[/]: the numbers below say nothing about patients")
+        say(console, "SYNTHETIC DATA", ": the numbers below say nothing about patients")
     if arguments.predict:
         if not arguments.data or chosen:
             raise InputError("--predict: expected --data DIR with the new patients, and no other part")
@@ -73,7 +73,7 @@ def main() -> int:
         except InputError as error:
             if chosen:
                 raise
-            console.print(f"[yellow]skipped[/]   --{part.replace('_', '-')}: {error}", highlight=False, soft_wrap=True)
+            say(console, "skipped", f"   --{part.replace('_', '-')}: {error}")
     console.print(f"results: {study}/results, figures: {study}/plots", highlight=False, soft_wrap=True)
     mirror.store(console)
     return 0

@@ -5,13 +5,11 @@ from __future__ import annotations
 import argparse
 import time
 
-from mmnet.command_line import add_shared_arguments, run_verb
+from mmnet.command_line import Parser, add_shared_arguments, run_verb, say
 
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="main.py", description="Train one configuration on k patient-wise folds and judge it on the sealed test patients."
-    )
+    parser = Parser(prog="main.py", description="Train one configuration on k patient-wise folds and judge it on the sealed test patients.")
     add_shared_arguments(parser)
     kinds = parser.add_mutually_exclusive_group()
     kinds.add_argument(
@@ -39,7 +37,7 @@ def main() -> int:
     from mmnet.device import best_device
     from mmnet.study_folder import open_or_create, record_end
 
-    console, device = Console(), best_device()
+    console, device = Console(markup=False), best_device()
     study = open_or_create(arguments, "main")
     kept = study.about.get("settings", {})
     outer, repeats = nested_folds(arguments.nested, kept), wanted_repeats(arguments.repeats, kept)
@@ -50,7 +48,7 @@ def main() -> int:
         )
     prepared = study.prepare(console, device)
     if arguments.again and not prepared.splits.test:
-        raise InputError("--again: the study has no sealed test; it was made with --test-fraction 0")
+        raise InputError("--again: the study has no sealed test; it was made with --test-fraction 0; leave --again out")
     if repeats:
         trials, nested = planned_repeats(study, prepared, repeats), []
     else:
@@ -68,8 +66,7 @@ def main() -> int:
         train_all(study.path, trials, device, console, study.mirror)
         reason = ""
     except KeyboardInterrupt:
-        hint = f"[yellow]interrupted[/]: go on with  python main.py --resume --name {study.name} --output {study.output}"
-        console.print(hint, soft_wrap=True, highlight=False)
+        say(console, "interrupted", f": go on with  python main.py --resume --name {study.name} --output {study.output}")
         return 130
     finally:
         record_end(study.path, reason)
@@ -152,6 +149,7 @@ def single_magnifications(given: str | None, config, kept: dict) -> list[int]:
 
 def planned_trials(study, prepared, outer: int | None, singles: list[int]):
     """(what to train, the nested splits): the fused network and single ones on the same folds, or one trial an outer fold."""
+    from data.errors import DataError
     from data.splits import Splits, check_splits, nested_splits
     from mmnet.training import PlannedTrial
 
@@ -167,7 +165,12 @@ def planned_trials(study, prepared, outer: int | None, singles: list[int]):
         nested = [Splits.from_json(stored) for stored in study.about["nested"]]
     else:
         settings = config.data
-        nested = list(nested_splits(development.table, outer, folds=settings.folds, grouping=settings.grouping, seed=settings.split_seed))
+        try:
+            nested = list(
+                nested_splits(development.table, outer, folds=settings.folds, grouping=settings.grouping, seed=settings.split_seed)
+            )
+        except DataError as error:
+            raise DataError(f"--nested {outer}, or its inner folds: {error}") from error
     for splits in nested:
         check_splits(splits, development.table)
     trials = [

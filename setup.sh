@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Makes the environment in .venv, once: `bash setup.sh`. A second call sees that nothing changed and returns at once.
-# MMNET_PYTHON: the Python to use (3.11 to 3.13). MMNET_DEV=1: the tools of the tests as well.
+# MMNET_PYTHON: the Python to use (3.11 to 3.13). MMNET_DEV=1: the tools of the tests as well. MMNET_CLUSTER=1: what a Ray cluster needs.
 set -euo pipefail
 cd "$(dirname "$0")"
 
@@ -8,6 +8,7 @@ fail() { echo "setup: $1" >&2; exit 1; }
 
 wanted=(requirements.txt)
 [ "${MMNET_DEV:-0}" = 1 ] && wanted+=(requirements-dev.txt)
+[ "${MMNET_CLUSTER:-0}" = 1 ] && wanted+=(requirements-cluster.txt)
 stamp=.venv/installed.sum
 # one line a file: an environment with the tests' tools also serves those who do not want them
 for file in "${wanted[@]}"; do

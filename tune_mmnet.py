@@ -7,9 +7,9 @@ import time
 from dataclasses import asdict
 from functools import partial
 
-from mmnet.command_line import add_shared_arguments, run_verb
+from mmnet.command_line import Parser, add_shared_arguments, run_verb, say
 
-KEPT = (
+KEPT = (  # by a resumed study, unless given again
     "space",
     "trials",
     "scheduler",
@@ -18,11 +18,12 @@ KEPT = (
     "cpus_per_trial",
     "gpus_per_trial",
     "disk_budget",
-)  # by a resumed study, unless given again
+    "front",
+)
 
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="tune_mmnet.py", description="Search configurations of MMNet on patient-wise folds. Without data: a synthetic data set."
     )
     add_shared_arguments(parser)
@@ -75,7 +76,8 @@ def main() -> int:
     from tuning.cluster import joining
     from tuning.settings import ASHA, NO_RUNGS, StudySettings, parse_concurrency, parse_duration, parse_gpus, rungs
 
-    console = Console()
+    console = Console(markup=False)
+    arguments.front = take_front(arguments)
     names = (*KEPT, "address", "max_failures", "max_cost", "retry_failed")
     given = {name: value for name in names if (value := getattr(arguments, name)) is not None}
     if arguments.gpus_per_trial is not None:
@@ -105,13 +107,15 @@ def main() -> int:
         from mmnet.device import best_device
 
         prepared = study.prepare(console, best_device(), trains_here=settings.address is None)
+        space = with_backbones(space, study, console)
         print_plan(console, settings, space, study.config, levels, dimensions=False)
         kept = {name: getattr(settings, name) for name in KEPT}
         earlier = study.about.get("warm_start")
         if arguments.warm_start:
             earlier = begin_warm(console, study, arguments.warm_start, space, prepared)
         mechanisms = [asdict(m) for m in space.mechanisms] if planned else []
-        study.write(prepared, settings=kept, rungs=levels, mechanisms=mechanisms, warm_start=earlier)
+        backbones = space.choices("model.backbone")
+        study.write(prepared, settings=kept, rungs=levels, mechanisms=mechanisms, backbones=backbones, warm_start=earlier)
 
         from tuning.study import run_study
         from tuning.warm_start import earlier_trials, warm_space
@@ -149,6 +153,30 @@ def main() -> int:
     return status
 
 
+def take_front(arguments: argparse.Namespace) -> tuple[str, ...] | None:
+    """The objectives after the first of `--metric log_loss,seconds`; the first one is left in the arguments. None: not given."""
+    from mmnet.pareto import parse_objectives
+
+    if "flag_metric" not in vars(arguments):
+        return None
+    arguments.flag_metric, front = parse_objectives(arguments.flag_metric)
+    return front
+
+
+def with_backbones(space, study, console):
+    """The space with those backbones whose weights can be had here, so that no trial fails by it; a resumed study keeps its own."""
+    names = space.choices("model.backbone")
+    if study.resumed or not names:
+        return space.with_choices("model.backbone", tuple(study.about.get("backbones", ())))
+    from mmnet.backbones import obtainable
+
+    reasons = obtainable(names, study.config.model, study.config.input_size)
+    for name, reason in reasons.items():
+        if reason:
+            say(console, "left out", f"  {name}: {reason}")
+    return space.with_choices("model.backbone", tuple(name for name, reason in reasons.items() if not reason))
+
+
 def begin_warm(console, study, name: str, space, prepared):
     """What an earlier study gives to this one. Raises InputError where that cannot be."""
     from data.errors import InputError
@@ -173,20 +201,15 @@ def begin_warm(console, study, name: str, space, prepared):
 
 def print_plan(console, settings, space, config, levels: tuple[int, ...], *, dimensions: bool) -> None:
     """What will be searched and what it may cost, in fold-epochs (one epoch of one fold)."""
-    from mmnet.config import text_of
     from tuning.settings import PROMOTE, expected_epochs
 
     folds, epochs = config.data.folds, config.optim.epochs
     for dimension in space.dimensions if dimensions else ():
-        if dimension.kind == "fixed":
-            shown = f"= {dimension.value}"
-        elif dimension.choices:
-            shown = " | ".join(str(text_of(choice)) for choice in dimension.choices)
-        else:
-            shown = f"{dimension.low:g} … {dimension.high:g}{' (log)' if dimension.log else ''}"
         condition = f" if {dimension.when[0]} is {' or '.join(map(str, dimension.when[1]))}" if dimension.when else ""
         console.print(
-            f"  {dimension.kind:<10} {dimension.path:<26} {shown}{condition}: {dimension.reason}", highlight=False, soft_wrap=True
+            f"  {dimension.kind:<10} {dimension.path:<26} {dimension.described()}{condition}: {dimension.reason}",
+            highlight=False,
+            soft_wrap=True,
         )
     full = settings.trials * folds * epochs
     expected = folds * expected_epochs(settings.trials, levels, epochs, settings.eta)
@@ -206,6 +229,7 @@ def print_plan(console, settings, space, config, levels: tuple[int, ...], *, dim
 def close(folder, output: str, console, complete: bool, reason: str, seconds: float) -> int:
     """Write and print what the study found; the exit status."""
     from analysis.ablation import print_ablation, write_ablation
+    from analysis.front import print_front, write_front
     from analysis.report import write_report
     from analysis.summary import print_summary, write_results
     from analysis.trust import print_trust
@@ -214,9 +238,12 @@ def close(folder, output: str, console, complete: bool, reason: str, seconds: fl
     best = write_results(folder)
     if best is not None:
         print_summary(folder, best, console, seconds)
-        planned = bool(read_study(folder)["mechanisms"])
+        about = read_study(folder)
+        planned = bool(about["mechanisms"])
         if planned:
             print_ablation(write_ablation(folder), console)
+        if about["settings"].get("front"):
+            print_front(write_front(folder), console)
         draw_best(folder, best.name)
         if not reason.startswith("stopped by"):  # whoever pressed Ctrl-C does not want to wait; python -m analysis report is there
             page, trust = write_report(folder)
@@ -224,11 +251,7 @@ def close(folder, output: str, console, complete: bool, reason: str, seconds: fl
                 print_trust(trust, console)
             console.print(f"report: {page}", highlight=False, soft_wrap=True)
     if not complete:
-        console.print(
-            f"[yellow]{reason or 'stopped'}[/]: go on with  python tune_mmnet.py --resume --name {folder.name} --output {output}",
-            soft_wrap=True,
-            highlight=False,
-        )
+        say(console, reason or "stopped", f": go on with  python tune_mmnet.py --resume --name {folder.name} --output {output}")
     elif best is None:
         console.print(f"no trial gave a score; reasons are in {folder}/results/leaderboard.csv", highlight=False)
         return 1
@@ -236,16 +259,17 @@ def close(folder, output: str, console, complete: bool, reason: str, seconds: fl
 
 
 def draw_best(folder, trial: str) -> None:
-    """Figures of the best trial, also in its TensorBoard run: how it learned and how calibrated it is, beside what the search found."""
+    """Figures of the best trial, also in its TensorBoard run: how it learned, judges and is calibrated, beside what the search found."""
     import contextlib
 
     from analysis.calibration import write_calibration
     from analysis.fold_curves import write_fold_curves
+    from analysis.roc_curves import write_roc_curves
     from data.errors import InputError
     from tuning.tensorboard import write_figures
 
     made = []
-    for figure, write in (("fold_curves", write_fold_curves), ("reliability", write_calibration)):
+    for figure, write in (("fold_curves", write_fold_curves), ("roc_curves", write_roc_curves), ("reliability", write_calibration)):
         with contextlib.suppress(InputError):  # predictions of one class, say: the other figures do not depend on it
             write(folder)
             made.append(figure)

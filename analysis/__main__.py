@@ -5,12 +5,12 @@ from __future__ import annotations
 import argparse
 import time
 
-from mmnet.command_line import OUTPUT, OUTPUT_HELP, run_verb
+from mmnet.command_line import OUTPUT, OUTPUT_HELP, Parser, run_verb
 
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m analysis", description="What a study found, also while it still runs.")
-    shared = argparse.ArgumentParser(add_help=False)
+    parser = Parser(prog="python -m analysis", description="What a study found, also while it still runs.")
+    shared = Parser(add_help=False)
     shared.add_argument("study", metavar="STUDY", help="its name, or its folder")
     shared.add_argument("--output", metavar="PLACE", default=OUTPUT, help=f"{OUTPUT_HELP} (default: {OUTPUT})")
     verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
@@ -32,12 +32,12 @@ def main() -> int:
     from rich.console import Console
 
     from mmnet.mirror import CHECKPOINTS, EVENTS, WEIGHTS
-    from mmnet.study_folder import fetch_study, read_study
+    from mmnet.study_folder import checked_study, fetch_study
 
-    console, leave = Console(), (CHECKPOINTS, EVENTS, WEIGHTS)
+    console, leave = Console(markup=False), (CHECKPOINTS, EVENTS, WEIGHTS)
     mirror = fetch_study(arguments.output, arguments.study, leave=leave)
     study = mirror.folder
-    read_study(study)
+    checked_study(study)
     if arguments.verb == "report":
         from analysis.report import write_report
         from analysis.trust import print_trust

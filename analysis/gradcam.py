@@ -22,7 +22,7 @@ from torch import Tensor
 from analysis.figure import GREY, save_figure
 from analysis.predictions import Level, Predictions, chosen_trial, require_agreement, trial_predictions
 from analysis.tables import narrow_table
-from data.augment import to_float
+from data.augment import shrink, to_float
 from data.dataset import Dataset
 from data.errors import InputError
 from data.views import MISSING
@@ -92,8 +92,8 @@ def networks_on_pixels(study: Path, images: Dataset, config: Config, device: tor
     """The fold networks of a study with their backbones, in evaluation mode; a frozen study saved the heads only."""
     if not config.model.frozen:
         return [network.eval() for network in load_networks(study / "models", config, images, device)]
-    backbone = build_backbone(config.model, config.data.image_size, config.seed).eval()
-    shape = (0, channels_of(backbone, config.data.image_size), 1, 1)
+    backbone = build_backbone(config.model, config.input_size, config.seed).eval()
+    shape = (0, channels_of(backbone, config.input_size), 1, 1)
     heads = load_networks(study / "models", config, replace(images, images=None, features=np.empty(shape, np.float16)), device)
     return [MMNet([backbone.to(device)], network.head).eval() for network in heads]
 
@@ -129,7 +129,7 @@ def explain(
     there = rows != MISSING
     assert images.images is not None
     tiles = np.where(there[:, None, None, None], images.images[rows], np.uint8(0))
-    inputs, mask = to_float(torch.from_numpy(tiles))[None].to(device), torch.from_numpy(there)[None]
+    inputs, mask = shrink(to_float(torch.from_numpy(tiles)), config.model.input_size)[None].to(device), torch.from_numpy(there)[None]
     with torch.no_grad(), autocast(device, config.optim.precision):
         output = networks[fold](inputs, mask)
     maps = grad_cam(networks[fold], inputs, mask, malignant=probability >= THRESHOLD)

@@ -23,15 +23,13 @@ from data.table import PatientTable
 from data.views import MISSING, ViewIndex, hide
 from mmnet.batches import Batches
 from mmnet.config import Config
-from mmnet.device import autocast
 from mmnet.metrics import evaluate_one
 from mmnet.network import MMNet
-from mmnet.predict import predict_out_of_fold
+from mmnet.predict import in_parts, predict_out_of_fold
 
 SCORES = {"log_loss": "view log loss", "auc": "view AUC", "patient_auc": "patient AUC"}
 SHARES = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)  # to hide; 1: all but the one that must stay
 REPEATS = 20
-VIEWS_AT_ONCE = 32
 KINDS = {  # what is hidden -> (words, colour)
     "view": ("magnifications of a view", BLUE),
     "patient": ("magnifications of a patient", VERMILION),
@@ -145,13 +143,15 @@ def embed_once(networks: list[MMNet], batches: Batches, images: int, rows: np.nd
         shown = np.full((max(map(len, columns)), len(columns)), MISSING)  # every image once, beside any of the other magnifications
         for place, column in enumerate(columns):
             shown[: len(column), place] = column
-        for start in range(0, len(shown), VIEWS_AT_ONCE):
-            part = shown[start : start + VIEWS_AT_ONCE]
-            with autocast(batches.device, batches.config.optim.precision):
-                values = network.head.embeddings(network.maps(*batches.evaluation(part))).transpose(0, 1)  # (B, M, D)
-            there = part != MISSING
-            tokens[part[there], :, 0, 0] = values.float().cpu().numpy()[there]
+        values = np.concatenate(in_parts(partial(_tokens, network), batches, shown))
+        there = shown != MISSING
+        tokens[shown[there], :, 0, 0] = values[there]
     return tokens
+
+
+def _tokens(network: MMNet, inputs: Tensor, mask: Tensor) -> np.ndarray:
+    """Inputs (B, M, …), mask (B, M) -> (B, M, D) float32, with the host so that no more than a part is on the device."""
+    return network.head.embeddings(network.maps(inputs, mask)).transpose(0, 1).float().cpu().numpy()
 
 
 class _Tokens(nn.Module):

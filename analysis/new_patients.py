@@ -16,6 +16,7 @@ from data.dataset import Dataset
 from data.errors import DataError, LeakageError, shortlist
 from data.sources import UNKNOWN
 from data.splits import Splits
+from mmnet.command_line import say
 from mmnet.config import Config
 from mmnet.metrics import patient_mean
 from mmnet.predict import predict_ensemble
@@ -132,14 +133,13 @@ def print_predictions(report: dict[str, Any], console: Console) -> None:
         shown = ", ".join(f"{NAMES[name]} {interval_text(**report['metrics'][name])}" for name in SHOWN)
         console.print(f"patients with a label (95 % over cases): {shown}", highlight=False, soft_wrap=True)
     if report["incomplete"]:
-        console.print(
-            f"[bold yellow]{report['incomplete']} of {len(report['rows'])} patients lack a magnification[/] that the networks know: see what that "
-            "costs on the study's own patients by  python eval.py --magnitude",
-            highlight=False,
-            soft_wrap=True,
+        say(
+            console,
+            f"{report['incomplete']} of {len(report['rows'])} patients lack a magnification",
+            " that the networks know: see what that costs on the study's own patients by  python eval.py --magnitude",
         )
     if report["skipped"]:
-        console.print(f"[bold yellow]{len(report['skipped'])} left out[/]:", highlight=False)
+        say(console, f"{len(report['skipped'])} left out", ":")
         for path, reason in sorted(report["skipped"].items()):
             console.print(f"  {path}: {reason}", highlight=False, soft_wrap=True, markup=False)
     console.print(

@@ -72,10 +72,19 @@ def chosen_trial(study: Path) -> TrialRecord:
 
 
 def read_arrays(path: Path) -> dict[str, np.ndarray]:
-    """An .npz of a trial. Raises InputError when it is absent or damaged."""
+    """An .npz of a trial: `oof` (E, V) or `probability` (V,), and the columns of its V views. Raises InputError when it is absent or damaged."""
     try:
         with np.load(path) as saved:
-            return {name: saved[name] for name in saved.files}
+            arrays = {name: saved[name] for name in saved.files}
+        probability = arrays["oof"] if "oof" in arrays else arrays["probability"][None]
+        lengths = {len(arrays[name]) for name in ("label", "patient", "case", "subtype", "fold", "rows") if name in arrays}
+        if (
+            lengths != {probability.shape[1]}
+            or not np.isfinite(probability).all()
+            or arrays.get("best_epoch", 1) not in range(1, len(probability) + 1)
+        ):
+            raise ValueError(f"{probability.shape} probabilities, not all finite or not those of {sorted(lengths)} views")
+        return arrays
     except Exception as error:  # a damaged archive raises something else for every byte that is wrong
         raise InputError(f"predictions {path}: absent or damaged ({error}); let the trial finish by --resume, or train again") from error
 

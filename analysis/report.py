@@ -6,12 +6,14 @@ from typing import Any
 
 from rich.console import Console
 
+from analysis.front import objectives_of
 from analysis.material import Material, read_material, write_tables
 from analysis.model_card import model_card
 from analysis.page import page
 from analysis.sections.answer import answer
 from analysis.sections.audit import audit
 from analysis.sections.cost import cost
+from analysis.sections.front import pareto
 from analysis.sections.judged import calibration, curves, performance, sealed_test, thresholds
 from analysis.sections.methods import methods, versions
 from analysis.sections.parameters import importance, parallel
@@ -28,6 +30,7 @@ SECTIONS = (
     answer,
     audit,
     cost,
+    pareto,
     leaderboard,
     history,
     learning,
@@ -67,7 +70,8 @@ def write_page(study: Path, trust: dict[str, Any], dataset: Dataset | None = Non
 
 def report_page(material: Material) -> str:
     """The page of a study."""
-    chosen = [section for section in SECTIONS if material.searched or section not in OF_A_SEARCH]
+    left_out = {*(() if material.searched else OF_A_SEARCH), *(() if len(objectives_of(material.about)) > 1 else (pareto,))}
+    chosen = [section for section in SECTIONS if section not in left_out]
     banner = (
         "SYNTHETIC DATA: invented tissue that this project generates; nothing below says anything about patients."
         if material.synthetic

@@ -17,6 +17,7 @@ from analysis.bootstrap import bootstrap_interval
 from data.dataset import Dataset
 from data.errors import InputError
 from data.splits import Splits
+from mmnet.command_line import say
 from mmnet.config import Config
 from mmnet.metrics import evaluate_one, patient_mean
 from mmnet.predict import predict_ensemble
@@ -24,6 +25,7 @@ from mmnet.records import write_json
 
 METRICS = ("auc", "log_loss", "balanced_accuracy", "patient_auc", "patient_balanced_accuracy")
 RESAMPLES = 2000
+RECORDED = {"opened", "fingerprint", "synthetic", "cases", "patients", "views", "metrics", "fold_models"}  # of every opening
 
 
 def read_openings(study: Path) -> list[dict[str, Any]]:
@@ -33,9 +35,12 @@ def read_openings(study: Path) -> list[dict[str, Any]]:
         return []
     try:
         content = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
+        openings = content if isinstance(content, list) else [content]  # earlier versions wrote the one that there was
+        if not openings or not all(isinstance(opening, dict) and RECORDED <= opening.keys() for opening in openings):
+            raise ValueError(f"expected at least one opening, each with {', '.join(sorted(RECORDED))}")
+        return openings
+    except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"sealed test {path}: damaged ({error}); restore it, it is the only record of the sealed test") from error
-    return content if isinstance(content, list) else [content]  # earlier versions wrote the one that there was
 
 
 def open_sealed_test(
@@ -94,17 +99,13 @@ def print_sealed_test(study: Path, openings: list[dict[str, Any]], new: bool, co
     """The last opening, and what came before it, in this study and in those beside it."""
     result, before = openings[-1], openings[:-1]
     for name, date in opened_elsewhere(study, result):
-        console.print(
-            f"[bold yellow]not the first look[/]: study {name} opened the sealed test of these patients on {date}",
-            highlight=False,
-            soft_wrap=True,
-        )
+        say(console, "not the first look", f": study {name} opened the sealed test of these patients on {date}")
     if before:
-        console.print(
-            f"[bold yellow]{ordinal(len(openings))} opening[/] on {result['opened']}, first on {before[0]['opened']} "
-            f"(fingerprints {result['fingerprint']}, {before[0]['fingerprint']}): whoever chose anything in between has seen this test",
-            highlight=False,
-            soft_wrap=True,
+        say(
+            console,
+            f"{ordinal(len(openings))} opening",
+            f" on {result['opened']}, first on {before[0]['opened']} (fingerprints {result['fingerprint']}, "
+            f"{before[0]['fingerprint']}): whoever chose anything in between has seen this test",
         )
     if not new:
         console.print(

@@ -12,7 +12,9 @@ from rich.table import Table
 from analysis.importance import parameter_importance
 from analysis.leaderboard import is_search, standing_trial, write_leaderboard
 from analysis.plots import importance_bars, learning_curves, optimisation_history, parallel_coordinates
+from analysis.predictions import read_arrays
 from analysis.tables import write_table
+from mmnet.command_line import say
 from mmnet.config import Config, save_config
 from mmnet.metrics import METRICS, patient_mean
 from mmnet.records import TrialRecord, peak_memory, read_trials, whole_file, write_json
@@ -63,8 +65,7 @@ def write_folds(study: Path, best: TrialRecord, synthetic: bool) -> None:
     path = best.folder / "predictions.npz"
     if not path.exists():  # still running
         return
-    with np.load(path) as saved:
-        predictions = {name: saved[name] for name in ("oof", "patient", "label", "fold")}
+    predictions = read_arrays(path)
     values = fold_values(best, tuple(METRICS))
     rows = [[number, *row] for number, row in enumerate(values, start=1)]
     rows += [["mean", *values.mean(0)], ["sd", *values.std(0, ddof=1)], ["pooled", *(best.best["metrics"][name] for name in METRICS)]]
@@ -101,7 +102,7 @@ def print_summary(study: Path, best: TrialRecord, console: Console, seconds: flo
     about = json.loads((study / "study.json").read_text())
     records = read_trials(study)
     if about["data"]["synthetic"]:
-        console.print("[bold yellow]SYNTHETIC DATA[/]: the numbers below say nothing about patients")
+        say(console, "SYNTHETIC DATA", ": the numbers below say nothing about patients")
     metric = about["config"]["metric"]
     searched = is_search(about)
     title = f"best of {len(records)} trials: trial {best.name}" if searched else f"out of fold, trial {best.name}"

@@ -36,11 +36,20 @@ def percentiles(replicate: np.ndarray) -> np.ndarray:
 
 
 def unit_cube(configs: list[dict]) -> tuple[np.ndarray, tuple[int, ...]]:
-    """Points (C, D), each field by its observed range, a logarithmic one where that spans a factor of 100; and values a dimension."""
+    """Points (C, D), each field by its observed range, a logarithmic one where that spans a factor of 100; and values a dimension.
+
+    Texts are choices. A conditional field that a configuration lacks stands at the low end of its range; one that never varies has
+    no dimension.
+    """
     columns, choices = [], []
-    for name in configs[0]:
-        values = np.array([config[name] for config in configs], float)
+    for name in dict.fromkeys(name for config in configs for name in config):
+        present = [config[name] for config in configs if name in config]
+        places = {text: place for place, text in enumerate(sorted({value for value in present if isinstance(value, str)}))}
+        numbers = [float(places.get(value, value)) for value in present]
+        values = np.array([float(places.get(config[name], config[name])) if name in config else min(numbers) for config in configs])
         distinct = np.unique(values)
+        if len(distinct) == 1:
+            continue
         if len(distinct) <= 8:
             columns.append(np.searchsorted(distinct, values) / max(len(distinct) - 1, 1))
             choices.append(len(distinct))

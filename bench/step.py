@@ -46,7 +46,7 @@ def noise(size: int, images: int, frozen: bool, side: int = 7) -> Dataset:
 def bare_epoch(trial: CrossValidation, steps: int, batch: int) -> None:
     """Forward, loss, backward, clip, update, on one resident batch."""
     learner, (inputs, mask) = trial.learners[0], trial.batches.evaluation(np.arange(batch)[:, None])
-    inputs = inputs.contiguous()  # as augmented ones are: a compiled network would be compiled again for another layout
+    inputs = inputs.contiguous()  # as augmented ones are
     target = (torch.arange(batch, device=trial.device) % 2).float()
     everyone, shown = np.ones(len(learner.networks), dtype=bool), np.ones((len(learner.networks), batch), dtype=bool)
     weight = torch.full((len(learner.networks), batch), 1 / batch, device=trial.device)

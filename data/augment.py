@@ -80,6 +80,11 @@ def to_float(images: Tensor) -> Tensor:
     return images.permute(0, 3, 1, 2).to(torch.float32).div_(255)
 
 
+def shrink(images: Tensor, size: int | None) -> Tensor:
+    """(B, C, S, S) -> (B, C, size, size), antialiased: one stored copy serves all sizes. None: as they are."""
+    return images if size is None else F.interpolate(images, size=(size, size), mode="bilinear", antialias=True)
+
+
 def send(few: Tensor, device: torch.device) -> Tensor:
     """A few numbers of the host, to a device that nobody waits for."""
     return few.to(device, non_blocking=device.type == "cuda")

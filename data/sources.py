@@ -1,27 +1,37 @@
 """Where image bytes come from: a folder of any nesting, an archive of it, or a CSV manifest.
 
-A source lists candidate images and yields a loader for each. Archives are read in place and never extracted, so that
-a member's name can do no harm; links and absurd sizes are refused.
+A source lists candidate images and yields a loader for each. Archives are read in place and never extracted; what
+`tarfile`'s data filter would refuse to extract (links, devices, paths that lead out) is refused here too, in a .zip as in
+a .tar, and what an archive may unpack to is bounded before it is unpacked.
 """
 
 import csv
+import gzip
 import hashlib
+import io
 import os
+import re
+import stat
 import tarfile
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
 from functools import partial
-from pathlib import Path
+from pathlib import Path, PurePosixPath
+from typing import IO, NamedTuple
 
 from data.errors import DataError, shortlist
 from data.grammar import GRAMMAR, parse
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff")
 ARCHIVE_SUFFIXES = (".tar.gz", ".tgz", ".tar", ".zip")
-DAMAGED = (tarfile.TarError, zipfile.BadZipFile, zlib.error, EOFError, OSError, RuntimeError)  # RuntimeError: encrypted zip
+# RuntimeError: an encrypted zip; the last two: names and fields of a zip's directory that make no sense
+DAMAGED = (tarfile.TarError, zipfile.BadZipFile, zlib.error, EOFError, OSError, RuntimeError, ValueError, IndexError)
 MAX_FILE_BYTES = 256 * 2**20
 MAX_MEMBERS = 1_000_000
+MAX_TOTAL_BYTES = 64 * 2**30  # of an archive, unpacked; BreakHis has 4 GB
+HEADER_BYTES = 4096  # of a tar, for each member: its name, its attributes, padding
+SLACK_BYTES = 2**20  # of a tar, once
 SYNTHETIC_MARKER = "SYNTHETIC.json"
 UNKNOWN = -1  # the label of a patient to be predicted
 
@@ -53,22 +63,27 @@ class FolderSource:
         self.name = str(root)
         self.synthetic = any((folder / SYNTHETIC_MARKER).exists() for folder in [root, *root.resolve().parents[:5]])  # also of a subfolder
         self._files: list[tuple[str, int, int]] = []
+        folders = [(str(root), "")]
         try:
-            self._walk(root, "")
+            while folders:
+                folders += self._look_into(*folders.pop())
         except OSError as error:
-            raise DataError(f"data folder {root}: cannot read {error.filename}: {error.strerror}") from error
+            raise DataError(f"data folder {root}: cannot read {error.filename}: {error.strerror}; make it readable or remove it") from error
         self._files.sort()
 
-    def _walk(self, folder: Path | str, prefix: str) -> None:
+    def _look_into(self, folder: str, prefix: str) -> list[tuple[str, str]]:
+        """Note the images of one folder; returns the folders in it. Links to folders are not followed: they may lead round in a ring."""
+        inner = []
         with os.scandir(folder) as entries:
             for entry in entries:
                 if entry.name == SYNTHETIC_MARKER:
                     self.synthetic = True
                 elif entry.is_dir(follow_symlinks=False) and not entry.name.startswith("."):
-                    self._walk(entry.path, f"{prefix}{entry.name}/")
+                    inner.append((entry.path, f"{prefix}{entry.name}/"))
                 elif is_image(entry.name):
-                    stat = entry.stat()
-                    self._files.append((prefix + entry.name, stat.st_size, stat.st_mtime_ns))
+                    about = entry.stat(follow_symlinks=entry.is_file())  # a link to nothing becomes a bad file when it is read
+                    self._files.append((prefix + entry.name, about.st_size, about.st_mtime_ns))
+        return inner
 
     def stamp(self) -> str:
         """Changes whenever a file is added, removed or written; costs one directory walk."""
@@ -76,11 +91,11 @@ class FolderSource:
 
     def rows(self) -> tuple[dict[str, Row], dict[str, str]]:
         """({path: row}, {path: reason why it breaks the grammar})."""
-        return _parse_names([path for path, _, _ in self._files], self.name)
+        return _parse_names([path for path, _, _ in self._files], self.name, {})
 
     def items(self, paths: set[str]) -> Iterator[Item]:
         for path in sorted(paths):
-            yield path, (self.root / path).read_bytes
+            yield path, partial(_read_file, self.root / path)
 
 
 class ManifestSource:
@@ -101,21 +116,26 @@ class ManifestSource:
         try:
             text = manifest.read_text(encoding="utf-8-sig")
         except (OSError, UnicodeDecodeError) as error:
-            raise DataError(f"manifest {manifest}: cannot read it: {error}") from error
-        reader = csv.DictReader(text.splitlines())
-        columns = reader.fieldnames or []
+            raise DataError(f"manifest {manifest}: cannot read it: {error}; expected a CSV file in UTF-8") from error
+        try:
+            reader = csv.DictReader(text.splitlines())
+            columns, records = list(reader.fieldnames or []), list(reader)
+        except csv.Error as error:
+            raise DataError(
+                f"manifest {manifest}, line {reader.line_num + 1}: {error}; expected CSV with a column name or a value a field"
+            ) from error
         missing = [name for name in required if name not in columns]
-        unknown = [name for name in columns if name not in required + optional]
+        unknown = [name for name in columns if name not in required + optional or columns.count(name) > 1]
         if missing or unknown:
             raise DataError(
-                f"manifest {manifest}: missing columns {missing}, unknown columns {unknown}; "
+                f"manifest {manifest}: missing columns {missing}, unknown or repeated columns {unknown}; "
                 f"expected {','.join(required)} and optionally {','.join(optional)}"
             )
         self._rows: dict[str, Row] = {}
-        for line, record in enumerate(reader, start=2):
+        for line, record in enumerate(records, start=2):
             row = self._row(manifest, line, record)
             if row[0] in self._rows:
-                raise DataError(f"manifest {manifest}, line {line}: path {row[0]!r} is listed twice")
+                raise DataError(f"manifest {manifest}, line {line}: path {row[0]!r} is listed twice; remove one of the lines")
             self._rows[row[0]] = row
         if not self._rows:
             raise DataError(f"manifest {manifest}: lists no image; expected one a line below the column names")
@@ -125,10 +145,12 @@ class ManifestSource:
         magnification = value["magnification"].upper().removesuffix("X")
         if None in record or not value["path"] or not value["patient"]:
             raise DataError(f"manifest {manifest}, line {line}: expected one value for each column, got {record}")
+        if not all(text.isprintable() for text in value.values()):
+            raise DataError(f"manifest {manifest}, line {line}: expected text without control characters, got {record}")
         label = value.get("label", "").lower()
         if label not in self.labels:
             raise DataError(f"manifest {manifest}, line {line}: label {label!r}: expected 0, 1, benign or malignant")
-        if not magnification.isdecimal() or int(magnification) == 0:
+        if not re.fullmatch(r"[1-9][0-9]{0,4}", magnification):
             raise DataError(f"manifest {manifest}, line {line}: magnification {value['magnification']!r}: expected a number such as 40")
         case = value.get("case") or value["patient"]
         return value["path"], int(magnification), value["patient"], case, value.get("subtype", ""), self.labels[label]
@@ -139,7 +161,7 @@ class ManifestSource:
             try:
                 stat = (self.root / path).stat()
                 parts.append(f"{row}\t{stat.st_size}\t{stat.st_mtime_ns}")
-            except OSError:
+            except (OSError, ValueError):  # ValueError: no path can be that
                 parts.append(f"{row}\tmissing")
         return _digest(parts)
 
@@ -148,7 +170,16 @@ class ManifestSource:
 
     def items(self, paths: set[str]) -> Iterator[Item]:
         for path in sorted(paths):
-            yield path, (self.root / path).read_bytes
+            yield path, partial(_read_file, self.root / path)
+
+
+class Member(NamedTuple):
+    """What an archive says of one of its members, folders left out."""
+
+    name: str
+    size: int  # bytes, unpacked
+    plain: bool  # a file, not a link and not a device
+    read: Loader
 
 
 class ArchiveSource:
@@ -160,51 +191,126 @@ class ArchiveSource:
         self.synthetic = False
 
     def stamp(self) -> str:
-        stat = self.archive.stat()
-        return _digest([self.archive.name, str(stat.st_size), str(stat.st_mtime_ns)])
+        about = self.archive.stat()
+        return _digest([self.archive.name, str(about.st_size), str(about.st_mtime_ns)])
 
     def rows(self) -> tuple[dict[str, Row], dict[str, str]]:
-        names = []
-        for count, (name, size, _) in enumerate(self._members()):
-            if count >= MAX_MEMBERS:
-                raise DataError(f"archive {self.archive}: more than {MAX_MEMBERS} members; expected a BreakHis archive")
-            if name.rsplit("/", 1)[-1] == SYNTHETIC_MARKER:
+        names, refused, total = [], {}, 0
+        for count, member in enumerate(self._members()):
+            total += member.size
+            if count >= MAX_MEMBERS or total > MAX_TOTAL_BYTES:
+                raise DataError(
+                    f"archive {self.archive}: more than {MAX_MEMBERS} members or {MAX_TOTAL_BYTES} bytes, unpacked (at {member.name}); "
+                    "expected a BreakHis archive: unpack a larger one yourself and pass its folder"
+                )
+            if member.name.rsplit("/", 1)[-1] == SYNTHETIC_MARKER:
                 self.synthetic = True
-            if is_image(name):
-                if size > MAX_FILE_BYTES:
-                    raise DataError(f"archive {self.archive}: member {name} claims {size} bytes; at most {MAX_FILE_BYTES} are accepted")
-                names.append(name)
-        return _parse_names(names, self.name)
+            if is_image(member.name):
+                if reason := _refusal(member):
+                    refused[member.name] = reason
+                else:
+                    names.append(member.name)
+        return _parse_names(names, self.name, refused)
 
     def items(self, paths: set[str]) -> Iterator[Item]:
-        for name, _, read in self._members():
-            if name in paths:
+        for member in self._members():
+            if member.name in paths:
                 try:
-                    content = read()
+                    content = member.read()
                 except DAMAGED as error:
-                    raise DataError(f"archive {self.archive}: member {name} is damaged: {error}; download it again") from error
-                yield name, partial(bytes, content)
+                    raise DataError(f"archive {self.archive}: member {member.name} is damaged: {error}; download it again") from error
+                yield member.name, partial(bytes, content)
 
-    def _members(self) -> Iterator[tuple[str, int, Loader]]:
+    def _members(self) -> Iterator[Member]:
         try:
-            if self.archive.name.lower().endswith(".zip"):
-                with zipfile.ZipFile(self.archive) as packed:
-                    for info in packed.infolist():
-                        if not info.is_dir():
-                            yield info.filename, info.file_size, partial(packed.read, info)
-            else:
-                with tarfile.open(self.archive, mode="r|*") as archive:  # a stream: each byte is unpacked once
-                    for member in archive:
-                        if member.isfile():
-                            yield member.name, member.size, partial(_read_member, archive, member)
+            with self.archive.open("rb") as file:
+                yield from _zip_members(file) if self.archive.name.lower().endswith(".zip") else _tar_members(file)
         except DAMAGED as error:
             raise DataError(f"archive {self.archive}: damaged or not an archive: {error}; download it again") from error
 
 
-def _read_member(archive: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
+def _refusal(member: Member) -> str:
+    """Why a member is not read, "" where it is: `tarfile.data_filter`'s rules, and a bound on its size."""
+    path = PurePosixPath(member.name)
+    if not member.plain:
+        return "a link or a device, expected a plain file"
+    if path.is_absolute() or ".." in path.parts:
+        return "its path leads out of the archive"
+    return f"{member.size} bytes: expected at most {MAX_FILE_BYTES}" if member.size > MAX_FILE_BYTES else ""
+
+
+def _zip_members(file: IO[bytes]) -> Iterator[Member]:
+    with zipfile.ZipFile(file) as archive:
+        for info in archive.infolist():
+            if not info.is_dir():
+                kind = stat.S_IFMT(info.external_attr >> 16)  # 0 where the archive was made on Windows
+                yield Member(info.filename, info.file_size, kind in (0, stat.S_IFREG), partial(_read_zipped, archive, info))
+
+
+def _read_zipped(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> bytes:
+    """As many bytes as the member claims: `read` without a number unpacks up to 2 GiB before it looks at the claim."""
+    if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):  # others unpack a block of any size at once
+        raise zipfile.BadZipFile(f"compressed by method {info.compress_type}, expected deflate or none")
+    with archive.open(info) as file:
+        return file.read(info.file_size)
+
+
+def _tar_members(file: IO[bytes]) -> Iterator[Member]:
+    packed = file.read(2) == b"\x1f\x8b"
+    file.seek(0)
+    metered = _Metered(gzip.open(file) if packed else file)
+    with tarfile.open(fileobj=metered, mode="r|", bufsize=2**16, tarinfo=_Header) as archive:  # a stream: each byte is unpacked once
+        for member in archive:
+            metered.allow(member.size if member.isfile() else 0)
+            if not member.isdir():
+                yield Member(member.name, member.size, member.isfile(), partial(_read_tarred, archive, member))
+
+
+class _Header(tarfile.TarInfo):
+    """tarfile takes a damaged header, and an end without its mark, for the end of the archive: images would be lost in silence."""
+
+    @classmethod
+    def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> "_Header":
+        try:
+            return super().frombuf(buf, encoding, errors)
+        except tarfile.HeaderError as error:
+            if buf and not any(buf):  # a block of zeros is that mark
+                raise
+            raise tarfile.ReadError(str(error)) from error
+
+
+class _Metered(io.RawIOBase):
+    """A tar's bytes as tarfile asks for them. It unpacks a name of any length into memory; here names are bounded."""
+
+    def __init__(self, stream: IO[bytes] | gzip.GzipFile):
+        self._stream, self._left = stream, SLACK_BYTES
+
+    def allow(self, size: int) -> None:
+        """A member of this size is to come, and another header."""
+        self._left += size + HEADER_BYTES
+
+    def read(self, size: int = -1) -> bytes:
+        content = self._stream.read(size)
+        self._left -= len(content)
+        if self._left < 0:
+            raise tarfile.ReadError(f"more than {SLACK_BYTES} bytes that belong to no member")
+        return content
+
+
+def _read_tarred(archive: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
     file = archive.extractfile(member)
     assert file is not None  # only regular files are asked for
     return file.read()
+
+
+def _read_file(path: Path) -> bytes:
+    """Raises ValueError where it is no plain file, because a pipe may never answer and a device never end, or of absurd size."""
+    about = path.stat()
+    if not stat.S_ISREG(about.st_mode):
+        raise ValueError("not a plain file")
+    if about.st_size > MAX_FILE_BYTES:
+        raise ValueError(f"{about.st_size} bytes: expected at most {MAX_FILE_BYTES}")
+    return path.read_bytes()
 
 
 Source = FolderSource | ManifestSource | ArchiveSource
@@ -227,16 +333,16 @@ def open_source(path: str | Path, *, labelled: bool = True) -> Source:
     raise DataError(f"data {path}: expected a folder, an archive ({', '.join(ARCHIVE_SUFFIXES)}) or a .csv manifest")
 
 
-def _parse_names(paths: list[str], source: str) -> tuple[dict[str, Row], dict[str, str]]:
-    rows, problems = {}, {}
+def _parse_names(paths: list[str], source: str, refused: dict[str, str]) -> tuple[dict[str, Row], dict[str, str]]:
+    rows, problems = {}, dict(refused)
     for path in paths:
         try:
             rows[path] = breakhis_row(path)
         except ValueError as error:
             problems[path] = str(error)
-    if not paths:
-        raise DataError(f"data {source}: no image found below it; expected BreakHis ({GRAMMAR})")
-    if not rows:
+    if not paths and not refused:
+        raise DataError(f"data {source}: no image found below it; expected BreakHis ({GRAMMAR}); pass --data DIR")
+    if not rows and not refused:
         raise DataError(
             f"data {source}: not a BreakHis tree: none of {len(paths)} images follows {GRAMMAR} "
             f"(found {shortlist(sorted(paths), 2)}); for an own data set pass a CSV manifest as --data FILE.csv"

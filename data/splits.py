@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from data.errors import DataError, LeakageError, shortlist
-from data.table import PatientTable
+from data.table import GROUPINGS, PatientTable
 
 OFFICIAL_FOLDS = Path(__file__).with_name("official_folds.csv")
 
@@ -114,7 +114,7 @@ def _official_test(source: str, patients: list[str]) -> tuple[str, ...]:
         test_in = {row["patient"]: row["test_in"] for row in csv.DictReader(file)}
     unknown = [patient for patient in patients if patient not in test_in]
     if unknown:
-        raise DataError(f"splits {source}: {shortlist(unknown)} not in the official folds; they only cover BreakHis")
+        raise DataError(f"splits {source}: {shortlist(unknown)} not in the official folds; they only cover BreakHis: leave --splits out")
     return tuple(patient for patient in patients if number in test_in[patient])
 
 
@@ -183,20 +183,30 @@ def read_splits(path: str | Path) -> Splits:
     try:
         content = json.loads(path.read_text())
         content = content.get("splits", content)
-        folds = tuple(tuple(str(patient) for patient in fold) for fold in content["folds"])
-        source = content.get("source", "")
+        folds = tuple(_names(fold) for fold in content["folds"])
+        source, grouping = content.get("source", ""), content.get("grouping", "case")
+        if grouping not in GROUPINGS:
+            raise DataError(f"splits {path}: grouping {grouping!r}: expected one of {', '.join(GROUPINGS)}")
         return Splits(
             folds,
-            tuple(str(p) for p in content.get("test", ())),
-            content.get("grouping", "case"),
+            _names(content.get("test", [])),
+            grouping,
             source if source.startswith("official:") else str(path),  # what may leak is decided by what it is
         )
     except OSError as error:
         raise DataError(f"splits {path}: cannot read it: {error.strerror}; pass a file, or official:1 to official:5") from error
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except DataError:
+        raise
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise DataError(
             f'splits {path}: expected JSON {{"folds": [[patient, …], …], "test": [patient, …], "grouping": "case"}}, got {error!r}'
         ) from error
+
+
+def _names(patients: list) -> tuple[str, ...]:
+    if not isinstance(patients, list) or not all(isinstance(name, str | int) for name in patients):
+        raise TypeError(f"{patients!r} is no list of patients")
+    return tuple(map(str, patients))
 
 
 def build_splits(table: PatientTable, source: str | None, *, folds: int, test_fraction: float, grouping: str, seed: int) -> Splits:

@@ -36,6 +36,10 @@ class ViewIndex:
         # adaptive: as many views as it takes to show every image once
         self.images = np.array([max(len(rows) for rows in of_patient) for of_patient in self._rows])  # (P,)
 
+    def natural(self, per_patient: int | None) -> np.ndarray:
+        """(P,) training views of each patient in an epoch before balancing: `per_patient`, None for adaptive."""
+        return self.images if per_patient is None else np.full(len(self.patients), per_patient)
+
     def evaluation(self, patients: np.ndarray) -> Views:
         """The fixed views of some patients: view j shows image j (mod how many there are) of each magnification."""
         return self._assemble(patients, self.images[patients], rng=None)
@@ -60,8 +64,7 @@ class ViewIndex:
         """
         counts = np.zeros((len(patients), len(self.patients)), dtype=int)
         for number, members in enumerate(patients):
-            natural = self.images[members] if per_patient is None else np.full(len(members), per_patient)
-            counts[number, members] = balanced_counts(natural, self.label[members], balance, rng)
+            counts[number, members] = balanced_counts(self.natural(per_patient)[members], self.label[members], balance, rng)
         most = counts.max(0)
         shown = np.flatnonzero(most)
         views = self._assemble(shown, most[shown], rng)

@@ -2,6 +2,8 @@
 
 import difflib
 import hashlib
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -29,9 +31,21 @@ class Backbone(nn.Module):
         self.prefix_tokens, self.nhwc = prefix_tokens, nhwc
         self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1), persistent=False)
+        self._compiled: Callable[[Backbone, Tensor], Tensor] | None = None
+        self._compiled_for = 0
+
+    def compile_for(self, images: int) -> None:
+        """Training passes of exactly so many images run compiled from now on; the first one of such a network in a process compiles."""
+        self._compiled = torch.compile(Backbone._maps, dynamic=False)  # not the bound method: it would keep its network alive
+        self._compiled_for = images
 
     def forward(self, images: Tensor) -> Tensor:
         """(B, 3, H, W) in [0, 1] -> (B, C, h, w)."""
+        if self._compiled is not None and self.training and len(images) == self._compiled_for:
+            return self._compiled(self, images.contiguous())  # another layout would be compiled for itself
+        return self._maps(images)
+
+    def _maps(self, images: Tensor) -> Tensor:
         maps = self.body(((images - self.mean) / self.std).contiguous(memory_format=torch.channels_last))
         if maps.dim() == 3:  # tokens of a vision transformer: (B, prefix + h·w, C)
             side = round((maps.shape[1] - self.prefix_tokens) ** 0.5)
@@ -61,6 +75,18 @@ def build_backbone(config: ModelConfig, image_size: int, seed: int) -> Backbone:
         if config.backbone.startswith("timm:"):
             return _timm(config, image_size)
         return _torchvision(config)
+
+
+def obtainable(names: tuple[str, ...], config: ModelConfig, image_size: int) -> dict[str, str]:
+    """{name: ""} of those backbones that can be built here with the configuration's weights, {name: reason} of the others."""
+    reasons = {}
+    for name in names:
+        try:
+            build_backbone(replace(config, backbone=name), image_size, seed=0)
+            reasons[name] = ""
+        except ConfigError as error:
+            reasons[name] = str(error)
+    return reasons
 
 
 def _timm(config: ModelConfig, image_size: int) -> Backbone:

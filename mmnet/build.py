@@ -17,7 +17,7 @@ def build_network(config: Config, dataset: Dataset, seed: int) -> MMNet:
         if config.model.frozen:
             assert dataset.features is not None
             return MMNet([], Head(dataset.features.shape[1], count, config.model, config.dropout))
-        size = config.data.image_size
+        size = config.input_size
         backbones = [build_backbone(config.model, size, seed) for _ in range(1 if config.model.shared else count)]
         torch.manual_seed(seed)  # the head starts the same whatever the backbone drew
         return MMNet(backbones, Head(channels_of(backbones[0], size), count, config.model, config.dropout))
@@ -31,7 +31,7 @@ def channels_of(backbone: nn.Module, size: int) -> int:
         maps: Tensor = backbone.eval()(torch.zeros(1, 3, size, size))
     except (AssertionError, RuntimeError) as error:
         raise ConfigError(
-            f"data.image_size = {size}: the backbone cannot take it ({str(error).splitlines()[0]}); choose another --image-size"
+            f"images of {size} px: the backbone cannot take them ({str(error).splitlines()[0]}); choose another --image-size or model.input_size"
         ) from error
     backbone.train(training)
     return maps.shape[1]

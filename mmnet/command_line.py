@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 if TYPE_CHECKING:
     import torch
@@ -26,6 +26,20 @@ OUTPUT = "output"
 OUTPUT_HELP = "where studies stand: a folder, s3://BUCKET/PREFIX or gs://BUCKET/PREFIX"
 
 
+class Parser(argparse.ArgumentParser):
+    """argparse whose errors are one line like all others, and which takes no empty text (an unset variable of the shell) for "not given"."""
+
+    def parse_args(self, args=None, namespace=None):  # type: ignore[override]
+        parsed = super().parse_args(args, namespace)
+        for name, value in vars(parsed).items():
+            if value == "":
+                self.error(f"--{name.removeprefix('flag_').replace('_', '-')} is empty: expected a value; leave it out for the default")
+        return parsed
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"error: {message}; {self.prog} --help says what is expected\n")
+
+
 def _text_or_none(text: str) -> str | None:
     return None if text.lower() == "none" else text
 
@@ -39,7 +53,11 @@ def _magnifications(text: str) -> list[int]:
 
 # flag -> (configuration path, type, help): the flag is a shorter way to say --set path=value
 FLAGS: dict[str, tuple[str, Callable[[str], Any] | None, str]] = {
-    "--metric": ("metric", str, "what search, best epoch and early stopping follow: log_loss, auc, balanced_accuracy, patient_auc, …"),
+    "--metric": (
+        "metric",
+        str,
+        "what search, best epoch and early stopping follow: log_loss, auc, patient_auc, …; a search takes more after a comma",
+    ),
     "--folds": ("data.folds", int, "number of folds"),
     "--grouping": ("data.grouping", str, "what no split divides: case, or slide (leaks cases; to compare with the literature)"),
     "--test-fraction": ("data.test_fraction", float, "share of cases sealed as test, 0 for none"),
@@ -156,7 +174,7 @@ def prepare(config: Config, data: str, console: Console, device: torch.device | 
     if not config.model.frozen:
         from mmnet.backbones import build_backbone
 
-        build_backbone(config.model, config.data.image_size, config.seed)  # a wrong name or file is an error now, not in each trial
+        build_backbone(config.model, config.input_size, config.seed)  # a wrong name or file is an error now, not in each trial
     else:
         from mmnet.features import with_features
 
@@ -188,15 +206,20 @@ class progress_bar:
             self._bar.stop()
 
 
+def say(console: Console, word: str, text: str, style: str = "yellow") -> None:
+    """A line that begins with a coloured word. Names in the text are shown as they are, with whatever brackets they have."""
+    from rich.text import Text
+
+    console.print(Text.assemble((word, style), text), soft_wrap=True, highlight=False)
+
+
 def describe(prepared: Prepared, config: Config, console: Console) -> None:
     """Data, folds and the leak audit, for people."""
     from data.splits import case_leaks
 
     dataset, splits = prepared.dataset, prepared.splits
     if dataset.synthetic:
-        console.print(
-            "[bold yellow]SYNTHETIC DATA[/]: invented tissue that this project generates; no result below says anything about patients"
-        )
+        say(console, "SYNTHETIC DATA", ": invented tissue that this project generates; no result below says anything about patients")
     counts = dataset.table.counts()
     console.print(
         f"data      {dataset.name} (fingerprint {dataset.fingerprint}): {counts['images']} images, {counts['patients']} patients "
@@ -215,7 +238,7 @@ def describe(prepared: Prepared, config: Config, console: Console) -> None:
     leaks = case_leaks(splits, dataset.table)
     if leaks:
         listed = ", ".join(f"{case} ({' and '.join(held)})" for case, held in leaks.items())
-        console.print(f"[bold red]leak[/]      {len(leaks)} case(s) stand on both sides: {listed}", soft_wrap=True, highlight=False)
+        say(console, "leak", f"      {len(leaks)} case(s) stand on both sides: {listed}", "bold red")
     else:
         console.print("leaks     none: no case stands in two parts", highlight=False)
 
@@ -228,6 +251,11 @@ def run_verb(main: Callable[[], int]) -> None:
         sys.exit(main())
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except OSError as error:
+        if error.filename is None:  # a pipe, a socket: no file that anybody could mend
+            raise
+        print(f"error: {error.filename}: {error.strerror}; make it readable and writable, or name another place", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)

@@ -4,6 +4,7 @@ A field's path (`loss.gamma`) is its name everywhere: in YAML, in `--set`, in a 
 """
 
 import difflib
+import reprlib
 import types
 from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
@@ -32,7 +33,7 @@ def _one_of(key: str, value: object, choices: tuple) -> None:
 
 
 def _between(key: str, value: float, low: float, high: float) -> None:
-    _require(low <= value <= high, key, value, f"{low:g} to {high:g}")
+    _require(low <= value <= high, key, value, f"{low} to {high}")
 
 
 @dataclass(frozen=True)
@@ -60,6 +61,7 @@ class DataConfig:
         _one_of("data.grouping", self.grouping, GROUPINGS)
         _between("data.folds", self.folds, 2, 50)
         _require(0 <= self.test_fraction < 0.9, "data.test_fraction", self.test_fraction, "0 to below 0.9")
+        _between("data.split_seed", self.split_seed, 0, 2**31 - 1)
         _one_of("data.on_bad_file", self.on_bad_file, ("error", "skip"))
 
 
@@ -101,6 +103,7 @@ class ModelConfig:
     backbone: str = "efficientnet_b0"  # a torchvision name, timm:<name>, or tiny
     weights: str | None = "imagenet"  # imagenet, a .safetensors or .pth file, None: random
     frozen: bool = False  # the backbone runs once per image and is not trained
+    input_size: int | None = None  # px that the backbone is shown, shrunk on the device; None: data.image_size, as stored
     pooled: bool = False  # frozen features are averaged over positions: faster and smaller, nothing left for pool_scales to weigh
     shared: bool = True  # one backbone for all magnifications, or one each
     channel_attention: bool = True
@@ -114,6 +117,8 @@ class ModelConfig:
     heads: int = 4  # of every attention; divides width
 
     def __post_init__(self) -> None:
+        if self.input_size is not None:
+            _between("model.input_size", self.input_size, 32, 1024)
         _one_of("model.hierarchy", self.hierarchy, ("causal", "bidirectional", "none"))
         _one_of("model.mixing", self.mixing, ("learned", "equal"))
         _between("model.width", self.width, 4, 4096)
@@ -161,6 +166,7 @@ class OptimConfig:
     epochs: int = 27  # at most
     patience: int | None = 7  # epochs without a better metric before a run ends; None: never
     precision: str = AUTO  # of the networks' operations: float32, bfloat16, or auto: what a timing says when a study starts
+    compile: bool | None = None  # torch.compile for a trained backbone; None: on a GPU as a timing says when a study starts, else not
 
     def __post_init__(self) -> None:
         _require(0 < self.lr <= 1, "optim.lr", self.lr, "above 0, at most 1")
@@ -196,6 +202,15 @@ class Config:
 
         _between("seed", self.seed, 0, 2**31 - 1)
         _one_of("metric", self.metric, tuple(METRICS))
+        stored = self.data.image_size
+        _require(
+            self.input_size <= stored, "model.input_size", self.input_size, f"at most data.image_size = {stored}: images are only shrunk"
+        )
+
+    @property
+    def input_size(self) -> int:
+        """Side of the images that a backbone is shown, px."""
+        return self.model.input_size or self.data.image_size
 
     def to_dict(self) -> dict[str, Any]:
         """Nested plain dictionaries and lists, for YAML and JSON."""
@@ -215,12 +230,38 @@ class Config:
         return _merge(self, nested, "")
 
 
+class _Loader(yaml.SafeLoader):
+    """Plain values only: no objects, no aliases (a few lines of them can spell out to gigabytes), and no key twice."""
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        if self.check_event(yaml.AliasEvent):
+            raise yaml.YAMLError("it has an alias (*name), expected the value itself")
+        return super().compose_node(parent, index)
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
+        names = [key.value for key, _ in node.value]
+        twice = next((name for name in names if names.count(name) > 1), None)
+        if twice is not None:
+            raise yaml.YAMLError(f"key {twice!r} stands twice{node.start_mark}")
+        return super().construct_mapping(node, deep)
+
+
+def _read_yaml(text: str, source: str) -> Any:
+    """Raises ConfigError with the reason in one line."""
+    try:
+        return yaml.load(text, _Loader)  # noqa: S506, the loader above is a safe one
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: a date or a number that is none
+        reason = " ".join(str(error).split()) if not isinstance(error, RecursionError) else "brackets within brackets without end"
+        raise ConfigError(f"{source}: expected YAML: {reason}") from error
+
+
 def load_config(path: Path, base: Config | None = None) -> Config:
     """Read a YAML file over `base` (default: the defaults). Raises ConfigError naming the file and the key."""
     try:
-        content = yaml.safe_load(path.read_text())
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise ConfigError(f"configuration file {path}: cannot read it as YAML: {error}") from error
+        text = path.read_text()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"configuration file {path}: cannot read it: {error}; pass a YAML file to --config") from error
+    content = _read_yaml(text, f"configuration file {path}")
     if not isinstance(content, dict):
         raise ConfigError(f"configuration file {path}: expected sections such as model: and optim:, got {type(content).__name__}")
     try:
@@ -240,10 +281,7 @@ def parse_assignment(text: str) -> tuple[str, Any]:
     path, equals, value = text.partition("=")
     if not equals or not path:
         raise ConfigError(f"--set {text}: expected key=value, such as --set loss.gamma=2")
-    try:
-        return path.strip(), yaml.safe_load(value)
-    except yaml.YAMLError as error:
-        raise ConfigError(f"--set {text}: the value is not YAML: {error}") from error
+    return path.strip(), _read_yaml(value, f"--set {text}")
 
 
 def field_paths(config: Any = None, prefix: str = "") -> list[str]:
@@ -304,6 +342,9 @@ def _renamed(values: dict, prefix: str) -> dict:
     return values
 
 
+KINDS = {bool: "true or false", int: "a whole number", float: "a finite number", str: "text"}
+
+
 def _typed(path: str, value: Any, kind: Any) -> Any:
     """The value in the field's type; YAML's `1e-4` (a string) and whole-number floats are understood."""
     if get_origin(kind) in (Union, types.UnionType):
@@ -322,14 +363,14 @@ def _typed(path: str, value: Any, kind: Any) -> Any:
     elif not isinstance(value, bool) and isinstance(value, (int, float, str)):
         try:
             number = float(value)
-        except ValueError:
+        except (ValueError, OverflowError):
             number = float("nan")
         if kind is int and number.is_integer():
             return int(number)
         if kind is float and number == number and abs(number) != float("inf"):
             return number
-    name = getattr(kind, "__name__", str(kind)) if get_origin(kind) is not tuple else "list of " + get_args(kind)[0].__name__
-    raise ConfigError(f"configuration {path} = {value!r}: expected {name}")
+    expected = KINDS.get(kind) or f"a list, each {KINDS[get_args(kind)[0]]}"
+    raise ConfigError(f"configuration {path} = {reprlib.repr(value)}: expected {expected}")
 
 
 def _plain(value: Any) -> Any:

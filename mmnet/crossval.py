@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import torch
@@ -23,9 +23,11 @@ from data.dataset import Dataset
 from data.errors import DataError, LeakageError, shortlist
 from data.splits import Splits
 from data.views import ViewIndex, hide, trains_on
-from mmnet.batches import Batches
+from mmnet.backbones import Backbone
+from mmnet.batches import Batches, default_batch_size
 from mmnet.build import build_network
-from mmnet.config import Config, ModelConfig
+from mmnet.compiling import commonest_batch, compile_backbones, compiles, images_of
+from mmnet.config import Config
 from mmnet.device import autocast, best_device, free_unused, is_out_of_memory
 from mmnet.losses import focal_loss
 from mmnet.metrics import evaluate
@@ -54,7 +56,9 @@ class EpochReport:
     finished: bool
     probability: np.ndarray  # (V,) float32, of malignant
     importance: np.ndarray  # (V, M) float32
+    parameters: int | None = None  # that are trained, of one fold's network
     micro_batch: int | None = None  # views whose gradients were computed at once, where memory was too small for all of a step's
+    compiled: str | None = None  # "yes", or why the backbone could not be compiled as asked; None: not asked, or given up for micro-batches
 
     @property
     def fold_epochs(self) -> int:
@@ -131,15 +135,16 @@ class CrossValidation(Iterator[EpochReport]):
         self.batches = Batches(dataset, config, device)
         self.networks = [build_network(config, dataset, derive_seed(config.seed, f)).to(device) for f in range(len(splits.folds))]
         # on a CPU pooled features leave nothing to share, and the weights of one network at a time stay in its cache (bench/RESULTS.md)
+        self.parameters = sum(parameter.numel() for parameter in self.networks[0].parameters() if parameter.requires_grad)
         together = config.model.frozen and dataset.features is not None and (device.type != "cpu" or dataset.features[0, 0].size > 1)
         self.learners: Sequence[Alone | Together] = (
             [Together(self.networks, config.optim)] if together else [Alone(network, config.optim) for network in self.networks]
         )
-        per_patient = config.sampling.views_per_patient
-        shown = self.index.images if per_patient is None else np.full(len(names), per_patient)
-        views_an_epoch = int(np.mean([shown[members].sum() for members in self.train_patients]))
-        self.batch_size = config.optim.batch_size or default_batch_size(config.model, device, views_an_epoch)
+        shown = self.index.natural(config.sampling.views_per_patient)
+        self.views = [int(shown[members].sum()) for members in self.train_patients]  # of each fold an epoch, but for balancing's rounding
+        self.batch_size = config.optim.batch_size or default_batch_size(config.model, device, int(np.mean(self.views)))
         self.micro_batch: int | None = None  # as in the report of the last epoch
+        self.compiled: str | None = None  # likewise
         self.history: list[EpochReport] = []
         self.best_weights: list[dict[str, Tensor]] | None = None
         self.after_fold: Callable[[], None] = lambda: None  # called when a fold has trained for one epoch, for progress bars
@@ -159,6 +164,8 @@ class CrossValidation(Iterator[EpochReport]):
         if self.finished:
             raise StopIteration
         started = time.perf_counter()
+        if self.compiled is None:
+            self.compile_backbones()
         epoch, folds = len(self.history), range(len(self.networks))
         losses: list[float] = []
         for learner in self.learners:
@@ -198,10 +205,22 @@ class CrossValidation(Iterator[EpochReport]):
             finished,
             probability,
             np.concatenate([part[1] for part in judged]),
+            self.parameters,
             self.micro_batch,
+            self.compiled if self.micro_batch is None else None,
         )
         self.history.append(report)
         return report
+
+    def compile_backbones(self) -> None:
+        """Where that is asked for: batches of the commonest size run compiled, all others as before, and so does judging."""
+        config = self.config
+        if not compiles(config) or self.micro_batch is not None:
+            return
+        size, _ = commonest_batch(self.views, self.batch_size)
+        backbones = cast("list[Backbone]", [backbone for network in self.networks for backbone in network.backbones])
+        failure = compile_backbones(backbones, images_of(config, size), config.input_size, config.optim.precision, self.device)
+        self.compiled = f"no: {failure}" if failure else "yes"
 
     def _train(self, learner: Alone | Together, folds: range, epoch: int) -> list[float]:
         """One epoch of some folds -> the mean loss of each. The only synchronisation with the device is at the end."""
@@ -302,7 +321,9 @@ class CrossValidation(Iterator[EpochReport]):
             EpochReport(**report | {"probability": report["probability"].numpy(), "importance": report["importance"].numpy()})
             for report in state["history"]
         ]
-        self.micro_batch = self.history[-1].micro_batch if self.history else None
+        if self.history:
+            self.micro_batch, compiled = self.history[-1].micro_batch, self.history[-1].compiled
+            self.compiled = None if compiled == "yes" else compiled  # this process has to compile anew, but what failed is not tried again
 
 
 def run(
@@ -316,17 +337,6 @@ def run(
     if state is not None:
         trial.load_state_dict(state)
     return trial
-
-
-def default_batch_size(model: ModelConfig, device: torch.device, views: int) -> int:
-    """Views a step: as published for fine-tuning (16 CUDA, 8 MPS, 4 CPU), 32 for frozen maps.
-
-    Pooled features are so small that a step mostly reads and writes weights: as many as leave an epoch of `views` its 16 steps,
-    32 to 256.
-    """
-    if model.frozen:
-        return min(max(32, views // 16), 256) if model.pooled else 32
-    return {"cuda": 16, "mps": 8}.get(device.type, 4)
 
 
 def micro_batches(count: int, size: int | None) -> list[slice]:

@@ -10,8 +10,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from data.augment import to_float
+from data.augment import shrink, to_float
 from data.dataset import Dataset
+from data.errors import InputError
 from data.store import atomic_folder, cache_root, require_space
 from mmnet.backbones import build_backbone, weights_digest
 from mmnet.build import channels_of
@@ -35,7 +36,7 @@ def with_features(dataset: Dataset, config: Config, device: torch.device, progre
         "format": FORMAT,
         "data": dataset.fingerprint,
         "rows": hashlib.sha256("\n".join(dataset.table.path.tolist()).encode()).hexdigest(),
-        "size": images.shape[1],
+        "size": config.model.input_size or images.shape[1],
         "backbone": config.model.backbone,
         "weights": weights_digest(config.model, config.seed),
         "bfloat16": computes_in_bfloat16(device, config.optim.precision),
@@ -47,7 +48,11 @@ def with_features(dataset: Dataset, config: Config, device: torch.device, progre
             blocks = _stored(maps) if config.model.pooled and maps.exists() else _compute(images, config, device)
             _write(building / path.name, map(_pool, blocks) if config.model.pooled else blocks, len(images), progress)
             (building / "key.json").write_text(json.dumps(key | {"pooled": config.model.pooled}, indent=1))
-    return replace(dataset, features=np.load(path, mmap_mode="r"), images=None)
+    try:
+        features = np.load(path, mmap_mode="r")
+    except (OSError, ValueError, EOFError) as error:
+        raise InputError(f"cache {path.parent}: damaged ({error}); remove that folder, it will be built again") from error
+    return replace(dataset, features=features, images=None)
 
 
 def _place(key: dict) -> Path:
@@ -58,13 +63,14 @@ def _place(key: dict) -> Path:
 @torch.inference_mode()
 def _compute(images: np.ndarray, config: Config, device: torch.device) -> Iterator[Tensor]:
     """The maps of BATCH images at a time, (B, C, h, w) float16."""
-    backbone = build_backbone(config.model, images.shape[1], config.seed).eval()
-    channels_of(backbone, images.shape[1])  # raises where it cannot take this size
+    size = config.model.input_size or images.shape[1]
+    backbone = build_backbone(config.model, size, config.seed).eval()
+    channels_of(backbone, size)  # raises where it cannot take this size
     backbone.to(device)
     for start in range(0, len(images), BATCH):
         batch = torch.from_numpy(np.array(images[start : start + BATCH])).to(device)
         with autocast(device, config.optim.precision):
-            values = backbone(to_float(batch))
+            values = backbone(shrink(to_float(batch), config.model.input_size))
         yield values.to(torch.float16).cpu()
 
 

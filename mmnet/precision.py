@@ -6,9 +6,7 @@ On one CPU kind bfloat16 nearly doubles the speed of ResNet-18 and takes a third
 
 import time
 from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
-from multiprocessing import get_context
 
 import torch
 
@@ -16,7 +14,7 @@ from mmnet.backbones import build_backbone
 from mmnet.build import channels_of
 from mmnet.config import AUTO, Config, ModelConfig
 from mmnet.device import computes_in_bfloat16
-from mmnet.step_timing import remembered, seconds_of_pass
+from mmnet.step_timing import apart, remembered, seconds_of_pass
 
 GAIN = 1.1  # times as fast as float32 at least: less is not worth its rounding
 HOPELESS = 2.0  # times as slow as float32 at a glance
@@ -32,12 +30,12 @@ def decided(config: Config, device: torch.device) -> tuple[Config, str]:
     """
     if config.optim.precision != AUTO:
         return config, ""
-    model, size = config.model, config.data.image_size
+    model, size = config.model, config.input_size
     if model.frozen or model.backbone == "tiny" or device.type not in IMAGES:
         chosen, line = "bfloat16" if computes_in_bfloat16(device, AUTO) else "float32", ""
     else:
         try:
-            seconds, _ = remembered({"backbone": model.backbone, "size": size}, device, lambda: _measured(model, size, device))
+            seconds = timing(model, size, device)
         except RuntimeError as error:
             return config, f"auto: no timing of {model.backbone} ({str(error).splitlines()[0][:200]})"
         chosen = faster(seconds)
@@ -51,12 +49,10 @@ def faster(seconds: dict[str, float]) -> str:
     return "bfloat16" if seconds["float32"] >= GAIN * seconds["bfloat16"] else "float32"
 
 
-def _measured(model: ModelConfig, size: int, device: torch.device) -> dict[str, float]:
-    if device.type != "cuda":
-        return measure(model, size, device)
-    # a process that has used a GPU keeps part of its memory to the end: the driver of a search must not
-    with ProcessPoolExecutor(1, get_context("spawn")) as process:
-        return process.submit(measure, model, size, device).result()
+def timing(model: ModelConfig, size: int, device: torch.device) -> dict[str, float]:
+    """`measure`, once a machine."""
+    key = {"backbone": model.backbone, "size": size}
+    return remembered(key, device, lambda: apart(device, measure, model, size, device))[0]
 
 
 def measure(model: ModelConfig, size: int, device: torch.device) -> dict[str, float]:

@@ -1,12 +1,15 @@
 """Probabilities from trained networks, without gradients and in large batches."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
+from torch import Tensor
 
 from data.dataset import Dataset
 from data.errors import InputError
@@ -19,25 +22,34 @@ from mmnet.network import MMNet, Output
 
 VIEWS_AT_ONCE = {True: 256, False: 64}  # by frozen
 CACHED_VALUES = 2**20  # of frozen features at once on a CPU, float32: more does not stay in its cache
+T = TypeVar("T")
 
 
 @torch.inference_mode()
 def predict(network: MMNet, batches: Batches, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Rows (V, M) of the table -> ((V,) probability of malignant, (V, M) importance), float32.
+    """Rows (V, M) of the table -> ((V,) probability of malignant, (V, M) importance), float32."""
+    network.eval()
+    outputs: list[Output] = in_parts(network, batches, rows)
+    logit = torch.cat([output.logit.float() for output in outputs])
+    importance = torch.cat([output.importance.float() for output in outputs])
+    return logit.sigmoid().cpu().numpy(), importance.cpu().numpy()
+
+
+def in_parts(work: Callable[[Tensor, Tensor], T], batches: Batches, rows: np.ndarray) -> list[T]:
+    """What `work` makes of the inputs (B, M, …) and mask (B, M) of rows (V, M), as many views at once as is fast.
 
     Where memory runs out, half as many views go at once, from then on and for all that share the batches.
     """
-    network.eval()
     size = batches.judged_at_once or VIEWS_AT_ONCE[batches.frozen]
     if batches.frozen and batches.device.type == "cpu":
         size = min(size, max(CACHED_VALUES // (rows.shape[1] * batches.source[0].numel()), 1))
-    outputs: list[Output] = []
+    made: list[T] = []
     done = 0
     while done < len(rows):
         part = rows[done : done + size]
         try:
             with autocast(batches.device, batches.config.optim.precision):
-                outputs.append(network(*batches.evaluation(part)))
+                made.append(work(*batches.evaluation(part)))
             done += len(part)
             continue
         except RuntimeError as error:
@@ -45,9 +57,7 @@ def predict(network: MMNet, batches: Batches, rows: np.ndarray) -> tuple[np.ndar
                 raise
         size = batches.judged_at_once = (len(part) + 1) // 2  # here, where the error no longer holds what did not fit
         free_unused(batches.device)
-    logit = torch.cat([output.logit.float() for output in outputs])
-    importance = torch.cat([output.importance.float() for output in outputs])
-    return logit.sigmoid().cpu().numpy(), importance.cpu().numpy()
+    return made
 
 
 def load_networks(folder: Path, config: Config, dataset: Dataset, device: torch.device) -> list[MMNet]:
@@ -60,7 +70,7 @@ def load_networks(folder: Path, config: Config, dataset: Dataset, device: torch.
             network.load_state_dict(load_file(folder / f"fold_{number}.safetensors"))
             networks.append(network.to(device))
         return networks
-    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
         raise InputError(
             f"models {folder}: absent, damaged or of another configuration: {str(error).splitlines()[0]}; train again with main.py"
         ) from error

@@ -32,6 +32,7 @@ from safetensors.torch import save_file
 from data.errors import InputError, StorageError
 from mmnet.config import Config
 from mmnet.crossval import CrossValidation, EpochReport
+from mmnet.device import is_out_of_memory
 
 if TYPE_CHECKING:
     from mmnet.mirror import Mirror
@@ -101,6 +102,7 @@ def read_trial(folder: Path) -> TrialRecord:
         lines = (folder / "epochs.jsonl").read_text() if (folder / "epochs.jsonl").exists() else ""
         whole = lines[: lines.rfind("\n") + 1]  # a lost process or a full disk may leave half a line at the end
         epochs = [json.loads(line) for line in whole.splitlines()]
+        _check_shape(trial, status, epochs)
         return TrialRecord(
             folder,
             trial["number"],
@@ -112,8 +114,26 @@ def read_trial(folder: Path) -> TrialRecord:
             sum(line["seconds"] for line in epochs),
             status["peak_mib"],
         )
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise InputError(f"trial record {folder}: damaged or incomplete ({error!r}); move it away to go on without it") from error
+
+
+def _check_shape(trial: Any, status: Any, epochs: list[Any]) -> None:
+    """Raises ValueError where a record does not hold what its readers rely on."""
+    if not (isinstance(trial["number"], int) and isinstance(trial["params"], dict) and isinstance(trial["config"], dict)):
+        raise ValueError("config.json: expected a number, params and a config")
+    if status["status"] not in STATUSES or not isinstance(status["peak_mib"], int | float):
+        raise ValueError(
+            f"status.json: {status['status']!r}, {status['peak_mib']!r} MiB: expected one of {', '.join(STATUSES)}, and a number"
+        )
+    if status["status"] == "done" and not epochs:
+        raise ValueError("status.json: done, but epochs.jsonl holds no epoch")
+    for number, line in enumerate(epochs, start=1):
+        numbers = (
+            isinstance(line["metrics"], dict) and isinstance(line["fold_metrics"], list) and isinstance(line["score"], float | int | None)
+        )
+        if line["epoch"] != number or not 1 <= line["best_epoch"] <= number or not numbers:
+            raise ValueError(f"epochs.jsonl, line {number}: expected the record of epoch {number}")
 
 
 def read_trials(study: Path) -> list[TrialRecord]:
@@ -159,10 +179,28 @@ class TrialWriter:
         self._push()
 
     def load(self, trial: CrossValidation) -> None:
-        """Bring a fresh run to the last checkpoint, and the epochs on record back to it."""
+        """Bring a fresh run to the last checkpoint, and the epochs on record back to it.
+
+        A checkpoint that cannot be read is set aside, and the run begins again: it comes to the same numbers. Raises InputError when
+        it is of another network.
+        """
         path = self.folder / "checkpoint.pt"
+        state = None
         if path.exists():
-            trial.load_state_dict(torch.load(path, map_location=trial.device, weights_only=True))
+            try:
+                state = torch.load(path, map_location=trial.device, weights_only=True)
+            except Exception as error:  # torch's and pickle's own kinds have no common class
+                if is_out_of_memory(error):
+                    raise
+                path.replace(path.with_suffix(".damaged"))
+        if state is not None:
+            try:
+                trial.load_state_dict(state)
+            except (RuntimeError, ValueError, KeyError, TypeError, AttributeError) as error:
+                if is_out_of_memory(error):
+                    raise
+                reason = str(error).splitlines()[0]
+                raise InputError(f"checkpoint {path}: of another network ({reason}); remove it, and the trial begins again") from error
         self.rewind(trial)
 
     def rewind(self, trial: CrossValidation) -> None:

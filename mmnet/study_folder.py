@@ -10,6 +10,7 @@ import json
 import os
 import platform
 import re
+import reprlib
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,6 +28,20 @@ if TYPE_CHECKING:
     import torch
 
 FORMAT = 2
+# what the readers of study.json rely on
+SHAPE: dict[str, type] = {
+    "verb": str,
+    "name": str,
+    "config": dict,
+    "data.path": str,
+    "data.fingerprint": str,
+    "data.synthetic": bool,
+    "splits.folds": list,
+    "splits.test": list,
+    "splits.grouping": str,
+    "splits.source": str,
+    "settings": dict,  # of earlier versions: may be absent
+}
 PACKAGES = ("torch", "torchvision", "timm", "numpy", "scikit-learn", "ray", "optuna")
 
 
@@ -59,7 +74,7 @@ class StudyFolder:
         return bool(self.about)
 
     def prepare(self, console: Console, device: torch.device | None, *, trains_here: bool = True) -> Prepared:
-        """Data and splits, described to the console; where a study starts that trains on this machine, its precision is decided.
+        """Data and splits, described to the console; where a study starts that trains on this machine, what a timing decides is decided.
 
         Raises DataError when the data of a resumed study changed.
         """
@@ -72,11 +87,14 @@ class StudyFolder:
             )
         describe(prepared, self.config, console)
         if device is not None and trains_here and not self.resumed:
-            from mmnet.precision import decided
+            from mmnet import precision, worth_compiling
 
-            self.config, line = decided(self.config, device)
+            self.config, line = precision.decided(self.config, device)
             if line:
                 console.print(f"precision {line}", soft_wrap=True, highlight=False)
+            self.config, line = worth_compiling.decided(self.config, device, prepared.dataset.table, prepared.splits)
+            if line:
+                console.print(f"compile   {line}", soft_wrap=True, highlight=False)
         return prepared
 
     def write(self, prepared: Prepared, **more: Any) -> None:
@@ -153,13 +171,18 @@ def open_or_create(arguments: argparse.Namespace, verb: str) -> StudyFolder:
 def _resume(arguments: argparse.Namespace, place: str | Path, verb: str) -> StudyFolder:
     mirror = fetch_study(place, arguments.name, leave=(CHECKPOINTS,) if verb == "tune" else ())  # its workers fetch those
     path = mirror.folder
-    about = read_study(path)
+    about = checked_study(path)
     if about["verb"] != verb:
         raise InputError(f"study {path} was made by {about['verb']}: resume it with that command")
-    config = Config().with_values(about["config"])
+    try:
+        config = Config().with_values(about["config"])
+    except ConfigError as error:
+        raise ConfigError(f"study {path}, study.json: {error}; resume it with the version of this software that made it") from error
     wanted = base_config(arguments, False) if arguments.config else config.with_values(overrides(arguments))
     if wanted.optim.precision == AUTO:
         wanted = wanted.with_values({"optim.precision": config.optim.precision})  # as it was decided
+    if wanted.optim.compile is None:
+        wanted = wanted.with_values({"optim.compile": config.optim.compile})  # likewise
     changed = [path for path in field_paths() if get_value(wanted, path) != get_value(config, path)]
     if changed:
         listed = ", ".join(f"{key} {get_value(config, key)} -> {get_value(wanted, key)}" for key in changed[:5])
@@ -211,13 +234,29 @@ def read_study(path: Path) -> dict[str, Any]:
     """study.json of a study's folder. Raises InputError when there is none, or it is damaged."""
     try:
         about = json.loads((path / "study.json").read_text())
-        if about["format"] != FORMAT:
-            raise InputError(f"study {path}: written in format {about['format']}, expected {FORMAT}; use the version that made it")
-        return about
-    except (OSError, ValueError, KeyError) as error:
-        if isinstance(error, InputError):
-            raise
+    except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"study {path}: no readable study.json ({error}); check its name and --output") from error
+    if isinstance(about, dict) and about.get("format", FORMAT) != FORMAT:
+        raise InputError(f"study {path}: written in format {about['format']}, expected {FORMAT}; use the version that made it")
+    if not isinstance(about, dict) or "format" not in about:
+        raise InputError(
+            f"study {path}: study.json is damaged: expected the record of a study, got {reprlib.repr(about)}; restore it from a copy"
+        )
+    return about
+
+
+def checked_study(path: Path) -> dict[str, Any]:
+    """study.json as a verb takes it up: with everything that later readers rely on. Raises InputError naming what is not there."""
+    about = read_study(path)
+    for place, kind in SHAPE.items():
+        value: Any = {"settings": {}} | about
+        for name in place.split("."):
+            value = value.get(name) if isinstance(value, dict) else None
+        if not isinstance(value, kind):
+            raise InputError(
+                f"study {path}: study.json is damaged: {place} is {reprlib.repr(value)}, expected {kind.__name__}; restore it from a copy"
+            )
+    return about
 
 
 def _installed(name: str) -> bool:

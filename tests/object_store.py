@@ -1,6 +1,6 @@
 """An object store on loopback that speaks S3 over HTTP, as the cloud's does, and forgets everything at its end."""
 
-import urllib.request
+import http.client
 from collections.abc import Iterator
 
 import pytest
@@ -22,7 +22,10 @@ class ObjectStore:
         return f"s3://{bucket}/{prefix}?{self.query}"
 
     def _ask(self, method: str, path: str) -> None:
-        urllib.request.urlopen(urllib.request.Request(f"{self.endpoint}/{path}", method=method), timeout=30).close()
+        connection = http.client.HTTPConnection(self.endpoint.removeprefix("http://"), timeout=30)
+        connection.request(method, f"/{path}")
+        connection.getresponse().read()
+        connection.close()
 
     def stop(self) -> None:
         self._server.stop()

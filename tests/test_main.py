@@ -215,7 +215,9 @@ def test_a_study_stays_nested_or_not(monkeypatch, tmp_path, kept, options, expec
     from mmnet.config import Config
 
     (tmp_path / "s").mkdir()
-    about = {"format": 2, "verb": "main", "config": Config().to_dict(), "data": {"path": "nowhere"}, "settings": kept}
+    about = {"format": 2, "verb": "main", "name": "s", "config": Config().to_dict(), "settings": kept}
+    about |= {"data": {"path": "nowhere", "fingerprint": "", "synthetic": True}}
+    about |= {"splits": {"folds": [], "test": [], "grouping": "case", "source": "generated"}}
     (tmp_path / "s" / "study.json").write_text(json.dumps(about))
     with pytest.raises(InputError, match=re.escape(expected)):
         call(monkeypatch, tmp_path, "--resume", "--name", "s", *options.split())

@@ -57,7 +57,8 @@ def hparams(folder: Path) -> list[str]:
 
 
 def test_a_study_from_search_to_sealed_test(run, data, tmp_path):
-    shown = run("tune_mmnet.py", "--data", data, "--space", "smoke", "--trials", 5, "--name", "s", "--output", tmp_path, *SMALL).stdout
+    options = ("--space", "smoke", "--metric", "log_loss,parameters", "--trials", 5, "--name", "s", "--output", tmp_path, *SMALL)
+    shown = run("tune_mmnet.py", "--data", data, *options).stdout
     study = tmp_path / "s"
     assert "SYNTHETIC DATA" in shown and "best of 5 trials" in shown and "fold-epochs" in shown
     assert not re.search(r"ray::|WARNING|Trial status|\(pid=", shown)  # Ray's chatter stays out
@@ -79,7 +80,7 @@ def test_a_study_from_search_to_sealed_test(run, data, tmp_path):
     events = {record.name: list(record.folder.glob("events.out.tfevents.*")) for record in records}
     assert {name for name, files in events.items() if any(file.name.endswith(".figures") for file in files)} == {rows[0]["trial"]}
     assert max(sum(file.stat().st_size for file in files) for files in events.values()) < 200_000
-    for plot in ("optimisation_history", "learning_curves", "parallel_coordinates", "importance"):
+    for plot in ("optimisation_history", "learning_curves", "parallel_coordinates", "importance", "roc_curves"):
         assert (study / "plots" / f"{plot}.png").stat().st_size > 5000
 
     # it ends with its answer, on a page of its own and as a configuration
@@ -88,6 +89,12 @@ def test_a_study_from_search_to_sealed_test(run, data, tmp_path):
     recommended = next(record for record in records if record.name == trust["recommended"]["trial"])
     assert load_config(study / "recommended_config.yaml").to_dict() == recommended.config
     assert "<html" in (study / "report.html").read_text() and (study / "MODEL_CARD.md").exists()
+
+    # all networks of this space have one size, so one trial is on the front
+    with (study / "results" / "pareto.csv").open() as file:
+        front = list(csv.DictReader(file))
+    assert [row["on_front"] for row in front] == ["1", *["0"] * (len(front) - 1)] and front[0]["trial"] == rows[0]["trial"]
+    assert f"front of log_loss, parameters: 1 of {len(front)} full-length trials" in shown
 
     # the sealed patients were in nothing that the search left behind
     about = json.loads((study / "study.json").read_text())
@@ -196,6 +203,7 @@ def test_a_study_joins_a_ray_cluster_of_another_process(environment, run, data, 
         ("--backbone resnet18 --weights /nowhere.pth", "model.weights = '/nowhere.pth': no such file"),
         ("--set loss.gama=1", "unknown configuration key 'loss.gama': did you mean loss.gamma?"),
         ("--set loss.gamma=-1", "configuration loss.gamma = -1.0: expected 0 to 10"),
+        ("--metric log_loss,euros", "--metric log_loss,euros: unknown objective 'euros': expected one of log_loss"),
         ("--metric f7", "configuration metric = 'f7': expected one of log_loss"),
         ("--folds 30", "benign cases for 30 folds"),
         ("--space everything", "--space everything: expected one of ablation, dropout, focal"),
@@ -242,6 +250,29 @@ def test_an_existing_name_offers_resume_and_resume_refuses_other_data_and_config
     other = generate(tmp_path / "other", cases=16, images=2, size=32, seed=1)
     with pytest.raises(InputError, match="changed since study s began|do not fit the data"):
         attempt("--resume", "--name", "s", "--data", other, "--trials", 2)
+
+
+def test_backbones_that_cannot_be_had_are_left_out_and_a_resumed_study_keeps_its_own(monkeypatch, capsys, tmp_path):
+    from rich.console import Console
+
+    import tune_mmnet
+    from mmnet import backbones
+    from mmnet.config import Config
+    from mmnet.study_folder import StudyFolder
+    from search_spaces import get_space
+
+    space, console = get_space("full", Config()), Console(width=200)
+    monkeypatch.setattr(
+        backbones, "obtainable", lambda names, *rest: {name: "no network" if name.startswith("conv") else "" for name in names}
+    )
+    study = StudyFolder(tmp_path, Config(), "data", "tune")
+    found = tune_mmnet.with_backbones(space, study, console).choices("model.backbone")
+    assert found == tuple(name for name in space.choices("model.backbone") if name != "convnext_tiny")
+    assert "left out  convnext_tiny: no network" in capsys.readouterr().out
+    resumed = StudyFolder(tmp_path, Config(), "data", "tune", {"backbones": ["resnet18", "efficientnet_b0"]})
+    assert tune_mmnet.with_backbones(space, resumed, console).choices("model.backbone") == ("resnet18", "efficientnet_b0")
+    frozen = get_space("full", Config().with_values({"model.frozen": True}))
+    assert tune_mmnet.with_backbones(frozen, study, console) == frozen
 
 
 def test_slide_grouping_and_official_folds_print_what_they_leak(run, data, tmp_path):

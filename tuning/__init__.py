@@ -17,6 +17,6 @@ os.environ.setdefault("TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_
 os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # the default to be in later releases, silences its warning
 
 # a cluster's head that finds Ray's token asks for it; a driver that joins sends it only when told to before ray is imported
-_token = Path(os.environ.get("RAY_AUTH_TOKEN_PATH") or Path.home() / ".ray" / "auth_token")
-if "ray" not in sys.modules and (os.environ.get("RAY_AUTH_TOKEN") or _token.is_file()):
+TOKEN_FILE = Path(os.environ.get("RAY_AUTH_TOKEN_PATH") or Path.home() / ".ray" / "auth_token")
+if "ray" not in sys.modules and (os.environ.get("RAY_AUTH_TOKEN") or TOKEN_FILE.is_file()):
     os.environ.setdefault("RAY_AUTH_MODE", "token")

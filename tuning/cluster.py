@@ -6,7 +6,7 @@ import logging
 import os
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,15 +14,20 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from data.errors import InputError
+from tuning import TOKEN_FILE
+from tuning.capacity import Node, carried, measure
 from tuning.settings import AUTO, StudySettings, gpu_share
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from data.dataset import Dataset
     from data.splits import Splits
     from mmnet.config import Config
 
 ROOT = Path(__file__).parent.parent
 NOT_CODE = [".venv", ".git", "output", "tests", "bench", "**/__pycache__"]
+CARRIED = ("MMNET_CACHE", "TORCH_HOME", "HF_HOME", "HF_ENDPOINT", "HF_HUB_OFFLINE")  # settings of the environment that a worker reads too
 
 
 @contextmanager
@@ -32,6 +37,8 @@ def joining(address: str | None) -> Iterator[Future[None]]:
     Ray's own start is seconds of waiting for its processes. `result()` waits for it; raises InputError when it cannot be
     reached or started.
     """
+    if address is None:  # read when ray is imported: all its processes then listen on loopback only, as they do on a Mac
+        os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
     with ThreadPoolExecutor(1, "joining") as thread:
         connected = thread.submit(_connect, address)
         try:
@@ -51,31 +58,50 @@ def _connect(address: str | None) -> None:
     try:
         if address is None:
             ray.init(num_cpus=os.cpu_count(), include_dashboard=False, **quiet)
+            with suppress(OSError):  # Ray makes it readable for everybody, and whoever has it runs code as this user
+                TOKEN_FILE.chmod(0o600)
         else:
-            runtime = {"working_dir": str(ROOT), "excludes": NOT_CODE}
+            settings = {name: os.environ[name] for name in CARRIED if name in os.environ}
+            runtime = {"working_dir": str(ROOT), "excludes": NOT_CODE, "env_vars": settings}
             ray.init(address=address, runtime_env=runtime, **quiet)
     except (ConnectionError, RuntimeError, ValueError, OSError) as error:
         raise InputError(f"--address {address or 'local'}: cannot reach or start Ray: {str(error).splitlines()[0]}") from error
 
 
-def resources(settings: StudySettings, base: Config, dataset: Dataset, splits: Splits) -> tuple[dict[str, float], int]:
-    """({"cpu", "gpu"} of one trial, how many trials at once). Raises InputError when not even one fits."""
+def resources(
+    settings: StudySettings, base: Config, dataset: Dataset, splits: Splits, console: Console | None = None
+) -> tuple[dict[str, float], int]:
+    """({"cpu", "gpu"} of one trial, how many trials at once), also counting nodes that an autoscaler is yet to add.
+
+    Raises InputError when not even one trial fits on any node, of those that run and those that may come.
+    """
     import ray
 
-    have = ray.cluster_resources()
-    cpus, gpus = have.get("CPU", 0.0), have.get("GPU", 0.0)
-    if settings.gpus_per_trial == AUTO and gpus:
+    capacity, cpu = measure(), settings.cpus_per_trial
+    if settings.gpus_per_trial == AUTO and capacity.has_gpu:
         gpu = gpu_share(*ray.get(ray.remote(num_gpus=1)(_memory_of_a_trial).remote(base, dataset, splits)))
     else:
-        gpu = float(gpus > 0) if settings.gpus_per_trial in (None, AUTO) else float(settings.gpus_per_trial or 0)
-    fits = int(cpus // settings.cpus_per_trial)
-    if gpu:
-        fits = min(fits, int(gpus / gpu + 1e-9))
-    if fits < 1:
+        gpu = float(capacity.has_gpu) if settings.gpus_per_trial in (None, AUTO) else float(settings.gpus_per_trial or 0)
+    now, most = carried(capacity.now, cpu, gpu), capacity.trials(cpu, gpu)
+    if capacity.unknown and settings.concurrency and settings.gpus_per_trial not in (None, AUTO):
+        most = max(most, settings.concurrency)
+    if most < 1:
+        largest = max((*capacity.now, *capacity.most), key=lambda node: (node.gpus, node.cpus), default=Node(0, 0))
+        remedy = "ask for less"
+        if capacity.unknown:
+            remedy += ", or, as nodes may come of which nobody says what they have, give --gpus-per-trial and --concurrency as numbers"
         raise InputError(
-            f"--cpus-per-trial {settings.cpus_per_trial:g} --gpus-per-trial {gpu:g}: the cluster has {cpus:g} CPUs and {gpus:g} GPUs; ask for less"
+            f"--cpus-per-trial {cpu:g} --gpus-per-trial {gpu:g}: no node carries a trial, the largest has {largest.cpus:g} CPUs "
+            f"and {largest.gpus:g} GPUs; {remedy}"
         )
-    return {"cpu": settings.cpus_per_trial, "gpu": gpu}, min(settings.concurrency or fits, fits)
+    concurrency = min(settings.concurrency or most, most)
+    if console is not None and now < concurrency:
+        console.print(
+            f"cluster   {now} of {concurrency} trials at once fit on the nodes that run now; the others wait for nodes to come",
+            soft_wrap=True,
+            highlight=False,
+        )
+    return {"cpu": cpu, "gpu": gpu}, concurrency
 
 
 def shareable(dataset: Dataset) -> Dataset:
@@ -93,7 +119,8 @@ def _memory_of_a_trial(base: Config, dataset: Dataset, splits: Splits) -> tuple[
 
     from mmnet import crossval
 
-    trial = crossval.run(base.with_values({"optim.epochs": 1, "sampling.views_per_patient": 1}), dataset, splits)
+    short = {"optim.epochs": 1, "sampling.views_per_patient": 1, "optim.compile": False}  # compiling would take longer than all else
+    trial = crossval.run(base.with_values(short), dataset, splits)
     next(trial)
     free, memory = torch.cuda.mem_get_info()  # while `trial` still holds what it holds
     return memory - free, memory

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-PRICE = "dollars_per_hour"  # a Ray resource by which a node type of the cluster file says what an hour of it costs
+PRICE = "cents_per_hour"  # a Ray resource (whole numbers there) by which a node type of the cluster file says what an hour of it costs
 
 
 class Kept(NamedTuple):
@@ -27,4 +27,4 @@ def surplus(kept: Iterable[Kept], budget: int) -> list[Kept]:
 
 def hourly_price(nodes: Iterable[Mapping]) -> float:
     """Dollars an hour of all nodes (as `ray.nodes()` tells them) that are alive; busy or not, they are paid for."""
-    return sum(node["Resources"].get(PRICE, 0.0) for node in nodes if node["Alive"])
+    return 0.01 * sum(node["Resources"].get(PRICE, 0.0) for node in nodes if node["Alive"])

@@ -1,6 +1,8 @@
 """How a study is run: everything that is not the configuration of a trial."""
 
+import math
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,6 +30,7 @@ class StudySettings:
     max_cost: float | None = None  # dollars of the cluster's nodes, all runs of the study together
     disk_budget: float = 20.0  # GiB of what can be computed again: checkpoints of resting trials, networks of those that are not best
     retry_failed: bool = False  # of a resumed study
+    front: Sequence[str] = ()  # objectives beside the metric, see mmnet.pareto
     eta: int = 3  # a rung keeps the best 1 / eta of its trials; the next one comes after eta times the epochs
 
     def __post_init__(self) -> None:
@@ -35,7 +38,7 @@ class StudySettings:
             ("--trials", self.trials, self.trials >= 1, "at least 1"),
             ("--time-budget", self.time_budget, self.time_budget is None or self.time_budget > 0, "more than 0"),
             ("--gpus-per-trial", self.gpus_per_trial, _is_gpu_share(self.gpus_per_trial), "a number from 0 on, or auto"),
-            ("--cpus-per-trial", self.cpus_per_trial, self.cpus_per_trial > 0, "more than 0"),
+            ("--cpus-per-trial", self.cpus_per_trial, 0 < self.cpus_per_trial < math.inf, "more than 0"),
             ("--concurrency", self.concurrency, self.concurrency is None or self.concurrency >= 1, "at least 1"),
             ("--scheduler", self.scheduler, self.scheduler in SCHEDULERS, f"one of {', '.join(SCHEDULERS)}"),
             ("--max-failures", self.max_failures, self.max_failures is None or self.max_failures >= 0, "0 or more"),
@@ -52,7 +55,7 @@ class StudySettings:
 
 
 def _is_gpu_share(value: float | str | None) -> bool:
-    return value in (None, AUTO) or (not isinstance(value, str) and value >= 0)
+    return value in (None, AUTO) or (not isinstance(value, str) and 0 <= value < math.inf)
 
 
 def gpu_share(peak: float, memory: float) -> float:

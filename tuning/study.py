@@ -217,7 +217,7 @@ def run_study(
     epochs, minimize = base.optim.epochs, METRICS[base.metric] == "min"
     scheduler = RungScheduler(base.metric, epochs, settings.eta, levels, records) if stops else None
     stopped = scheduler.stopped if scheduler else set[str]()
-    ladder = Ladder(() if stops else levels, epochs, settings.eta, minimize=minimize)
+    ladder = Ladder(() if stops else levels, epochs, settings.eta, minimize=minimize, others=settings.front)
     searcher = StudySearcher(optuna_study, space, base, records, ladder, settings.trials, stopped, database)
     if searcher.exhausted:
         return Outcome(complete=True, cost=spent)
@@ -229,7 +229,7 @@ def run_study(
         dataset = shareable(dataset)
         (connected or joined.enter_context(joining(settings.address))).result()
         place = joined.enter_context(reachable(trials.parent, mirror))
-        per_trial, concurrency = resources(settings, base, dataset, splits)
+        per_trial, concurrency = resources(settings, base, dataset, splits, console)
         failures_left = None if settings.max_failures is None else settings.max_failures - failed
         status = StatusCallback(trials, base, stopped, stopper, enough, failures_left)
         cost = CostCallback(spent, settings.max_cost, stopper)

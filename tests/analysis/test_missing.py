@@ -2,10 +2,12 @@
 
 import numpy as np
 import pytest
+import torch
 
 from analysis.missing import (
     SHARES,
     Remaining,
+    embed_once,
     hide_images,
     hide_in_patients,
     hide_in_views,
@@ -134,6 +136,24 @@ def test_judging_from_tokens_is_judging_with_the_whole_network_of_the_right_fold
         expected = predict_out_of_fold(trial.networks, batches, rows, predictions.fold)
         np.testing.assert_allclose(judge(rows, predictions.fold), expected, atol=1e-5)
     assert not np.allclose(judge(predictions.rows, 1 - predictions.fold), predictions.probability, atol=1e-3)
+
+
+def test_where_memory_runs_out_half_as_many_are_embedded_at_once(monkeypatch):
+    dataset = pixel_dataset(cases=8)
+    trial, _ = train(tiny_config({"optim.epochs": 1}), dataset)
+    given = trial.networks, trial.batches, len(dataset.table), trial.out_of_fold.rows, trial.out_of_fold.fold
+    whole, tried = embed_once(*given), []
+    for network in trial.networks:
+
+        def short(images, mask, maps=network.maps):
+            tried.append(len(images))
+            if len(images) > 3:
+                raise torch.OutOfMemoryError("CUDA out of memory")
+            return maps(images, mask)
+
+        monkeypatch.setattr(network, "maps", short)
+    np.testing.assert_allclose(embed_once(*given), whole, atol=1e-6)
+    assert tried == [8, 4, *[2] * 4, *[2] * 4]  # the first network's 8 images a magnification, and the second's, which knows
 
 
 def test_a_curve_holds_mean_and_range_of_the_draws_and_what_was_really_hidden(judged):

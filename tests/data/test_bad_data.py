@@ -1,9 +1,12 @@
 """Every way in which data can be bad is one clear error that names the thing; nothing half-built stays behind."""
 
+import gzip
+import io
 import json
 import os
 import re
 import shutil
+import tarfile
 import zipfile
 from pathlib import Path
 
@@ -161,7 +164,7 @@ def a_patient_under_two_cases(root, patch):
     return _manifest(root, "a.png,anna,0,40,1", "b.png,anna,0,40,2", columns="path,patient,label,magnification,case")
 
 
-@bad("manifest {root}/own.csv: missing columns ['label', 'magnification'], unknown columns ['class']", "expected path,patient,label")
+@bad("manifest {root}/own.csv: missing columns ['label', 'magnification'], unknown or repeated columns ['class']", "expected path,patient,label")
 def a_manifest_with_wrong_columns(root, patch):
     return _manifest(root, "a.png,anna,0", columns="path,patient,class")
 
@@ -282,10 +285,174 @@ def an_archive_without_images(root, patch):
     return root / "data.zip"
 
 
-@bad("archive {root}/data.zip: more than 2 members; expected a BreakHis archive")
+@bad("archive {root}/data.zip: more than 2 members or ", "expected a BreakHis archive", "pass its folder")
 def an_archive_of_too_many_members(root, patch):
     patch.setattr("data.sources.MAX_MEMBERS", 2)
     return shutil.make_archive(str(root / "data"), "zip", write_tree(root / "tree"))
+
+
+@bad("archive {root}/data.tar.gz: more than 1000000 members or 10000 bytes, unpacked", "pass its folder")
+def an_archive_that_unpacks_to_too_much(root, patch):
+    patch.setattr("data.sources.MAX_TOTAL_BYTES", 10_000)
+    return shutil.make_archive(str(root / "data"), "gztar", write_tree(root / "tree"))
+
+
+def _tar(root, *members):
+    """A .tar.gz of (name, type, size, link name, content)."""
+    root.mkdir()
+    with tarfile.open(root / "data.tar.gz", "w:gz") as archive:
+        for name, kind, size, link, content in members:
+            member = tarfile.TarInfo(name)
+            member.type, member.size, member.linkname = kind, size, link
+            archive.addfile(member, content)
+    return root / "data.tar.gz"
+
+
+@bad(f"1 bad file(s): {NAMES[0]} (a link or a device, expected a plain file); repair or remove them")
+def a_tar_with_a_symbolic_link(root, patch):
+    return _tar(root, (NAMES[0], tarfile.SYMTYPE, 0, "/etc/passwd", None))
+
+
+@bad(f"1 bad file(s): {NAMES[0]} (a link or a device, expected a plain file)")
+def a_tar_with_a_hard_link(root, patch):
+    return _tar(root, (NAMES[0], tarfile.LNKTYPE, 0, "../outside.png", None))
+
+
+@bad(f"1 bad file(s): {NAMES[0]} (a link or a device, expected a plain file)")
+def a_tar_with_a_device(root, patch):
+    return _tar(root, (NAMES[0], tarfile.CHRTYPE, 0, "", None))
+
+
+@bad(f"1 bad file(s): /{NAMES[0]} (its path leads out of the archive)")
+def a_tar_with_an_absolute_path(root, patch):
+    return _tar(root, (f"/{NAMES[0]}", tarfile.REGTYPE, 4, "", io.BytesIO(b"evil")))
+
+
+@bad(f"1 bad file(s): a/../../{NAMES[0]} (its path leads out of the archive)")
+def a_zip_with_a_path_that_leads_out(root, patch):
+    root.mkdir()
+    with zipfile.ZipFile(root / "data.zip", "w") as archive:
+        archive.writestr(f"a/../../{NAMES[0]}", b"evil")
+    return root / "data.zip"
+
+
+@bad(f"1 bad file(s): {NAMES[0]} (a link or a device, expected a plain file)")
+def a_zip_with_a_symbolic_link(root, patch):
+    root.mkdir()
+    link = zipfile.ZipInfo(NAMES[0])
+    link.create_system, link.external_attr = 3, 0o120777 << 16
+    with zipfile.ZipFile(root / "data.zip", "w") as archive:
+        archive.writestr(link, "/etc/passwd")
+    return root / "data.zip"
+
+
+@bad("1 bad file(s): ", f"{NAMES[0]} (500 bytes: expected at most 100)")
+def an_archive_member_of_absurd_size(root, patch):
+    patch.setattr("data.sources.MAX_FILE_BYTES", 100)
+    return _tar(root, (NAMES[0], tarfile.REGTYPE, 500, "", io.BytesIO(bytes(500))))
+
+
+@bad(f"1 bad file(s): {NAMES[0]} (", "bytes: expected at most 100)")
+def a_file_of_absurd_size(root, patch):
+    patch.setattr("data.sources.MAX_FILE_BYTES", 100)
+    return write_tree(root, NAMES[:1])
+
+
+@bad("archive {root}/data.tar.gz: damaged or not an archive: more than 1048576 bytes that belong to no member")
+def a_tar_bomb_in_a_name(root, patch):
+    """4 MB of compressed zeros would be 4 GB of name, in memory before anybody sees a member."""
+    return _tar(root, ("././@LongLink", tarfile.GNUTYPE_LONGNAME, 8 * 2**20, "", io.BytesIO(bytes(8 * 2**20))))
+
+
+@bad("archive {root}/data.tar.gz: more than 1000000 members or 68719476736 bytes, unpacked (at padding.bin)")
+def a_tar_bomb_beside_the_images(root, patch):
+    root.mkdir()
+    header = tarfile.TarInfo("padding.bin")
+    header.size = 2**40
+    (root / "data.tar.gz").write_bytes(gzip.compress(header.tobuf()))
+    return root / "data.tar.gz"
+
+
+@bad("archive {root}/data.zip: more than 1000000 members or 68719476736 bytes, unpacked (at ")
+def a_zip_bomb_of_overlapping_members(root, patch):
+    """Fifield, A better zip bomb, WOOT 2019: one block of data, claimed by every entry of the directory."""
+    root.mkdir()
+    with zipfile.ZipFile(root / "data.zip", "w") as archive:
+        archive.writestr("padding.bin", b"0")
+        info = archive.infolist()[0]
+        info.file_size = 2**32 - 2
+        archive.filelist.extend([info] * 20)
+    return root / "data.zip"
+
+
+@bad(f"archive {{root}}/data.zip: member {NAMES[0]} is damaged: Bad CRC-32")
+def a_zip_bomb_whose_member_lies_about_its_size(root, patch):
+    root.mkdir()
+    with zipfile.ZipFile(root / "data.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr(NAMES[0], bytes(2**20))
+        archive.infolist()[0].file_size = 100
+    return root / "data.zip"
+
+
+@bad(f"archive {{root}}/data.zip: member {NAMES[0]} is damaged: compressed by method 12, expected deflate or none")
+def a_zip_whose_compression_cannot_be_bounded(root, patch):
+    root.mkdir()
+    with zipfile.ZipFile(root / "data.zip", "w", zipfile.ZIP_BZIP2) as archive:
+        archive.writestr(NAMES[0], bytes(1000))
+    return root / "data.zip"
+
+
+@bad("archive {root}/data.tar: damaged or not an archive: bad checksum")
+def a_tar_with_a_damaged_header_in_the_middle(root, patch):
+    """tarfile takes it for the end."""
+    archive = Path(shutil.make_archive(str(root / "data"), "tar", write_tree(root / "tree")))
+    content = bytearray(archive.read_bytes())
+    content[content.index(NAMES[2].encode())] ^= 1
+    archive.write_bytes(content)
+    return archive
+
+
+@bad("archive {root}/data.tar: damaged or not an archive: truncated header")
+def a_tar_cut_short_between_two_members(root, patch):
+    archive = Path(shutil.make_archive(str(root / "data"), "tar", write_tree(root / "tree")))
+    content = archive.read_bytes()
+    archive.write_bytes(content[: content.index(NAMES[2].encode())])
+    return archive
+
+
+@bad("archive {root}/data.zip: damaged or not an archive: ")
+def a_zip_with_a_name_that_is_no_text(root, patch):
+    root.mkdir()
+    with zipfile.ZipFile(root / "data.zip", "w") as archive:
+        archive.writestr("é.png", b"")
+    (root / "data.zip").write_bytes((root / "data.zip").read_bytes().replace("é".encode(), b"\xff\xff"))
+    return root / "data.zip"
+
+
+@bad(f"1 bad file(s): {NAMES[0]} (not a plain file)")
+def a_pipe_among_the_images(root, patch):
+    (write_tree(root) / NAMES[0]).unlink()
+    os.mkfifo(root / NAMES[0])  # reading it would wait for ever
+    return root
+
+
+@bad(f"1 bad file(s): {NAMES[0]} (not a plain file)")
+def a_link_to_a_device_among_the_images(root, patch):
+    (write_tree(root) / NAMES[0]).unlink()
+    (root / NAMES[0]).symlink_to("/dev/zero")  # reading it would never end
+    return root
+
+
+@bad(f"1 bad file(s): {NAMES[0]} (cannot be read: No such file or directory)")
+def a_link_to_nothing_among_the_images(root, patch):
+    (write_tree(root) / NAMES[0]).unlink()
+    (root / NAMES[0]).symlink_to("nowhere")
+    return root
+
+
+@bad("data {root}/own.csv: 1 bad file(s): /dev/zero (not a plain file)")
+def a_manifest_of_a_device(root, patch):
+    return _manifest(root, "a.png,anna,0,40", "/dev/zero,berta,1,40")
 
 
 @pytest.mark.parametrize(("make", "fragments"), ROWS)

@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from mmnet.backbones import build_backbone, read_weights, weights_digest
+from mmnet.backbones import build_backbone, obtainable, read_weights, weights_digest
 from mmnet.build import build_network
 from mmnet.config import ConfigError
 from mmnet.features import with_features
@@ -96,9 +96,9 @@ def test_a_torchvision_network_without_feature_maps_is_refused():
 def test_a_size_that_a_backbone_cannot_take_is_an_error(backbone):
     values = {"model.backbone": backbone, "data.image_size": 40}
     dataset = pixel_dataset(cases=2, images=1, size=40)
-    with pytest.raises(ConfigError, match="data.image_size = 40: the backbone cannot take it"):
+    with pytest.raises(ConfigError, match="images of 40 px: the backbone cannot take them"):
         build_network(tiny_config(values), dataset, 0)
-    with pytest.raises(ConfigError, match="data.image_size = 40: the backbone cannot take it"):
+    with pytest.raises(ConfigError, match="images of 40 px: the backbone cannot take them"):
         with_features(dataset, tiny_config(values | {"model.frozen": True}), CPU)
 
 
@@ -235,3 +235,9 @@ def test_the_digest_of_weights_follows_what_decides_them(tmp_path):
     assert len({digest(files[0]), digest(files[1]), digest("imagenet"), digest(None), digest(None, 1)}) == 5
     with pytest.raises(ConfigError, match="nowhere"):
         digest(str(tmp_path / "nowhere"))
+
+
+def test_backbones_that_can_be_built_are_told_from_those_that_cannot():
+    found = obtainable(("tiny", "timm:test_vit", "resnet19"), tiny_config().model, 32)
+    assert list(found) == ["tiny", "timm:test_vit", "resnet19"] and found["tiny"] == found["timm:test_vit"] == ""
+    assert "'resnet19' is unknown" in found["resnet19"]

@@ -1,5 +1,7 @@
 """Rows of the table -> network inputs: the right pixels in the right place, augmented only in training."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -105,3 +107,16 @@ def test_mixup_softens_targets():
 def test_a_data_set_of_the_other_kind_is_refused(dataset, frozen, lacking):
     with pytest.raises(ValueError, match=f"no {lacking}"):
         Batches(dataset, tiny_config({"model.frozen": frozen}), CPU)
+
+
+def test_images_are_shown_at_the_input_size_and_stored_once():
+    """Antialiased: a checkerboard becomes grey, where picking pixels would keep one of its colours."""
+    stored = pixel_dataset(cases=4, size=64)
+    board = np.indices((64, 64)).sum(0) % 2 * 200
+    stored = replace(stored, images=np.broadcast_to(board[None, :, :, None], stored.images.shape).astype(np.uint8))
+    shrunk = Batches(stored, tiny_config({"data.image_size": 64, "model.input_size": 32} | PLAIN), CPU)
+    inputs, mask = shrunk.evaluation(ROWS)
+    assert inputs.shape == (3, 4, 3, 32, 32) and shrunk.source.shape[1:3] == (64, 64)
+    torch.testing.assert_close(inputs[mask], torch.full_like(inputs[mask], 100 / 255), atol=0.02, rtol=0)
+    trained, _, _ = shrunk.training(ROWS, LABEL, torch.Generator().manual_seed(0))
+    torch.testing.assert_close(trained, inputs)

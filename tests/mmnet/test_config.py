@@ -1,7 +1,10 @@
 """The configuration: defaults as published, mistakes named, and the same again from YAML."""
 
+from argparse import Namespace
+
 import pytest
 
+from mmnet.command_line import base_config
 from mmnet.config import Config, ConfigError, field_paths, get_value, load_config, parse_assignment, save_config
 from tests.test_imports import ROOT
 
@@ -33,6 +36,7 @@ OTHER = {  # a valid value of every field that is not its default
     "model.backbone": "tiny",
     "model.weights": None,
     "model.frozen": True,
+    "model.input_size": 96,
     "model.pooled": True,
     "model.shared": False,
     "model.channel_attention": False,
@@ -62,6 +66,7 @@ OTHER = {  # a valid value of every field that is not its default
     "optim.epochs": 2,
     "optim.patience": None,
     "optim.precision": "bfloat16",
+    "optim.compile": True,
 }
 
 
@@ -175,6 +180,7 @@ def test_a_wrong_type_is_an_error_that_names_the_field_and_the_value(path, value
         ("optim.clip", (0, -1), (0.01, 1000)),
         ("optim.batch_size", (0, 5000), (1, 4096, None)),
         ("optim.precision", ("float16", "bf16"), ("auto", "float32", "bfloat16")),
+        ("optim.compile", ("auto", 1), (True, False, None)),
         ("optim.epochs", (0, 10_001), (1, 10_000)),
         ("optim.patience", (0, 10_001), (1, None)),
     ],
@@ -286,3 +292,21 @@ def test_an_assignment_is_a_path_and_a_yaml_value(text, expected):
 def test_text_that_assigns_nothing_is_an_error(text):
     with pytest.raises(ConfigError, match="--set"):
         parse_assignment(text)
+
+
+def test_published_rules_are_written_out_and_follow_balanced_accuracy():
+    """They are what the defaults were taken from: all but the metric are the same today."""
+    published = load_config(ROOT / "configs" / "published.yaml")
+    assert published.metric == "balanced_accuracy" and (published.optim.patience, published.optim.epochs) == (7, 27)
+    assert (published.loss.name, published.loss.alpha, published.loss.gamma, published.dropout.classifier) == ("focal", 0.5, 3.0, 0.75)
+    assert (published.optim.lr, published.optim.weight_decay, published.optim.schedule) == (1e-4, 1e-4, "plateau")
+    assert published.with_values({"metric": Config().metric}) == Config()
+
+
+def test_a_configuration_is_found_by_its_name_or_its_path(tmp_path):
+    def base(name):
+        return base_config(Namespace(config=str(name), set=[]), synthetic=False)
+
+    assert base("published") == base(ROOT / "configs" / "published.yaml") == load_config(ROOT / "configs" / "published.yaml")
+    with pytest.raises(ConfigError, match="--config publisht: no such file; pass a YAML file or one of published, synthetic"):
+        base("publisht")

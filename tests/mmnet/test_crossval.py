@@ -474,3 +474,9 @@ def test_weights_that_the_last_step_of_an_epoch_broke_are_an_error_too(monkeypat
     monkeypatch.setattr(trial.learners[0].optimizer, "step", diverge)
     with pytest.raises(TrainingError, match="epoch 1, fold 2:"):
         next(trial)
+
+
+def test_a_backbone_that_takes_one_size_only_is_built_for_the_input_size():
+    values = {"data.image_size": 64, "model.input_size": 32, "model.backbone": "timm:test_vit", "optim.epochs": 1}
+    _, reports = train(tiny_config(values), pixel_dataset(size=64, cases=4))
+    assert np.isfinite(reports[0].score)

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
+from mmnet.batches import default_batch_size
 from mmnet.config import ModelConfig
-from mmnet.crossval import default_batch_size
 from mmnet.device import autocast, best_device, computes_in_bfloat16, is_out_of_memory, machine_name
 
 

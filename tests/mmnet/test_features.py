@@ -100,3 +100,9 @@ def test_pooled_features_do_not_depend_on_whether_the_maps_were_cached(own_cache
     shutil.rmtree(next(path.parent for path in (own_cache / "features").glob("*/key.json") if '"pooled": true' in path.read_text()))
     np.testing.assert_array_equal(compute(model__pooled=True), alone)
     assert len(computed) == 2
+
+
+def test_features_of_shrunk_images_are_their_own(computed):
+    large = pixel_dataset(size=64)
+    whole, shrunk = (compute(large, data__image_size=64, model__input_size=size) for size in (None, 32))
+    assert whole.shape[2:] == (8, 8) and shrunk.shape[2:] == (4, 4) and len(computed) == 2

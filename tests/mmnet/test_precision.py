@@ -144,16 +144,3 @@ def test_an_earlier_study_goes_on_as_it_was(tmp_path, monkeypatch):
     again = resume(tmp_path)
     again.prepare(Console(quiet=True), CPU)
     assert again.config.optim.precision == "auto"
-
-
-@pytest.mark.slow
-def test_on_a_gpu_the_timing_runs_in_a_process_of_its_own(monkeypatch):
-    """Seen on a CPU: the device's kind is what asks for the process."""
-    monkeypatch.setattr(precision, "measure", process_number)
-    assert precision._measured(RESNET.model, 32, torch.device("cuda"))["process"] != process_number()["process"]
-
-
-def process_number(*_):
-    import os
-
-    return {"process": os.getpid()}

@@ -196,6 +196,41 @@ def test_without_a_checkpoint_a_trial_starts_over(tmp_path):
     assert epochs_on_record(tmp_path) == [] and restored.history == []
 
 
+class Hostile:
+    def __reduce__(self):
+        return pytest.fail, ("a checkpoint was executed",)
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda path: path.write_bytes(path.read_bytes()[:2000]),
+        lambda path: path.write_bytes(b""),
+        lambda path: path.write_text("text"),
+        lambda path: torch.save({"networks": Hostile()}, path),
+    ],
+    ids=["half", "empty", "text", "code"],
+)
+def test_a_checkpoint_that_cannot_be_read_is_set_aside_and_the_trial_comes_to_the_same_numbers(tmp_path, finished, damage):
+    go(tmp_path, 2)
+    damage(tmp_path / "checkpoint.pt")
+    writer, trial = start(tmp_path)
+    assert not trial.history and epochs_on_record(tmp_path) == [] and (tmp_path / "checkpoint.damaged").exists()
+    for _ in trial:
+        writer.report(trial)
+    assert trial.scores == finished[1].scores
+
+
+@pytest.mark.parametrize("state", [{}, {"networks": [], "optimizers": []}, [1, 2], 3])
+def test_a_checkpoint_of_another_network_is_an_error_and_stays(tmp_path, state):
+    go(tmp_path, 1)
+    torch.save(state, tmp_path / "checkpoint.pt")
+    before = (tmp_path / "checkpoint.pt").read_bytes()
+    with pytest.raises(InputError, match="checkpoint .*checkpoint.pt: of another network .* remove it"):
+        start(tmp_path)
+    assert (tmp_path / "checkpoint.pt").read_bytes() == before
+
+
 def test_a_checkpoint_holds_nothing_but_plain_values(tmp_path):
     writer, trial = go(tmp_path, 1)
     writer.save(trial)

@@ -105,13 +105,68 @@ def test_a_union_takes_each_dimension_once_from_the_first_space():
             "one of plateau, cosine, constant",
         ),
         (Dimension("optim.warmup", "nuisance", "why", low=0.0, high=0.2, when=("optim.schedule", ())), "condition"),
+        (Dimension("optim.warmup", "nuisance", "why", low=0.0, high=0.2, when=("optim.schedule", "cosine")), "expected a tuple of values"),
+        (Dimension("optim.warmup", "nuisance", "why", low=0.0, high=0.2, when=("optim.warmup", (0.1,))), "to stand earlier"),
+        (Dimension("optim.lr", "scientific", "why", low=0.1, high=0.2, choices=(0.1, 0.2)), "expected one of the two"),
+        (Dimension("optim.schedule", "scientific", "why", choices=("plateau", "cosine"), log=True), "expected one of the two"),
+        (Dimension("optim.schedule", "scientific", "why", choices=("plateau", "plateau")), "each once"),
+        (Dimension("optim.schedule", "scientific", "why", choices=("plateau",)), "at least two"),
+        (Dimension("optim.patience", "nuisance", "why", low=2.0, high=20.0), "expected int"),
+        (Dimension("dropout.path", "scientific", "why", low=0, high=1), "expected 0.0 to 1.0"),
+        (Dimension("data.folds", "nuisance", "why", low=3, high=5), "decided once for a study"),
+        (Dimension("metric", "nuisance", "why", choices=("auc", "log_loss")), "decided once for a study"),
+        (Dimension("model.frozen", "scientific", "why", choices=(True, False)), "decided once for a study"),
+        (Dimension("model.heads", "nuisance", "why", choices=(4, 3)), "divisor of model.width = 128"),
     ],
 )
 def test_a_mistake_is_an_error_that_names_space_and_dimension(dimension, message):
     with pytest.raises(ConfigError) as error:
         Space("tried", (EPOCHS, dimension)).check(Config())
-    assert f"space tried, {dimension.path}" in str(error.value) or "unknown configuration key" in message
-    assert message in str(error.value)
+    assert f"space tried, {dimension.path}: " in str(error.value) and message in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("other", "expected"),
+    [
+        (Dimension("optim.schedule", "scientific", "why", choices=("plateau", "constant")), "plateau | constant"),
+        (Dimension("optim.schedule", "fixed", "why", value="plateau"), "= plateau"),
+    ],
+)
+def test_a_condition_that_no_trial_can_meet_is_an_error(other, expected):
+    with pytest.raises(ConfigError, match="optim.warmup.*is never true") as error:
+        Space("tried", (other, WARMUP)).check(Config())
+    assert expected in str(error.value)
+
+
+def test_a_condition_on_a_range_holds_within_it():
+    where = Dimension("optim.warmup", "nuisance", "why", low=0.0, high=0.2, when=("dropout.path", (0.7,)))
+    with pytest.raises(ConfigError, match="is never true: expected a value of its dimension, 0 … 0.5"):
+        Space("tried", (Dimension("dropout.path", "nuisance", "why", low=0.0, high=0.5), where)).check(Config())
+
+
+def test_two_dimensions_that_are_valid_alone_and_clash_are_an_error_that_names_both():
+    width = Dimension("model.width", "nuisance", "why", choices=(128, 36))
+    heads = Dimension("model.heads", "nuisance", "why", choices=(4, 8))
+    Space("tried", (width,)).check(Config())
+    Space("tried", (heads,)).check(Config())
+    with pytest.raises(ConfigError, match="model.width = 36 clashes with model.heads = 8: .*divisor of model.width = 36"):
+        Space("tried", (width, heads)).check(Config())
+
+
+@pytest.mark.parametrize(("path", "choices"), [("model.backbone", ("tiny", "resnet18")), ("model.input_size", (None, 96))])
+def test_what_decides_frozen_features_does_not_vary(path, choices):
+    space = Space("tried", (Dimension(path, "scientific", "why", choices=choices),))
+    space.check(Config())
+    with pytest.raises(ConfigError, match=f"{path}: is decided once for a study"):
+        space.check(Config().with_values({"model.frozen": True}))
+
+
+def test_a_space_with_fewer_choices_of_a_field_and_without_it_where_one_is_left():
+    assert SPACE.choices("optim.schedule") == ("plateau", "cosine") and SPACE.choices("optim.lr") == SPACE.choices("loss.gamma") == ()
+    scales = SPACE.with_choices("model.pool_scales", ((), (1,)))
+    assert scales.choices("model.pool_scales") == ((), (1,)) and len(scales.dimensions) == len(SPACE.dimensions)
+    assert all(SPACE.with_choices("model.pool_scales", left) == SPACE.with_choices("model.pool_scales", ()) for left in (((),), ((1,),)))
+    assert "model.pool_scales" not in {dimension.path for dimension in SPACE.with_choices("model.pool_scales", ()).dimensions}
 
 
 def test_a_dimension_that_stands_twice_is_an_error():

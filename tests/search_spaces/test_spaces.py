@@ -67,10 +67,46 @@ def test_full_searches_everything_that_the_others_do():
         assert {dimension.path for dimension in get_space(name, Config()).searched()} <= paths
 
 
-def test_the_ablation_is_made_around_its_base_and_a_search_is_the_same_around_any():
+def test_the_ablation_and_full_are_made_around_their_base_and_other_searches_are_the_same_around_any():
     one = Config().with_values({"data.magnifications": (200,)})
-    assert get_space("ablation", one) != get_space("ablation", Config())
-    assert all(get_space(name, one) == get_space(name, Config()) for name in set(NAMES) - {"ablation"})
+    around = {"ablation", "full"}
+    assert all(get_space(name, one) != get_space(name, Config()) for name in around)
+    assert all(get_space(name, one) == get_space(name, Config()) for name in set(NAMES) - around)
+
+
+def searched(values):
+    return {dimension.path for dimension in get_space("full", Config().with_values(values)).searched()}
+
+
+def test_full_leaves_out_what_has_nothing_to_act_on():
+    between = {"model.hierarchy", "model.importance", "augment.masking"}
+    assert searched({}) - searched({"data.magnifications": (200,)}) == between
+    frozen = {"model.frozen": True}
+    assert searched(frozen) - searched(frozen | {"model.pooled": True}) == {"model.pool_scales"}
+
+
+@pytest.mark.parametrize(
+    ("values", "present"),
+    [
+        ({}, True),
+        ({"model.weights": None}, True),
+        ({"model.weights": "resnet18.safetensors", "model.backbone": "resnet18"}, False),
+        ({"model.frozen": True}, False),
+        ({"model.backbone": "tiny", "model.weights": None}, False),
+        ({"model.backbone": "timm:uni"}, False),
+    ],
+)
+def test_a_backbone_is_chosen_where_several_can_be_had_by_name_and_are_trained(values, present):
+    assert ("model.backbone" in searched(values)) is present
+
+
+@pytest.mark.parametrize(
+    ("values", "sizes"),
+    [({}, (None, 96, 128, 160, 192)), ({"data.image_size": 128}, (None, 96)), ({"data.image_size": 96}, ()), ({"model.frozen": True}, ())],
+)
+def test_images_are_only_shrunk_and_only_for_a_trained_backbone(values, sizes):
+    base = Config().with_values(values)
+    assert get_space("full", base).choices("model.input_size") == sizes
 
 
 def test_a_search_is_given_its_first_trial_and_an_ablation_every_one():

@@ -30,9 +30,9 @@ def test_the_most_promising_one_stays_whatever_it_takes():
 
 def test_the_price_is_that_of_all_nodes_alive_busy_or_not():
     nodes = [
-        {"Alive": True, "Resources": {"CPU": 4.0, "dollars_per_hour": 0.1}},
-        {"Alive": True, "Resources": {"GPU": 1.0, "dollars_per_hour": 0.5}},
-        {"Alive": False, "Resources": {"GPU": 1.0, "dollars_per_hour": 0.5}},
+        {"Alive": True, "Resources": {"CPU": 4.0, "cents_per_hour": 10.0}},
+        {"Alive": True, "Resources": {"GPU": 1.0, "cents_per_hour": 50.0}},
+        {"Alive": False, "Resources": {"GPU": 1.0, "cents_per_hour": 50.0}},
         {"Alive": True, "Resources": {"CPU": 2.0}},
     ]
     assert hourly_price(nodes) == pytest.approx(0.6)
@@ -43,7 +43,7 @@ def cluster(monkeypatch):
     """A cluster of one node at this price, and a clock to turn."""
     state = SimpleNamespace(price=3.6, now=0.0)
     node = {"Alive": True, "Resources": {}}
-    monkeypatch.setattr(study_module.ray, "nodes", lambda: [node | {"Resources": {"dollars_per_hour": state.price} if state.price else {}}])
+    monkeypatch.setattr(study_module.ray, "nodes", lambda: [node | {"Resources": {"cents_per_hour": 100 * state.price} if state.price else {}}])
     monkeypatch.setattr(study_module.time, "monotonic", lambda: state.now)
     return state
 
@@ -64,7 +64,7 @@ def test_a_study_ends_when_its_nodes_have_cost_enough_earlier_runs_included(clus
 def test_a_limit_without_prices_is_refused(cluster):
     cluster.price = None
     assert CostCallback(0.0, None, StudyStopper(None)).spent == 0
-    with pytest.raises(InputError, match=r"--max-cost 5: no node of the cluster says what it costs; expected a resource dollars_per_hour"):
+    with pytest.raises(InputError, match=r"--max-cost 5: no node of the cluster says what it costs; expected a resource cents_per_hour"):
         CostCallback(0.0, 5.0, StudyStopper(None))
 
 

@@ -96,3 +96,32 @@ def test_a_trial_that_ran_out_of_patience_stands_at_all_later_rungs_and_goes_now
 def test_where_a_trial_rests_next():
     assert [ladder().rest_after(epoch) for epoch in (0, 1, 2, 3, 4, 9)] == [1, 1, 3, 3, 9, 9]
     assert Ladder((), 9, 3, minimize=True).rest_after(0) == 9
+
+
+def costly(epoch, score, seconds, auc=0.5):
+    return line(epoch, score) | {"seconds": seconds, "metrics": {"auc": auc}}
+
+
+def test_who_is_on_the_front_of_a_rung_goes_on_after_the_best():
+    """Worked by hand: b has the best score, c is the cheapest; a is beaten by b in both; d is between and beaten by nobody."""
+    rungs = Ladder((1, 3), 9, 3, minimize=True, others=("seconds",))
+    for trial, score, seconds in (("a", 0.5, 9), ("b", 0.4, 8), ("c", 0.7, 1), ("d", 0.6, 4)):
+        rungs.report(trial, costly(1, score, seconds))
+    assert rungs.promoted(()) == Step("b", 3, 1)
+    assert rungs.promoted(("b",)) == Step("c", 3, 1)
+    assert rungs.promoted(("b", "c")) == Step("d", 3, 1)
+    assert rungs.promoted(("b", "c", "d")) is None
+
+
+def test_a_front_of_fewer_than_eta_promotes_nobody():
+    rungs = Ladder((1, 3), 9, 3, minimize=True, others=("seconds",))
+    for trial, score, seconds in (("a", 0.5, 1), ("b", 0.4, 8)):
+        rungs.report(trial, costly(1, score, seconds))
+    assert rungs.promoted(()) is None
+
+
+def test_of_an_objective_that_should_be_high_the_highest_is_on_the_front():
+    rungs = Ladder((1, 3), 9, 3, minimize=True, others=("auc",))
+    for trial, score, auc in (("a", 0.4, 0.8), ("b", 0.5, 0.9), ("c", 0.6, 0.7)):
+        rungs.report(trial, costly(1, score, 1.0, auc))
+    assert [rungs.promoted(away) for away in ((), ("a",), ("a", "b"))] == [Step("a", 3, 1), Step("b", 3, 1), None]

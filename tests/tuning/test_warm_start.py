@@ -24,8 +24,8 @@ def earlier(tmp_path):
 
     def make(*trials, metric="log_loss"):
         folder = tmp_path / "old"
-        data = {"fingerprint": "f"}
-        write_json(folder / "study.json", {"format": 2, "config": BASE.to_dict() | {"metric": metric}, "data": data, "splits": SPLITS.to_json()})
+        about = {"format": 2, "verb": "tune", "name": "old", "data": {"path": "", "fingerprint": "f", "synthetic": True}}
+        write_json(folder / "study.json", about | {"config": BASE.to_dict() | {"metric": metric}, "splits": SPLITS.to_json()})
         for number, (lr, status, scores) in enumerate(trials):
             place = folder / "trials" / f"{number:04d}"
             config = BASE.with_values({"optim.lr": lr}).to_dict()
@@ -33,6 +33,7 @@ def earlier(tmp_path):
             write_json(place / "status.json", {"status": status, "reason": "", "peak_mib": 1.0})
             lines = [
                 {"epoch": e, "score": s, "best_epoch": e, "seconds": 1.0, "fold_epochs": e, "finished": status == "done" and e == len(scores)}
+                | {"metrics": {}, "fold_metrics": []}
                 for e, s in enumerate(scores, start=1)
             ]
             (place / "epochs.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))

@@ -1,0 +1,206 @@
+"""Which metric picks configurations that hold on unseen patients: `python -m bench objective FILE …` (tables as `bench/record.py` writes).
+
+Again and again the cases are split at random, both classes alike. Of 100 configurations drawn at random each metric chooses the best,
+and its best epoch, on the one part, as the product does; what it chose is judged on the other part, which it has not seen. Both
+parts are out of fold. *Again* judges the replicate of the choice: trained anew with another seed on another partition, last epoch.
+
+Two intervals of the difference to choosing by log loss. The narrow one is over splits: what these very cases say. The wide one also
+asks whether other patients would say it: cases are drawn with replacement, within their class, before they are split (a case that
+was drawn twice counts twice, on one side).
+"""
+
+import argparse
+import string
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from mmnet.metrics import METRICS
+
+REFERENCE = "log_loss"
+JUDGES = ("auc", "balanced_accuracy", "brier", "log_loss")
+ITS_LAST, BY_LAST = f"{REFERENCE}, last networks", f"{REFERENCE} of last epoch"  # chosen as always, judged at the end; chosen there
+NOTHING = "nothing"  # chosen by: a configuration drawn at random, last epoch
+BLOCKS = string.ascii_uppercase  # letters at the end of a slide's id, see data.grammar
+SHARE = 0.6  # of the cases choose, the others judge
+LEVEL = 95  # percent
+
+
+@dataclass(frozen=True)
+class Level:
+    """Predictions of N views, or of N patients."""
+
+    loss: dict[str, np.ndarray]  # of metrics that are means of these: (C, E, N) each
+    order: tuple[np.ndarray, np.ndarray]  # (C, E, N) ascending by probability: of equal ones benign first, malignant first
+    label: np.ndarray  # (N,)
+    case: np.ndarray  # (N,) index
+
+    def scores(self, metric: str, weight: np.ndarray, rows: np.ndarray) -> np.ndarray:
+        """(c, E): a metric, without prefix, of some configurations; weight (N,) says how often each view counts."""
+        positive, negative = weight * self.label, weight * (1 - self.label)
+        if metric == "auc":
+            return np.mean([weighted_auc(order[rows], positive, negative) for order in self.order], axis=0)
+        loss = self.loss[metric][rows]
+        if metric == "accuracy":
+            return loss @ (weight / weight.sum())
+        return loss @ (positive / positive.sum() + negative / negative.sum()) / 2
+
+
+@dataclass(frozen=True)
+class Table:
+    """C configurations, E epochs; `again`: of the replicate, E = 1."""
+
+    views: Level
+    patients: Level
+    again: Level  # views
+    case_label: np.ndarray  # (K,)
+
+    @property
+    def count(self) -> int:
+        return len(self.views.order[0])
+
+    def scores(self, metric: str, weight: np.ndarray, rows: np.ndarray) -> np.ndarray:
+        """(c, E) of a metric by its name; weight (K,) of each case."""
+        level = self.patients if metric.startswith("patient_") else self.views
+        return level.scores(metric.removeprefix("patient_"), weight[level.case], rows)
+
+
+def weighted_auc(order: np.ndarray, positive: np.ndarray, negative: np.ndarray) -> np.ndarray:
+    """order (..., N) ascending by probability, weights (N,) of malignant and of benign -> (...): share of pairs in the right order."""
+    below = negative[order].cumsum(-1)
+    return (positive[order] * below).sum(-1) / (positive.sum() * negative.sum())
+
+
+def make_level(probability: np.ndarray, label: np.ndarray, case: np.ndarray) -> Level:
+    """probability (C, E, N) of malignant; losses as in mmnet.metrics."""
+    clipped = np.clip(probability.astype(np.float32), 1e-7, 1 - 1e-7)
+    loss = {
+        "log_loss": -np.log(np.where(label == 1, clipped, 1 - clipped)),
+        "brier": (clipped - label) ** 2,
+        "accuracy": ((clipped >= 0.5) == (label == 1)).astype(np.float32),
+    }
+    orders = []
+    for first in (0, 1):
+        swapped = np.argsort(label != first, kind="stable")
+        orders.append(swapped[clipped[..., swapped].argsort(-1, kind="stable")].astype(np.int16))
+    return Level(loss | {"balanced_accuracy": loss["accuracy"]}, (orders[0], orders[1]), label, case)
+
+
+def load(path: Path) -> Table:
+    with np.load(path) as file:
+        probability, label, slide = file["oof"], file["label"].astype(int), file["slide"]
+        names = file["case"] if "case" in file else np.array([name.rstrip(BLOCKS) for name in slide])
+        replicate = file["oof_replicate"][:, None]
+    return make_table(probability, replicate, label, slide, names)
+
+
+def make_table(probability: np.ndarray, replicate: np.ndarray, label: np.ndarray, slide: np.ndarray, names: np.ndarray) -> Table:
+    """Out-of-fold probability (C, E, V), of the replicate (C, 1, V); label, patient and case of each view (V,)."""
+    _, first_of_case, case = np.unique(names, return_index=True, return_inverse=True)
+    _, first, member = np.unique(slide, return_index=True, return_inverse=True)
+    mean = np.eye(len(first), dtype=np.float32)[member] / np.bincount(member)  # (V, P)
+    return Table(
+        make_level(probability, label, case),
+        make_level(probability.astype(np.float32) @ mean, label[first], case[first]),
+        make_level(replicate, label, case),
+        label[first_of_case],
+    )
+
+
+def split(case_label: np.ndarray, drawn: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """How often each case was drawn (K,) -> the same of those that choose and of those that judge, `SHARE` of each class chooses."""
+    chooses = np.zeros(len(drawn), dtype=bool)
+    for value in (0, 1):
+        there = rng.permutation(np.flatnonzero((case_label == value) & (drawn > 0)))
+        chooses[there[: min(max(round(SHARE * len(there)), 1), len(there) - 1)]] = True
+    return drawn * chooses, drawn * ~chooses
+
+
+def hold_out(table: Table, drawn: np.ndarray, configurations: int, rng: np.random.Generator) -> dict[str, np.ndarray]:
+    """One split: {chosen by: (2, judges), as it is and again}."""
+    rows = rng.choice(table.count, min(configurations, table.count), replace=False)
+    choosing, judging = split(table.case_label, drawn, rng)
+    here = np.stack([table.scores(judge, judging, rows) for judge in JUDGES], -1)  # (c, E, judges)
+    again = np.stack([table.again.scores(judge, judging[table.again.case], rows)[:, 0] for judge in JUDGES], -1)  # (c, judges)
+    found = {NOTHING: np.stack([here[:, -1].mean(0), again.mean(0)])}
+    for metric, mode in METRICS.items():
+        values = table.scores(metric, choosing, rows) * (1 if mode == "min" else -1)
+        row, epoch = np.unravel_index(values.argmin(), values.shape)
+        found[metric] = np.stack([here[row, epoch], again[row]])
+        if metric == REFERENCE:
+            found[ITS_LAST] = np.stack([here[row, -1], again[row]])
+            row = values[:, -1].argmin()
+            found[BY_LAST] = np.stack([here[row, -1], again[row]])
+    return found
+
+
+def hold_outs(table: Table, drawn: np.ndarray, configurations: int, splits: int, rng: np.random.Generator) -> dict[str, np.ndarray]:
+    """{chosen by: (splits, 2, judges)}."""
+    found = [hold_out(table, drawn, configurations, rng) for _ in range(splits)]
+    return {name: np.stack([one[name] for one in found]) for name in found[0]}
+
+
+def cohorts(case_label: np.ndarray, count: int, rng: np.random.Generator) -> Iterator[np.ndarray]:
+    """Cases drawn with replacement within their class: how often each, (K,), at least two of a class."""
+    for _ in range(count):
+        drawn = np.zeros(len(case_label), dtype=int)
+        for value in (0, 1):
+            members = np.flatnonzero(case_label == value)
+            while (drawn[members] > 0).sum() < 2:
+                drawn[members] = rng.multinomial(len(members), np.full(len(members), 1 / len(members)))
+        yield drawn
+
+
+def interval(values: np.ndarray) -> np.ndarray:
+    """(N, ...) -> (2, ...), percentiles."""
+    return np.percentile(values, [(100 - LEVEL) / 2, (100 + LEVEL) / 2], axis=0)
+
+
+def over_splits(differences: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """(splits, ...) -> (2, ...): bootstrap interval of the mean."""
+    return interval(np.stack([differences[rng.integers(len(differences), size=len(differences))].mean(0) for _ in range(2000)]))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="bench objective", description=__doc__.splitlines()[0])
+    parser.add_argument("curves", type=Path, nargs="+", metavar="FILE")
+    parser.add_argument("--splits", type=int, default=200)
+    parser.add_argument("--cohorts", type=int, default=100, help="of cases drawn with replacement, for the wide interval")
+    parser.add_argument("--splits-a-cohort", type=int, default=20)
+    parser.add_argument("--configurations", type=int, default=100, help="drawn for each split")
+    arguments = parser.parse_args()
+    for path in arguments.curves:
+        table, rng = load(path), np.random.default_rng(0)
+        benign = int((table.case_label == 0).sum())
+        print(
+            f"\n{path.name}: {table.count} configurations, {len(table.case_label)} cases ({benign} benign); best of {arguments.configurations} "
+            f"configurations, {arguments.splits} splits, {SHARE:.0%} of the cases choose"
+        )
+        found = hold_outs(table, np.ones(len(table.case_label), dtype=int), arguments.configurations, arguments.splits, rng)
+        wide: dict[str, list[np.ndarray]] = {name: [] for name in found}  # (2, judges) each
+        for drawn in cohorts(table.case_label, arguments.cohorts, rng):
+            there = hold_outs(table, drawn, arguments.configurations, arguments.splits_a_cohort, rng)
+            for name, values in there.items():
+                wide[name].append((values - there[REFERENCE]).mean(0))
+        for place, judge in enumerate(JUDGES):
+            print(f"  {judge + ' of choice by':26s} {'as it is; difference to ' + REFERENCE:56s} trained again; difference")
+            for name, values in found.items():
+                shown = [
+                    cell(values[:, kind, place], found[REFERENCE][:, kind, place], np.stack(wide[name])[:, kind, place], rng)
+                    for kind in (0, 1)
+                ]
+                print(f"  {name:26s} {shown[0]:56s} {shown[1]}", flush=True)
+
+
+def cell(values: np.ndarray, reference: np.ndarray, wide: np.ndarray, rng: np.random.Generator) -> str:
+    """Values (splits,) -> their mean; mean difference to the reference with its intervals, the wide one of differences (cohorts,)."""
+    if values is reference or (values == reference).all():
+        return f"{values.mean():.3f}"
+    narrow, outer = over_splits(values - reference, rng), interval(wide)
+    return f"{values.mean():.3f} {(values - reference).mean():+.3f} [{narrow[0]:+.3f},{narrow[1]:+.3f}] ({outer[0]:+.3f},{outer[1]:+.3f})"
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,315 @@
+"""A study whose files were damaged, or that is resumed with something else: one clear line, and every file is what it was."""
+
+import json
+import shutil
+import sys
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+
+import main
+from data.synthetic import generate
+from tests.faults.corpus import Bad, attempt, hold
+
+pytestmark = pytest.mark.slow
+SMALL = (
+    "--backbone tiny --weights none --image-size 32 --folds 2 --epochs 3 --set model.width=8 --set model.heads=2 --set optim.batch_size=16"
+)
+TRIAL = "trials/0000"
+RESUME = {"main": "main --resume --name m --output {root}", "tune": "tune --resume --name s --output {root}"}
+LOOK = "eval --study m --output {root}"
+BOTH = (RESUME["main"], RESUME["tune"])
+CORPUS: list[Bad] = []
+
+
+def add(commands: str | tuple[str, ...], file: str, name: str, damage: Callable[[Path], object], *words: str) -> None:
+    """The same damage to a file, met by one command or by each of several. `{study}` in the words: the study's folder."""
+    for command in (commands,) if isinstance(commands, str) else commands:
+        study = "s" if command.startswith("tune") else "m"
+
+        def make(root: Path, study: str = study) -> None:
+            damage(root / study / file)
+
+        make.__name__ = f"{file} {name}"
+        CORPUS.append(Bad(command, tuple(word.replace("{study}", f"{{root}}/{study}") for word in words), make))
+
+
+def write(content: str | bytes, path: Path) -> None:
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+
+
+def halve(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def become_folder(path: Path) -> None:
+    path.unlink(missing_ok=True)
+    path.mkdir()
+
+
+def put(place: str, value: object, path: Path) -> None:
+    """Set (…: remove) what stands at a dotted place of a JSON file."""
+    content = json.loads(path.read_text())
+    *sections, last = place.split(".")
+    inner = content
+    for section in sections:
+        inner = inner[section]
+    if value is ...:
+        del inner[last]
+    else:
+        inner[last] = value
+    path.write_text(json.dumps(content))
+
+
+def lines(change: Callable[[list[dict]], list], path: Path) -> None:
+    """Change the list of a .jsonl file's lines."""
+    changed = change([json.loads(line) for line in path.read_text().splitlines()])
+    path.write_text("".join(f"{line if isinstance(line, str) else json.dumps(line)}\n" for line in changed))
+
+
+def arrays(change: Callable[[dict[str, np.ndarray]], dict], path: Path) -> None:
+    with np.load(path) as saved:
+        changed = change(dict(saved))
+    np.savez(path, **changed)
+
+
+# study.json ----------------------------------------------------------------------------------------------------------
+
+for name, damage in (
+    ("empty", partial(write, "")),
+    ("half", halve),
+    ("no text", partial(write, b"\xff\xfe")),
+    ("brackets", partial(write, "[" * 100_000)),
+    ("folder", become_folder),
+):
+    add((*BOTH, LOOK), "study.json", name, damage, "study {study}: no readable study.json", "check its name")
+for text in ("[]", "null", "{}", "3"):
+    add(
+        (*BOTH, LOOK),
+        "study.json",
+        text,
+        partial(write, text),
+        "study {study}: study.json is damaged: expected the record of a study, got",
+        "restore it",
+    )
+for place, value, *words in (
+    ("verb", ..., "verb is None, expected str"),
+    ("name", ..., "name is None, expected str"),
+    ("config", ..., "config is None, expected dict"),
+    ("config", [], "config is [], expected dict"),
+    ("data", [], "data.path is None, expected str"),
+    ("data.path", None, "data.path is None, expected str"),
+    ("data.fingerprint", ..., "data.fingerprint is None"),
+    ("data.synthetic", "no", "data.synthetic is 'no', expected bool"),
+    ("splits", {}, "splits.folds is None, expected list"),
+    ("splits.folds", 3, "splits.folds is 3, expected list"),
+    ("settings", [], "settings is [], expected dict"),
+):
+    add(
+        (*BOTH, LOOK),
+        "study.json",
+        f"{place} {value}",
+        partial(put, place, value),
+        "study {study}: study.json is damaged",
+        *words,
+        "restore it",
+    )
+add(
+    (*BOTH, LOOK), "study.json", "format 99", partial(put, "format", 99), "study {study}: written in format 99, expected 2; use the version"
+)
+add(
+    BOTH,
+    "study.json",
+    "a later key",
+    partial(put, "config.future", 1),
+    "study {study}",
+    "unknown configuration key 'future'",
+    "the version",
+)
+add(BOTH, "study.json", "gamma -1", partial(put, "config.loss.gamma", -1), "study {study}", "loss.gamma = -1.0: expected 0 to 10")
+add(BOTH, "study.json", "verb dance", partial(put, "verb", "dance"), "was made by dance: resume it with that command")
+add(BOTH, "study.json", "other patients", partial(put, "splits.folds", [["a"], ["b"]]), "do not fit the data", "not in the data: [a, b]")
+add(BOTH, "study.json", "other fingerprint", partial(put, "data.fingerprint", "0"), "changed since study", "expected 0; restore the data")
+add(BOTH, "study.json", "data gone", partial(put, "data.path", "/nowhere"), "data /nowhere: no such folder or file; pass --data DIR")
+
+
+def leak(path: Path) -> None:
+    about = json.loads(path.read_text())
+    about["splits"]["folds"][0] += about["splits"]["test"][:1]
+    path.write_text(json.dumps(about))
+
+
+add(BOTH, "study.json", "leak", leak, "listed more than once; expected every patient in one part")
+
+# a trial's records ---------------------------------------------------------------------------------------------------
+
+RECORD = "trial record {study}/trials/0000: damaged or incomplete"
+READERS = (RESUME["main"], RESUME["tune"], f"{LOOK} --table")
+for name, damage in (
+    ("half", halve),
+    ("empty", partial(write, "")),
+    ("a list", partial(write, "[]")),
+    ("gone", Path.unlink),
+    ("no number", partial(put, "number", ...)),
+    ("number x", partial(put, "number", "x")),
+    ("params a list", partial(put, "params", [])),
+    ("config a list", partial(put, "config", [])),
+):
+    add(READERS, f"{TRIAL}/config.json", name, damage, RECORD, "move it away to go on without it")
+for name, damage in (
+    ("half", halve),
+    ("a list", partial(write, "[]")),
+    ("flying", partial(put, "status", "flying")),
+    ("no memory", partial(put, "peak_mib", None)),
+    ("no reason", partial(put, "reason", ...)),
+):
+    add(READERS, f"{TRIAL}/status.json", name, damage, RECORD, "move it away")
+for name, damage in (
+    ("a line of garbage", partial(lines, lambda found: [found[0], "{garbage", *found[1:]])),
+    ("a line that is a list", partial(lines, lambda found: [found[0], [], *found[2:]])),
+    ("an empty line", partial(lines, lambda found: [found[0], {}, *found[2:]])),
+    ("an epoch twice", partial(lines, lambda found: [found[0], *found])),
+    ("an epoch lost", partial(lines, lambda found: found[1:])),
+    ("the best in the future", partial(lines, lambda found: [*found[:-1], found[-1] | {"best_epoch": 99}])),
+    ("a score that is text", partial(lines, lambda found: [*found[:-1], found[-1] | {"score": "low"}])),
+    ("gone", Path.unlink),
+    ("empty", partial(write, "")),
+    ("no text", partial(write, b"\xff\xfe\n")),
+):
+    add(READERS, f"{TRIAL}/epochs.jsonl", name, damage, RECORD, "move it away")
+
+PREDICTIONS = "predictions {study}/trials/0000/predictions.npz: absent or damaged"
+for name, damage in (
+    ("half", halve),
+    ("empty", partial(write, "")),
+    ("gone", Path.unlink),
+    ("no probabilities", partial(arrays, lambda found: {k: v for k, v in found.items() if k != "oof"})),
+    ("short labels", partial(arrays, lambda found: found | {"label": found["label"][:3]})),
+    ("short probabilities", partial(arrays, lambda found: found | {"oof": found["oof"][:, :3]})),
+    ("NaN", partial(arrays, lambda found: found | {"oof": found["oof"] * np.nan})),
+    ("the best in the future", partial(arrays, lambda found: found | {"best_epoch": np.array(99)})),
+    ("objects", partial(arrays, lambda found: found | {"oof": np.array([object()] * 4)})),
+):
+    add((f"{LOOK} --table", f"{LOOK} --thresholds"), f"{TRIAL}/predictions.npz", name, damage, PREDICTIONS, "train again")
+
+# networks, the sealed test, the database, the cache ------------------------------------------------------------------
+
+MODELS = "models {study}/models: absent, damaged or of another configuration"
+for file, name, damage in (
+    ("fold_1.safetensors", "half", halve),
+    ("fold_1.safetensors", "gone", Path.unlink),
+    ("fold_1.safetensors", "another network", lambda path: save_file({"a": torch.zeros(1)}, path)),
+    ("network.json", "half", halve),
+    ("network.json", "no folds", partial(write, "{}")),
+    ("network.json", "a list", partial(write, "[]")),
+    ("network.json", "folds x", partial(write, '{"folds": "x"}')),
+):
+    add(f"{LOOK} --magnitude", f"models/{file}", name, damage, MODELS, "train again with main.py")
+for name, damage in (
+    ("half", halve),
+    ("no opening", partial(write, "[]")),
+    ("an opening of nothing", partial(write, "[{}]")),
+    ("null", partial(write, "null")),
+):
+    add(RESUME["main"], "results/sealed_test.json", name, damage, "sealed test {study}/results/sealed_test.json: damaged", "restore it")
+for name, damage in (
+    ("text", partial(write, "text" * 100)),
+    ("zeros", partial(write, b"SQLite format 3\0" + bytes(4080))),
+    ("folder", become_folder),
+):
+    add(RESUME["tune"], "optuna.db", name, damage, "{study}/optuna.db: not a study that Optuna can open", "move it away")
+
+# resumed with something else -----------------------------------------------------------------------------------------
+
+
+def nothing(path: Path) -> None:
+    """Only the command is wrong."""
+
+
+for command, *words in (
+    ("main --resume --name s --output {root}", "was made by tune: resume it with that command"),
+    ("tune --resume --name m --output {root}", "was made by main: resume it with that command"),
+    (f"{RESUME['main']} --epochs 5", "started with another configuration (optim.epochs 3 -> 5)", "resume it unchanged"),
+    (f"{RESUME['tune']} --seed 5", "another configuration (seed 0 -> 5)"),
+    (f"{RESUME['tune']} --set loss.gamma=1", "another configuration (loss.gamma 3.0 -> 1.0)"),
+    (f"{RESUME['tune']} --config synthetic", "started with another configuration"),
+    (f"{RESUME['tune']} --folds 3", "another configuration (data.folds 2 -> 3)"),
+    (f"{RESUME['tune']} --splits official:1", "another configuration (data.splits None -> official:1)"),
+    (f"{RESUME['tune']} --space full", "searches space smoke: resume it without --space"),
+    (f"{RESUME['tune']} --space everything", "searches space smoke"),
+    (f"{RESUME['tune']} --data /nowhere", "data /nowhere: no such folder or file"),
+    (f"{RESUME['tune']} --data {{root}}/other", "do not fit the data"),
+    (f"{RESUME['tune']} --trials 0", "--trials 0: expected at least 1"),
+    (f"{RESUME['main']} --nested 3", "--nested 3: the study has no outer folds; resume it without --nested"),
+    (f"{RESUME['main']} --repeats 3", "--repeats 3: the study has no repeats; resume it without --repeats"),
+    (f"{RESUME['main']} --single-mag 50", "--single-mag 50: expected all or one of 40, 100, 200, 400"),
+    (f"main --name m --output {{root}} --data {{data}} {SMALL}", "study {root}/m exists already; go on with it by --resume"),
+    (f"tune --name s --output {{root}} --data {{data}} {SMALL}", "study {root}/s exists already"),
+    ("tune --resume --name ss --output {root}", "study ss: no readable study.json", "did you mean s?"),
+    (f"{LOOK} --ensembles", "ensembles: 1 trial(s) with predictions; expected at least 3"),
+    (f"{LOOK} --ablation", "study m is no ablation: run  python tune_mmnet.py --space ablation"),
+    (f"{LOOK} --magnitude --data /nowhere", "data /nowhere: no such folder or file"),
+    (f"{LOOK} --magnitude --data {{root}}/other", "do not fit the data"),
+    (f"{LOOK} --predict", "--predict: expected --data DIR with the new patients"),
+    (f"{LOOK} --predict --table --data {{data}}", "--predict: expected --data DIR with the new patients, and no other part"),
+    (f"{LOOK} --predict --data {{data}}", "patients belong to study m"),
+    (f"{LOOK} --predict --data /nowhere", "data /nowhere: no such folder or file"),
+    ("analysis best m --n 0 --output {root}", "--n 0: expected at least 1"),
+    ("analysis compare m nothing --output {root}", "study nothing: no readable study.json"),
+):
+    add(command, "", "as it was", nothing, *words)
+
+
+@pytest.fixture(scope="module")
+def environment(tmp_path_factory):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MMNET_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield patch
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    return generate(tmp_path_factory.mktemp("data"), cases=16, images=2, size=32, seed=0)
+
+
+@pytest.fixture(scope="module")
+def studies(tmp_path_factory, data, environment):
+    """`m`, trained by main.py; `s`, what a search of three trials leaves that was killed in its second; `other` data."""
+    root = tmp_path_factory.mktemp("studies")
+    environment.setattr(sys, "argv", ["main.py", "--data", str(data), "--name", "m", "--output", str(root), *SMALL.split()])
+    assert main.main() == 0
+    search = shutil.copytree(root / "m", root / "s")
+    about = json.loads((search / "study.json").read_text())
+    about |= {"verb": "tune", "name": "s", "settings": {"space": "smoke", "trials": 3}, "rungs": [1], "mechanisms": []}
+    (search / "study.json").write_text(json.dumps(about))
+    running = shutil.copytree(search / TRIAL, search / "trials" / "0001")
+    put("number", 1, running / "config.json")
+    put("status", "running", running / "status.json")
+    lines(lambda found: found[:1], running / "epochs.jsonl")
+    (running / "predictions.npz").unlink()
+    shutil.rmtree(running / "weights")
+    generate(root / "other", cases=16, images=1, size=32, seed=1)
+    return root
+
+
+@pytest.fixture
+def root(studies, tmp_path):
+    return shutil.copytree(studies, tmp_path / "root", ignore=shutil.ignore_patterns("cache"))
+
+
+@pytest.mark.parametrize("bad", CORPUS, ids=lambda bad: bad.name)
+def test_a_damaged_study_is_one_clear_line_and_loses_nothing(bad: Bad, root: Path, data: Path, studies, monkeypatch, capfd):
+    monkeypatch.setenv("MMNET_CACHE", str(studies / "cache"))
+    hold(bad, root, data, monkeypatch, capfd)
+
+
+def test_the_studies_are_whole(root, studies, monkeypatch, capfd):
+    """What the damage above is done to can be resumed: the search as far as Ray."""
+    monkeypatch.setenv("MMNET_CACHE", str(studies / "cache"))
+    assert attempt(monkeypatch, capfd, RESUME["main"].format(root=root)) == (0, "")
+    assert "Ray was reached" in attempt(monkeypatch, capfd, RESUME["tune"].format(root=root))[1]
