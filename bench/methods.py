@@ -7,6 +7,7 @@ from ray.tune.schedulers.async_hyperband import _Bracket
 
 from bench.simulation import Pool
 from tuning.promotion import promotion
+from tuning.proposals import CANDIDATES
 from tuning.settings import rungs
 from tuning.surrogate import Observations, Surrogate, choose, features, thinned
 
@@ -100,7 +101,7 @@ class Promoting(Rungs):
 class Modelled(Promoting):
     """Promotion on raw scores; new configurations and what is recommended by the surrogate of `tuning/surrogate.py`."""
 
-    FIRST, AT_RANDOM, CANDIDATES = 8, 0.25, 300
+    FIRST, AT_RANDOM = 8, 0.25
 
     def __init__(self, pool: Pool, seed: int, levels: tuple[int, ...], *, proposes: bool = True):
         super().__init__(pool, seed, levels)
@@ -119,9 +120,9 @@ class Modelled(Promoting):
         return candidates[choose(self.surrogate(), features(candidates, self.pool.table.choices), self.generator)]
 
     def anywhere(self) -> np.ndarray:
-        """(CANDIDATES, D) points of the space, recorded or not."""
+        """(N, D) points of the space, recorded or not."""
         choices = self.pool.table.choices
-        points = self.generator.random((self.CANDIDATES, len(choices)))
+        points = self.generator.random((CANDIDATES, len(choices)))
         for place, count in enumerate(choices):
             if count:
                 points[:, place] = np.floor(points[:, place] * count) / (count - 1)
