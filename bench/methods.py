@@ -7,7 +7,9 @@ from ray.tune.schedulers.async_hyperband import _Bracket
 
 from bench.simulation import Pool
 from tuning.promotion import promotion
+from tuning.proposals import CANDIDATES
 from tuning.settings import rungs
+from tuning.surrogate import Observations, Surrogate, choose, features, thinned
 
 ETA = 3
 
@@ -96,6 +98,50 @@ class Promoting(Rungs):
         return int(step.trial), step.epoch
 
 
+class Modelled(Promoting):
+    """Promotion on raw scores; new configurations and what is recommended by the surrogate of `tuning/surrogate.py`."""
+
+    FIRST, AT_RANDOM = 8, 0.25
+
+    def __init__(self, pool: Pool, seed: int, levels: tuple[int, ...], *, proposes: bool = True):
+        super().__init__(pool, seed, levels)
+        self.features = features(pool.table.points, pool.table.choices)
+        self.proposes = proposes
+        self.known: list[tuple[int, int]] = []  # (trial, epoch) in the order in which they were seen
+
+    def report(self, trial: int, epoch: int) -> None:
+        super().report(trial, epoch)
+        self.known.append((trial, epoch))
+
+    def draw(self) -> np.ndarray:
+        if not self.proposes or len(self.rungs[self.levels[0]]) < self.FIRST or self.generator.random() < self.AT_RANDOM:
+            return super().draw()
+        candidates = self.anywhere()
+        return candidates[choose(self.surrogate(), features(candidates, self.pool.table.choices), self.generator)]
+
+    def anywhere(self) -> np.ndarray:
+        """(N, D) points of the space, recorded or not."""
+        choices = self.pool.table.choices
+        points = self.generator.random((CANDIDATES, len(choices)))
+        for place, count in enumerate(choices):
+            if count:
+                points[:, place] = np.floor(points[:, place] * count) / (count - 1)
+        return points
+
+    def surrogate(self) -> Surrogate:
+        trials, epochs = np.array(self.known).T
+        kept = thinned(epochs)
+        trials, epochs = trials[kept], epochs[kept]
+        return Surrogate(Observations(self.features[trials], trials, epochs, self.pool.table.scores[trials, epochs - 1]), self.levels[-1])
+
+    def recommend(self) -> int | None:
+        """The best expected of those at the two highest rungs, once there is something to learn from."""
+        if len(self.rungs[self.levels[0]]) < self.FIRST or not any(self.rungs[level] for level in self.levels[-2:]):
+            return super().recommend()
+        far = np.array([int(trial) for trial in {**self.rungs[self.levels[-2]], **self.rungs[self.levels[-1]]}])
+        return int(far[self.surrogate().expect(self.features[far], far).argmin()])
+
+
 def levels(pool: Pool) -> tuple[int, ...]:
     """The product's rungs for the length of the table's trials, and that length."""
     epochs = pool.table.scores.shape[1]
@@ -106,4 +152,6 @@ METHODS: dict[str, Callable[[Pool, int], Rungs]] = {
     "full": Full,
     "stopping": lambda pool, seed: Stopping(pool, seed, levels(pool)),
     "promotion": lambda pool, seed: Promoting(pool, seed, levels(pool)),
+    "promotion, model recommends": lambda pool, seed: Modelled(pool, seed, levels(pool), proposes=False),
+    "promotion, model proposes": lambda pool, seed: Modelled(pool, seed, levels(pool)),
 }

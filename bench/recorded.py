@@ -36,7 +36,7 @@ def percentiles(replicate: np.ndarray) -> np.ndarray:
 
 
 def unit_cube(configs: list[dict]) -> tuple[np.ndarray, tuple[int, ...]]:
-    """Points (C, D), each field by its observed range, a logarithmic one where that spans a factor of 100; and values a dimension.
+    """Points (C, D), each field by its observed range, a logarithmic one where it was drawn on such a scale; and values a dimension.
 
     Texts are choices. A conditional field that a configuration lacks stands at the low end of its range; one that never varies has
     no dimension.
@@ -54,11 +54,20 @@ def unit_cube(configs: list[dict]) -> tuple[np.ndarray, tuple[int, ...]]:
             columns.append(np.searchsorted(distinct, values) / max(len(distinct) - 1, 1))
             choices.append(len(distinct))
             continue
-        if distinct[0] > 0 and distinct[-1] / distinct[0] > 100:
+        if distinct[0] > 0 and distinct[-1] / distinct[0] > 100 and _drawn_on_a_log_scale(values):
             values = np.log(values)
         columns.append((values - values.min()) / (values.max() - values.min()))
         choices.append(0)
     return np.stack(columns, 1), tuple(choices)
+
+
+def _drawn_on_a_log_scale(values: np.ndarray) -> bool:
+    """Whether the median stands nearer to the middle of the range in logarithms: a uniform 0.001 to 0.9 also spans a factor of 100."""
+
+    def off_centre(values: np.ndarray) -> float:
+        return abs((np.median(values) - values.min()) / (values.max() - values.min()) - 0.5)
+
+    return off_centre(np.log(values)) < off_centre(values)
 
 
 def load(path: Path) -> Table:

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from bench.methods import Full, Promoting, Stopping
+from bench.methods import Full, Modelled, Promoting, Stopping
 from bench.recorded import Table, balanced_log_loss, percentiles, unit_cube
 from bench.simulation import Pool, simulate
 
@@ -84,3 +84,20 @@ def test_a_stopped_trial_never_goes_on(table):
     method = Stopping(Pool(table), 0, (1, 3, 9))
     simulate(table, method, 1, [100])
     assert set(method.rungs[3]) <= set(method.rungs[1]) and len(method.rungs[9]) < len(method.rungs[1]) == 4
+
+
+def test_a_uniform_range_that_reaches_nearly_down_to_zero_stays_linear():
+    uniform, log = np.linspace(0.002, 0.9, 21), np.geomspace(1e-5, 1e-2, 21)
+    points, _ = unit_cube([{"dropout": float(a), "lr": float(b)} for a, b in zip(uniform, log, strict=True)])
+    assert points[10] == pytest.approx([0.5, 0.5])
+
+
+def test_a_model_proposes_once_it_has_something_to_learn_from_and_nothing_is_trained_twice():
+    x = np.random.default_rng(0).random(60)
+    scores = 0.9 - 0.3 * x[:, None] - 0.01 * np.arange(9)
+    table = Table(x[:, None], (0,), scores, percentiles(scores[:, -1]), folds=1)
+    method = Modelled(Pool(table), 0, (1, 3, 9))
+    assert simulate(table, method, 2, [120])[0] <= 10
+    assert len(method.known) == len(set(method.known))
+    begun = [trial for trial, epoch in method.known if epoch == 1]
+    assert x[begun[8:16]].mean() > x.mean()
