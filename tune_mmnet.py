@@ -13,6 +13,7 @@ KEPT = (  # by a resumed study, unless given again
     "space",
     "trials",
     "scheduler",
+    "sampler",
     "eta",
     "concurrency",
     "cpus_per_trial",
@@ -40,6 +41,11 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
         "--scheduler",
         metavar="NAME",
         help="promote: trials rest at rungs and the best go on (default); asha: a rung stops them for good; none: all run to their end",
+    )
+    parser.add_argument(
+        "--sampler",
+        metavar="NAME",
+        help="what proposes configurations. tpe: Optuna's (and so auto, the default); gp: a model of the scores at all rungs; random",
     )
     parser.add_argument("--eta", metavar="N", type=int, help="of a rung's trials the best 1/N go on (default 3)")
     parser.add_argument("--time-budget", metavar="TIME", help="stop after 90s, 30m, 2h, …")
@@ -74,7 +80,7 @@ def main() -> int:
     from search_spaces import get_space
     from search_spaces.ablation import Ablation
     from tuning.cluster import joining
-    from tuning.settings import ASHA, NO_RUNGS, StudySettings, parse_concurrency, parse_duration, parse_gpus, rungs
+    from tuning.settings import ASHA, NO_RUNGS, TPE, StudySettings, parse_concurrency, parse_duration, parse_gpus, rungs
 
     console = Console(markup=False)
     arguments.front = take_front(arguments)
@@ -95,7 +101,7 @@ def main() -> int:
     if arguments.retry_failed and not study.resumed:
         raise InputError("--retry-failed: a new study has no failed trials; pass --resume as well, or leave the flag out")
     if study.resumed:
-        stored = {"scheduler": ASHA} | stored  # what there was before there was a choice
+        stored = {"scheduler": ASHA, "sampler": TPE} | stored  # what there was before there was a choice
     settings = StudySettings(**{"name": study.name, "output": study.path.parent, "trials": space.trials} | stored | given)
     planned = isinstance(space, Ablation)
     levels = () if planned or settings.scheduler == NO_RUNGS else rungs(study.config.optim.epochs, settings.eta)

@@ -71,6 +71,10 @@ class Ladder:
         """The next epoch at which a trial with `epoch` epochs on record rests or ends: `epoch` itself where that is a rung."""
         return next((level for level in self.levels if level >= epoch), self.levels[-1])
 
+    def observed(self) -> list[tuple[str, int, float]]:
+        """(trial, rung, score, lower is better) of every trial at every rung, by trial: in the same order after a restart."""
+        return sorted((trial, level, score) for level, scores in self._scores.items() for trial, score in scores.items())
+
     def promoted(self, away: Collection[str], least: int = 0) -> Step | None:
         """See `promotion`."""
         spared = {level: self._front(level) for level in self.levels} if self._others else None

@@ -1,16 +1,20 @@
 """From a search space to the surrogate's points and back: configurations drawn at random, and the one worth trying."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from optuna.trial import FrozenTrial
 
 from mmnet.config import Config, text_of
 from search_spaces.space import Dimension, Space
-from tuning.surrogate import Surrogate, choose, features
+from tuning.promotion import Ladder
+from tuning.surrogate import Observations, Surrogate, choose, features, thinned
 
 CANDIDATES = 100  # of which the surrogate takes the most promising
+FIRST = 8  # configurations that are drawn at random before there is something to learn from
+AT_RANDOM = 0.25  # share of those after them: what no model expects
 
 
 class Drawn:
@@ -72,3 +76,33 @@ def propose(space: Space, base: Config, surrogate: Surrogate, generator: np.rand
         drawn.append(trial)
     points = np.array([[trial.shares.get(dimension.path, math.nan) for dimension in space.searched()] for trial in drawn])
     return drawn[choose(surrogate, features(points, counts(space)), generator)].params
+
+
+class Proposer:
+    """What a search has seen at its rungs, made into the next configuration."""
+
+    def __init__(self, space: Space, base: Config, ladder: Ladder, earlier: Sequence[FrozenTrial] = (), *, minimize: bool = True):
+        """`earlier`: trials of another study on the same folds, by numbers below 0."""
+        self._space, self._base, self._ladder = space, base, ladder
+        sign = 1 if minimize else -1
+        self._points = {trial.number: coordinates(space, trial.params) for trial in earlier}
+        self._earlier = [
+            (trial.number, level, sign * trial.intermediate_values[level])
+            for trial in earlier
+            for level in ladder.levels
+            if level in trial.intermediate_values
+        ]
+
+    def proposal(self, params: Callable[[int], Mapping[str, Any]], generator: np.random.Generator) -> dict[str, Any] | None:
+        """The sampler's parameters of the next trial; None: any, at random. `params`: those of a trial by its number."""
+        seen = self._earlier + [(int(trial), level, score) for trial, level, score in self._ladder.observed()]
+        if sum(level == self._ladder.levels[0] for _, level, _ in seen) < FIRST or generator.random() < AT_RANDOM:
+            return None
+        kept = [seen[place] for place in thinned(np.array([level for _, level, _ in seen]))]
+        for number, _, _ in kept:
+            if number not in self._points:
+                self._points[number] = coordinates(self._space, params(number))
+        known = features(np.stack([self._points[number] for number, _, _ in kept]), counts(self._space))
+        numbers, levels, scores = (np.array(column) for column in zip(*kept, strict=True))
+        surrogate = Surrogate(Observations(known, numbers, levels, scores), self._ladder.levels[-1])
+        return propose(self._space, self._base, surrogate, generator)

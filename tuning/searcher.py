@@ -13,6 +13,7 @@ from collections.abc import Collection, Sequence
 from itertools import count
 from typing import Any
 
+import numpy as np
 import optuna
 from optuna.distributions import BaseDistribution
 from optuna.trial import FrozenTrial, TrialState
@@ -25,7 +26,8 @@ from mmnet.records import TrialRecord
 from search_spaces.space import Space
 from tuning.database import StudyDatabase
 from tuning.promotion import Ladder, Step
-from tuning.settings import FINALISTS
+from tuning.proposals import Proposer
+from tuning.settings import FINALISTS, GP, TPE
 from tuning.trainable import trial_name
 from tuning.window import WindowStorage
 
@@ -50,11 +52,13 @@ class StudySearcher(Searcher):
         trials: int,
         stopped: Collection[str] = (),
         database: StudyDatabase | None = None,
+        sampler: str = TPE,
     ):
         """`study`: what `rebuild` made of the `records`. `ladder`: still without them.
 
         `trials`: configurations in all, those on record included. `stopped`: the scheduler's live set of trial ids that it ended at
         a rung; Ray tells a searcher only that a trial ended. `database`: what `save_changes` writes to.
+        `sampler`: GP, TPE or RANDOM.
         """
         super().__init__(metric="score", mode=METRICS[base.metric])
         self._study, self._space, self._base = study, space, base
@@ -73,6 +77,9 @@ class StudySearcher(Searcher):
         self._number = len(optuna_trials)
         self._taken = {trial.user_attrs.get("planned") for trial in optuna_trials}
         self._place = 0
+        self._sampler = sampler
+        minimize = METRICS[base.metric] == "min"
+        self._proposer = Proposer(space, base, ladder, _storage(study).earlier, minimize=minimize) if sampler == GP else None
 
     @property
     def exhausted(self) -> bool:
@@ -112,7 +119,12 @@ class StudySearcher(Searcher):
         if point is not None:
             self._study.enqueue_trial(point, user_attrs={"planned": self._place})
             self._taken.add(self._place)
-        self._study.sampler = _sampler(self._base.seed, self._number)
+        elif self._proposer is not None:
+            generator = np.random.default_rng(derive_seed(self._base.seed, self._number))
+            proposal = self._proposer.proposal(lambda number: all_trials(self._study)[number].params, generator)
+            if proposal is not None:
+                self._study.enqueue_trial(proposal)
+        self._study.sampler = _sampler(self._sampler, self._base.seed, self._number)
         trial = self._study.ask()
         assert trial.number == self._number
         self._number += 1
@@ -275,8 +287,10 @@ class _Places:
         return None
 
 
-def _sampler(seed: int, number: int) -> optuna.samplers.BaseSampler:
-    """TPE as in Optuna's default, joint over conditional groups; seeded for the trial, so that a restart changes nothing."""
+def _sampler(name: str, seed: int, number: int) -> optuna.samplers.BaseSampler:
+    """Optuna's default, joint over conditional groups, for TPE; else at random. Seeded for the trial, so that a restart changes nothing."""
+    if name != TPE:
+        return optuna.samplers.RandomSampler(seed=derive_seed(seed, number))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)  # `group`
         return optuna.samplers.TPESampler(seed=derive_seed(seed, number), multivariate=True, group=True)

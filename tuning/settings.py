@@ -13,6 +13,9 @@ PROMOTE, ASHA, NO_RUNGS = SCHEDULERS = ("promote", "asha", "none")
 MOST_ON_A_GPU = 16
 FINALISTS = 3  # at the end of a search so many trials go on at every rung: with fewer nothing can be said about ties
 
+GP, TPE, RANDOM = "gp", "tpe", "random"
+SAMPLERS = (AUTO, GP, TPE, RANDOM)
+
 
 @dataclass(frozen=True)
 class StudySettings:
@@ -31,6 +34,7 @@ class StudySettings:
     disk_budget: float = 20.0  # GiB of what can be computed again: checkpoints of resting trials, networks of those that are not best
     retry_failed: bool = False  # of a resumed study
     front: Sequence[str] = ()  # objectives beside the metric, see mmnet.pareto
+    sampler: str = AUTO  # what proposes configurations; gp: a model of all rungs; tpe and auto: Optuna's
     eta: int = 3  # a rung keeps the best 1 / eta of its trials; the next one comes after eta times the epochs
 
     def __post_init__(self) -> None:
@@ -41,6 +45,7 @@ class StudySettings:
             ("--cpus-per-trial", self.cpus_per_trial, 0 < self.cpus_per_trial < math.inf, "more than 0"),
             ("--concurrency", self.concurrency, self.concurrency is None or self.concurrency >= 1, "at least 1"),
             ("--scheduler", self.scheduler, self.scheduler in SCHEDULERS, f"one of {', '.join(SCHEDULERS)}"),
+            ("--sampler", self.sampler, self.sampler in SAMPLERS, f"one of {', '.join(SAMPLERS)}"),
             ("--max-failures", self.max_failures, self.max_failures is None or self.max_failures >= 0, "0 or more"),
             ("--max-cost", self.max_cost, self.max_cost is None or self.max_cost > 0, "more than 0"),
             ("--disk-budget", self.disk_budget, self.disk_budget >= 0, "0 or more GiB"),
@@ -56,6 +61,14 @@ class StudySettings:
 
 def _is_gpu_share(value: float | str | None) -> bool:
     return value in (None, AUTO) or (not isinstance(value, str) and 0 <= value < math.inf)
+
+
+def chosen_sampler(sampler: str, epochs: int) -> str:
+    """What `auto` is: Optuna's, until the model has shown more than chance on a second table (bench/RESULTS.md).
+
+    With one epoch there are no rungs to model.
+    """
+    return TPE if sampler == AUTO or (sampler == GP and epochs == 1) else sampler
 
 
 def gpu_share(peak: float, memory: float) -> float:

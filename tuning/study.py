@@ -32,7 +32,7 @@ from tuning.progress import ProgressCallback
 from tuning.promotion import Ladder
 from tuning.scheduler import RungScheduler
 from tuning.searcher import StudySearcher, all_trials, rebuild
-from tuning.settings import ASHA, StudySettings, expected_epochs
+from tuning.settings import ASHA, StudySettings, chosen_sampler, expected_epochs
 from tuning.tensorboard import TensorBoardCallback
 from tuning.trainable import MMNetTrainable, trial_name
 from tuning.trial_place import reachable
@@ -218,7 +218,8 @@ def run_study(
     scheduler = RungScheduler(base.metric, epochs, settings.eta, levels, records) if stops else None
     stopped = scheduler.stopped if scheduler else set[str]()
     ladder = Ladder(() if stops else levels, epochs, settings.eta, minimize=minimize, others=settings.front)
-    searcher = StudySearcher(optuna_study, space, base, records, ladder, settings.trials, stopped, database)
+    sampler = chosen_sampler(settings.sampler, epochs)
+    searcher = StudySearcher(optuna_study, space, base, records, ladder, settings.trials, stopped, database, sampler)
     if searcher.exhausted:
         return Outcome(complete=True, cost=spent)
     stopper = StudyStopper(None if settings.time_budget is None else time.monotonic() + settings.time_budget)

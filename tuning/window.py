@@ -28,7 +28,7 @@ class WindowStorage(InMemoryStorage):
     def __init__(self, earlier: Sequence[FrozenTrial] = ()) -> None:
         """`earlier`: trials of another study that the sampler sees too; nobody else does."""
         super().__init__()
-        self._earlier = earlier
+        self.earlier = earlier
         self._old: list[int] = []  # numbers of the trials before the latest that are among the best, or still run
         self._passed = 0  # so many trials came before the latest
         self._resting: dict[int, FrozenTrial] = {}  # by number, as they are shown
@@ -65,7 +65,7 @@ class WindowStorage(InMemoryStorage):
             self._old, self._passed = sorted(trial.number for trial in kept), first
             spread = (first * place // SPREAD for place in range(SPREAD))
             trials = [*(trials[number] for number in sorted({*self._old, *spread})), *trials[first:]]
-        return [trial for trial in (*self._earlier, *self._shown(trials)) if states is None or trial.state in states]
+        return [trial for trial in (*self.earlier, *self._shown(trials)) if states is None or trial.state in states]
 
 
 def best_of(trials: list[FrozenTrial], minimize: bool) -> list[FrozenTrial]:

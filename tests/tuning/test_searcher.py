@@ -23,10 +23,10 @@ def study():
     return new_study("log_loss")
 
 
-def made(study, space, records=(), stopped=(), base=BASE, levels=(), trials=10**6, database=None):
+def made(study, space, records=(), stopped=(), base=BASE, levels=(), trials=10**6, database=None, sampler="tpe"):
     """A searcher; without `levels` every trial runs to its end, or the scheduler stops it."""
     ladder = Ladder(levels, 9, 3, minimize=base.metric == "log_loss")
-    return StudySearcher(study, space, base, list(records), ladder, trials, stopped, database)
+    return StudySearcher(study, space, base, list(records), ladder, trials, stopped, database, sampler)
 
 
 @pytest.fixture
@@ -306,24 +306,25 @@ def test_a_failed_trial_is_never_promoted(study):
     assert searcher.suggest("c")["number"] == 1
 
 
+@pytest.mark.parametrize("sampler", ["gp", "tpe", "random"])
 @pytest.mark.parametrize("cut", [False, True])
-def test_a_search_that_is_stopped_at_any_step_goes_on_as_if_it_had_not_been(tmp_path, cut):
-    """Of the same 8 trials the same ones train to the same rungs in the same order, also where the last was cut off in the middle."""
+def test_a_search_that_is_stopped_at_any_step_goes_on_as_if_it_had_not_been(tmp_path, cut, sampler):
+    """Of the same 12 trials the same ones train to the same rungs in the same order, also where the last was cut off in the middle."""
 
     def search(restart_after):
-        searcher, _ = restarted([], SMOKE, levels=LEVELS, trials=8)
+        searcher, _ = restarted([], SMOKE, levels=LEVELS, trials=12, sampler=sampler)
         records, trained = {}, []
-        for step in range(30):
+        for step in range(40):
             asked = searcher.suggest(str(step))
             if isinstance(asked, str):
                 return trained, {number: record.params for number, record in records.items()}
-            number, score = asked["number"], asked["number"] * 3 % 8 / 8
+            number, score = asked["number"], asked["number"] * 5 % 12 / 12
             if step == restart_after and cut and asked["until"] - asked["since"] > 1:
                 to(searcher, str(step), asked, score, until=asked["until"] - 1)
                 assert not searcher.exhausted
                 before = record(tmp_path, number, "running", [score] * (asked["until"] - 1))
                 before = dataclasses.replace(before, params=asked["params"])
-                searcher, _ = restarted([*(r for n, r in records.items() if n != number), before], SMOKE, levels=LEVELS, trials=8)
+                searcher, _ = restarted([*(r for n, r in records.items() if n != number), before], SMOKE, levels=LEVELS, trials=12, sampler=sampler)
                 step_again = searcher.suggest(f"{step} again")
                 assert step_again == asked | {"since": 0}  # its last epoch is said again
                 to(searcher, f"{step} again", step_again, score)
@@ -333,7 +334,7 @@ def test_a_search_that_is_stopped_at_any_step_goes_on_as_if_it_had_not_been(tmp_
             records[number] = dataclasses.replace(records[number], params=asked["params"])
             trained.append((number, asked["until"]))
             if step == restart_after and not cut:
-                searcher, _ = restarted(list(records.values()), SMOKE, levels=LEVELS, trials=8)
+                searcher, _ = restarted(list(records.values()), SMOKE, levels=LEVELS, trials=12, sampler=sampler)
         raise AssertionError("it has no end")
 
     whole = search(None)
@@ -349,3 +350,26 @@ def test_a_finished_search_is_extended_by_more_trials(tmp_path):
     assert searcher.exhausted
     searcher, _ = restarted([before[0]], SMOKE, levels=LEVELS, trials=2)
     assert searcher.suggest("a")["number"] == 1
+
+
+def test_the_model_learns_from_all_rungs_where_to_look(study):
+    """Small learning rates are better: of the trials after the first random ones most are smaller than a random one would be."""
+    searcher = made(study, SMOKE, levels=LEVELS, trials=60, sampler="gp")
+    name = 0
+    while not isinstance(asked := searcher.suggest(str(name)), str):
+        to(searcher, str(name), asked, asked["params"]["optim.lr"])
+        name += 1
+    late = [trial.params["optim.lr"] for trial in study.trials[20:]]
+    assert sum(lr < 1e-3 for lr in late) > 0.7 * len(late)  # at random: half
+
+
+def test_the_model_with_a_conditional_space_gives_whole_configurations(study):
+    space = get_space("full", BASE)
+    searcher = made(study, space, levels=LEVELS, trials=25, sampler="gp")
+    name = 0
+    while not isinstance(asked := searcher.suggest(str(name)), str):
+        BASE.with_values(asked["params"])
+        to(searcher, str(name), asked, asked["params"]["optim.lr"])
+        name += 1
+    gammas = [("loss.gamma" in trial.params, trial.params["loss.name"] == "focal") for trial in study.trials]
+    assert len(gammas) == 25 and all(has == focal for has, focal in gammas)
