@@ -99,6 +99,10 @@ def test_the_sealed_test_is_shown_as_a_whole_once_it_was_opened(study, trust):
     opened = {
         "opened": "2026-01-02T03:04:05+0000",
         "cases": 4,
+        "fingerprint": "f",
+        "fold_models": 2,
+        "views": 8,
+        "synthetic": True,
         "patients": [{"patient": name} for name in splits().test],
         "metrics": {"patient_auc": {"value": 0.75, "low": 0.5, "high": 1.0}},
         "interval": "made up",

@@ -62,7 +62,7 @@ def test_where_timing_fails_nothing_is_decided_and_one_line_says_so(monkeypatch)
 
 
 def test_a_size_that_the_backbone_cannot_take_is_an_error():
-    with pytest.raises(ConfigError, match="data.image_size"):
+    with pytest.raises(ConfigError, match="--image-size"):
         decided(tiny_config({"model.backbone": "timm:test_vit", "data.image_size": 33}), CPU)
 
 

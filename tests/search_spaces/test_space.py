@@ -111,7 +111,7 @@ def test_a_union_takes_each_dimension_once_from_the_first_space():
         (Dimension("optim.schedule", "scientific", "why", choices=("plateau", "cosine"), log=True), "expected one of the two"),
         (Dimension("optim.schedule", "scientific", "why", choices=("plateau", "plateau")), "each once"),
         (Dimension("optim.schedule", "scientific", "why", choices=("plateau",)), "at least two"),
-        (Dimension("optim.patience", "nuisance", "why", low=2.0, high=20.0), "expected int"),
+        (Dimension("optim.patience", "nuisance", "why", low=2.0, high=20.0), "expected a whole number"),
         (Dimension("dropout.path", "scientific", "why", low=0, high=1), "expected 0.0 to 1.0"),
         (Dimension("data.folds", "nuisance", "why", low=3, high=5), "decided once for a study"),
         (Dimension("metric", "nuisance", "why", choices=("auc", "log_loss")), "decided once for a study"),
