@@ -14,7 +14,7 @@ from data.errors import InputError
 from mmnet.command_line import run_verb
 
 VERBS = {"tune": "tune_mmnet", "main": "main", "eval": "eval", "analysis": "analysis.__main__"}
-NOTED = ("ended", "settings", "rungs", "mechanisms", "nested", "repeats", "warm_start", "cost")  # what a resumed run writes in study.json
+NOTED = ("ended", "settings", "rungs", "mechanisms", "nested", "repeats", "warm_start", "cost", "backbones")  # what a resumed run writes in study.json
 TALLY: Counter[str] = Counter()  # tried, clear, lost
 # a way out: what was expected, or what to do
 REMEDY = re.compile(
