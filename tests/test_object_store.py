@@ -43,6 +43,21 @@ def machine(object_store, tmp_path):  # noqa: F811
     return environment
 
 
+@pytest.fixture
+def begin(request):
+    """A function that starts a verb in a session of its own, all that it says on one pipe; it ends with the test, whatever happens."""
+
+    def start(environment, *arguments):
+        process = subprocess.Popen(
+            [sys.executable, "-u", *map(str, arguments)],
+            cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True,
+        )  # fmt: skip
+        request.addfinalizer(lambda: process.poll() is None and (process.kill(), process.wait(timeout=60)))
+        return process
+
+    return start
+
+
 def fetched(object_store, name: str, folder: Path) -> Path:  # noqa: F811
     """The whole study as it stands in the store."""
     Mirror(folder / name, Bucket(object_store.url()).below(name)).pull()
@@ -87,13 +102,9 @@ def test_a_search_leaves_the_same_records_in_an_object_store_as_in_a_folder(obje
     assert unknown.startswith("error: study t: no readable study.json in s3://studies/out/t") and unknown.count("\n") == 1
 
 
-def test_a_study_whose_driver_is_killed_goes_on_from_another_machine_with_the_same_numbers(object_store, machine, data, tmp_path):  # noqa: F811
+def test_a_study_whose_driver_is_killed_goes_on_from_another_machine_with_the_same_numbers(object_store, machine, begin, data, tmp_path):  # noqa: F811
     caller(machine("one"))("tune_mmnet.py", "--data", data, "--name", "whole", "--output", tmp_path, *SEARCH)
-    process = subprocess.Popen(
-        [sys.executable, "-u", "tune_mmnet.py", "--data", str(data), "--name", "cut", "--output", object_store.url(), *SEARCH],
-        cwd=ROOT, env=machine("one"), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True,
-    )  # fmt: skip
-    assert process.stdout is not None
+    process = begin(machine("one"), "tune_mmnet.py", "--data", data, "--name", "cut", "--output", object_store.url(), *SEARCH)
     said = []
     for line in process.stdout:
         said.append(line)
@@ -120,14 +131,10 @@ def test_a_study_whose_driver_is_killed_goes_on_from_another_machine_with_the_sa
     assert {path.parent.name for path in study.glob("trials/*/checkpoint.pt")} == resting
 
 
-def test_training_one_configuration_goes_on_from_another_machine(object_store, machine, data, tmp_path):  # noqa: F811
-    train = ["main.py", "--data", str(data), "--name", "m"]
+def test_training_one_configuration_goes_on_from_another_machine(object_store, machine, begin, data, tmp_path):  # noqa: F811
+    train = ["main.py", "--data", data, "--name", "m"]
     caller(machine("one"))(*train, "--output", tmp_path, *SMALL)
-    process = subprocess.Popen(
-        [sys.executable, "-u", *train, "--output", object_store.url(), *SMALL],
-        cwd=ROOT, env=machine("one"), stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
-    )  # fmt: skip
-    assert process.stdout is not None
+    process = begin(machine("one"), *train, "--output", object_store.url(), *SMALL)
     for line in process.stdout:
         if "epoch 2" in line:
             process.kill()
@@ -151,15 +158,12 @@ def test_a_store_that_does_not_answer_or_lacks_the_bucket_stops_before_anything_
         assert done.stderr.startswith("error: --output s3://") and done.stderr.count("\n") == 1
 
 
-def test_a_store_that_goes_away_in_the_middle_ends_the_study_with_its_reason(object_store, machine, data):  # noqa: F811
-    process = subprocess.Popen(
-        [sys.executable, "-u", "tune_mmnet.py", "--data", str(data), "--output", object_store.url(), *SEARCH],
-        cwd=ROOT, env=machine("one"), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
-    assert process.stdout is not None and process.stderr is not None
+def test_a_store_that_goes_away_in_the_middle_ends_the_study_with_its_reason(object_store, machine, begin, data):  # noqa: F811
+    process = begin(machine("one"), "tune_mmnet.py", "--data", data, "--output", object_store.url(), *SEARCH)
+    said = []
     for line in process.stdout:
+        said.append(line)
         if "trial 0 " in line:
             object_store.stop()
-    said = process.stderr.read()
-    assert process.wait(timeout=300) == 2
-    assert said.splitlines()[-1].startswith("error: --output s3://studies/out") and "Traceback" not in said
+    assert process.wait(timeout=300) == 2, "".join(said)
+    assert said[-1].startswith("error: --output s3://studies/out") and "Traceback" not in "".join(said)
