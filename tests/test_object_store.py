@@ -18,13 +18,10 @@ from mmnet.mirror import Mirror
 from mmnet.records import read_trials
 from tests.object_store import object_store  # noqa: F401
 from tests.test_imports import ROOT
+from tests.test_verbs import SMALL
 from tests.verbs import caller
 
 pytestmark = pytest.mark.slow
-SMALL = (
-    "--backbone tiny --weights none --image-size 32 --folds 2 --epochs 4 --seed 0 "
-    "--set model.width=8 --set model.heads=2 --set optim.lr=0.003 --set optim.batch_size=16"
-).split()
 SEARCH = ["--space", "smoke", "--trials", "4", "--concurrency", "1", *SMALL]
 
 

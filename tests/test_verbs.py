@@ -17,6 +17,7 @@ import optuna
 import pytest
 from optuna.trial import TrialState
 
+from bench.faults import kill
 from data.synthetic import generate
 from mmnet.config import load_config
 from mmnet.records import read_trials
@@ -139,22 +140,6 @@ def test_a_study_stopped_by_ctrl_c_goes_on_with_the_same_numbers(run, environmen
     assert TrialState.RUNNING not in {trial.state for trial in trials_of(tmp_path / "cut")}
 
 
-def worker_of(driver: int) -> int | None:
-    """A Ray worker that runs a trial of this driver: its grandchild, by way of the raylet."""
-
-    def parent(pid: int) -> int:
-        return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
-
-    for process in Path("/proc").glob("[0-9]*"):
-        try:
-            trial = process.joinpath("cmdline").read_bytes().startswith(b"ray::_Inner")
-            if trial and parent(parent(int(process.name))) == driver:
-                return int(process.name)
-        except OSError:
-            continue  # it ended meanwhile
-    return None
-
-
 def test_a_killed_worker_costs_no_trial_and_changes_no_number(run, environment, data, tmp_path):
     options = ["--data", str(data), "--space", "smoke", "--trials", "3", "--concurrency", "1", "--output", str(tmp_path), *SMALL]
     run("tune_mmnet.py", "--name", "whole", *options)
@@ -162,13 +147,11 @@ def test_a_killed_worker_costs_no_trial_and_changes_no_number(run, environment, 
         [sys.executable, "-u", "tune_mmnet.py", "--name", "cut", *options], cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True
     )
     assert process.stdout is not None
-    worker = None
+    killed = False
     for line in process.stdout:
-        while "first trial starts" in line and worker is None and process.poll() is None:
-            worker = worker_of(process.pid)
-            if worker is not None:
-                os.kill(worker, signal.SIGKILL)
-    assert process.wait(timeout=120) == 0 and worker is not None
+        while "first trial starts" in line and not killed and process.poll() is None:
+            killed = kill(process.pid, "worker")
+    assert process.wait(timeout=120) == 0 and killed
     for a, b in zip(read_trials(tmp_path / "cut"), read_trials(tmp_path / "whole"), strict=True):
         assert (a.status, a.params, [line["metrics"] for line in a.epochs]) == (b.status, b.params, [line["metrics"] for line in b.epochs])
 

@@ -4,7 +4,6 @@ from pathlib import Path
 
 import pytest
 
-from data.synthetic import generate
 from tests.faults.corpus import Bad, hold
 
 pytestmark = pytest.mark.slow  # together; one takes milliseconds
@@ -226,16 +225,6 @@ CORPUS += [
         ("compare nothing else --output {root}", "study nothing"),
     )
 ]
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory):
-    return generate(tmp_path_factory.mktemp("data"), cases=16, images=2, size=32, seed=0)
-
-
-@pytest.fixture(scope="module")
-def cache(tmp_path_factory):
-    return tmp_path_factory.mktemp("cache")
 
 
 @pytest.mark.parametrize("bad", CORPUS, ids=lambda bad: bad.name)

@@ -13,7 +13,6 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
-from data.synthetic import generate
 from tests.data.trees import NAMES, write_png, write_tree
 from tests.faults.corpus import Bad, hold
 
@@ -266,16 +265,6 @@ def study_json(root: Path) -> None:
 
 
 CORPUS.append(Bad("eval --study {root}", ("study {root}: written in format 1, expected 2",), study_json))
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory):
-    return generate(tmp_path_factory.mktemp("data"), cases=16, images=2, size=32, seed=0)
-
-
-@pytest.fixture(scope="module")
-def cache(tmp_path_factory):
-    return tmp_path_factory.mktemp("cache")
 
 
 @pytest.mark.parametrize("bad", CORPUS, ids=lambda bad: bad.name)

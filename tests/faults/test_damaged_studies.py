@@ -273,11 +273,6 @@ def environment(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def data(tmp_path_factory):
-    return generate(tmp_path_factory.mktemp("data"), cases=16, images=2, size=32, seed=0)
-
-
-@pytest.fixture(scope="module")
 def studies(tmp_path_factory, data, environment):
     """`m`, trained by main.py; `s`, what a search of three trials leaves that was killed in its second; `other` data."""
     root = tmp_path_factory.mktemp("studies")
