@@ -7,7 +7,7 @@ from ray.tune.schedulers.async_hyperband import _Bracket
 
 from bench.simulation import Pool
 from tuning.promotion import promotion
-from tuning.proposals import CANDIDATES
+from tuning.proposals import AT_RANDOM, CANDIDATES, FIRST
 from tuning.settings import rungs
 from tuning.surrogate import Observations, Surrogate, choose, features, thinned
 
@@ -101,8 +101,6 @@ class Promoting(Rungs):
 class Modelled(Promoting):
     """Promotion on raw scores; new configurations and what is recommended by the surrogate of `tuning/surrogate.py`."""
 
-    FIRST, AT_RANDOM = 8, 0.25
-
     def __init__(self, pool: Pool, seed: int, levels: tuple[int, ...], *, proposes: bool = True):
         super().__init__(pool, seed, levels)
         self.features = features(pool.table.points, pool.table.choices)
@@ -114,7 +112,7 @@ class Modelled(Promoting):
         self.known.append((trial, epoch))
 
     def draw(self) -> np.ndarray:
-        if not self.proposes or len(self.rungs[self.levels[0]]) < self.FIRST or self.generator.random() < self.AT_RANDOM:
+        if not self.proposes or len(self.rungs[self.levels[0]]) < FIRST or self.generator.random() < AT_RANDOM:
             return super().draw()
         candidates = self.anywhere()
         return candidates[choose(self.surrogate(), features(candidates, self.pool.table.choices), self.generator)]
@@ -136,7 +134,7 @@ class Modelled(Promoting):
 
     def recommend(self) -> int | None:
         """The best expected of those at the two highest rungs, once there is something to learn from."""
-        if len(self.rungs[self.levels[0]]) < self.FIRST or not any(self.rungs[level] for level in self.levels[-2:]):
+        if len(self.rungs[self.levels[0]]) < FIRST or not any(self.rungs[level] for level in self.levels[-2:]):
             return super().recommend()
         far = np.array([int(trial) for trial in {**self.rungs[self.levels[-2]], **self.rungs[self.levels[-1]]}])
         return int(far[self.surrogate().expect(self.features[far], far).argmin()])

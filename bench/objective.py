@@ -17,6 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
+from bench.recorded import CLIP
 from mmnet.metrics import METRICS
 
 REFERENCE = "log_loss"
@@ -75,7 +76,7 @@ def weighted_auc(order: np.ndarray, positive: np.ndarray, negative: np.ndarray) 
 
 def make_level(probability: np.ndarray, label: np.ndarray, case: np.ndarray) -> Level:
     """probability (C, E, N) of malignant; losses as in mmnet.metrics."""
-    clipped = np.clip(probability.astype(np.float32), 1e-7, 1 - 1e-7)
+    clipped = np.clip(probability.astype(np.float32), CLIP, 1 - CLIP)
     loss = {
         "log_loss": -np.log(np.where(label == 1, clipped, 1 - clipped)),
         "brier": (clipped - label) ** 2,

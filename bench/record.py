@@ -84,7 +84,7 @@ def main() -> None:
 def make_plan(arguments: argparse.Namespace, console: Console) -> Plan:
     values = BASE | {"sampling.views_per_patient": arguments.views} | dict(parse_assignment(text) for text in arguments.set)
     base = Config().with_values(values)
-    space = with_batch_sizes(get_space(arguments.space, base))
+    space = get_space(arguments.space, base).with_choices("optim.batch_size", BATCH_SIZES)
     space.check(base)
     dataset = prepare(base, arguments.data, console, torch.device("cpu")).dataset
     splits, other = (
@@ -92,12 +92,6 @@ def make_plan(arguments: argparse.Namespace, console: Console) -> Plan:
         for turn in (0, 1)
     )
     return Plan(base, space, projected(dataset, arguments.channels, base.seed), splits, other, arguments.channels)
-
-
-def with_batch_sizes(space: Space) -> Space:
-    return replace(
-        space, dimensions=tuple(replace(d, choices=BATCH_SIZES) if d.path == "optim.batch_size" else d for d in space.dimensions)
-    )
 
 
 def projected(dataset: Dataset, channels: int, seed: int) -> Dataset:

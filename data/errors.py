@@ -16,6 +16,11 @@ class LeakageError(InputError):
 class StorageError(InputError):
     """Results cannot be written: nothing that is already there is lost, but going on makes no sense."""
 
+    @classmethod
+    def of(cls, path: object, reason: object) -> "StorageError":
+        """What is said of a file that cannot be written."""
+        return cls(f"cannot write {path}: {reason}; free some space or make it writable, then --resume")
+
 
 def shortlist(things: list[str], limit: int = 5) -> str:
     """`a, b, c and 7 more`: the offenders of an error, bounded."""

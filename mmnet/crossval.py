@@ -134,8 +134,8 @@ class CrossValidation(Iterator[EpochReport]):
         )
         self.batches = Batches(dataset, config, device)
         self.networks = [build_network(config, dataset, derive_seed(config.seed, f)).to(device) for f in range(len(splits.folds))]
-        # on a CPU pooled features leave nothing to share, and the weights of one network at a time stay in its cache (bench/RESULTS.md)
         self.parameters = sum(parameter.numel() for parameter in self.networks[0].parameters() if parameter.requires_grad)
+        # on a CPU pooled features leave nothing to share, and the weights of one network at a time stay in its cache (bench/RESULTS.md)
         together = config.model.frozen and dataset.features is not None and (device.type != "cpu" or dataset.features[0, 0].size > 1)
         self.learners: Sequence[Alone | Together] = (
             [Together(self.networks, config.optim)] if together else [Alone(network, config.optim) for network in self.networks]

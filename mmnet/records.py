@@ -141,7 +141,7 @@ def read_trials(study: Path) -> list[TrialRecord]:
 
 def _disk_error(path: Path, error: Exception) -> StorageError:
     reason = getattr(error, "strerror", None) or error
-    return StorageError(f"cannot write {path}: {reason}; free some space or make it writable, then --resume")
+    return StorageError.of(path, reason)
 
 
 @contextmanager

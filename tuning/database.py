@@ -95,7 +95,7 @@ class StudyDatabase:
         self._file.close()
 
     def _error(self, error: sqlite3.Error) -> StorageError:
-        return StorageError(f"cannot write {self._path}: {error}; free some space or make it writable, then --resume")
+        return StorageError.of(self._path, error)
 
 
 def _utc(moment: datetime.datetime | None) -> str | None:

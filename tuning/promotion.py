@@ -55,7 +55,8 @@ class Ladder:
 
         `others`: objectives beside the score; who is on the front of a rung goes on.
         """
-        self.levels, self._eta, self._sign, self._others = (*levels, epochs), eta, 1 if minimize else -1, others
+        self.levels, self._eta, self._others = (*levels, epochs), eta, others
+        self.sign = 1 if minimize else -1  # times it a score is lower where it is better
         self._scores: dict[int, dict[str, float]] = {level: {} for level in self.levels}
         self._values: dict[int, dict[str, list[float]]] = {level: {} for level in self.levels}  # of the others
 
@@ -64,7 +65,7 @@ class Ladder:
         for level in self.levels:
             if level == line["epoch"] or (line["finished"] and level > line["epoch"]):
                 score = line["score"]
-                self._scores[level][trial] = float("inf") if score is None or score != score else self._sign * score
+                self._scores[level][trial] = float("inf") if score is None or score != score else self.sign * score
                 self._values[level][trial] = [objective_now(name, line) for name in self._others]
 
     def rest_after(self, epoch: int) -> int:

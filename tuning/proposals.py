@@ -81,13 +81,12 @@ def propose(space: Space, base: Config, surrogate: Surrogate, generator: np.rand
 class Proposer:
     """What a search has seen at its rungs, made into the next configuration."""
 
-    def __init__(self, space: Space, base: Config, ladder: Ladder, earlier: Sequence[FrozenTrial] = (), *, minimize: bool = True):
+    def __init__(self, space: Space, base: Config, ladder: Ladder, earlier: Sequence[FrozenTrial] = ()):
         """`earlier`: trials of another study on the same folds, by numbers below 0."""
         self._space, self._base, self._ladder = space, base, ladder
-        sign = 1 if minimize else -1
         self._points = {trial.number: coordinates(space, trial.params) for trial in earlier}
         self._earlier = [
-            (trial.number, level, sign * trial.intermediate_values[level])
+            (trial.number, level, ladder.sign * trial.intermediate_values[level])
             for trial in earlier
             for level in ladder.levels
             if level in trial.intermediate_values

@@ -78,8 +78,7 @@ class StudySearcher(Searcher):
         self._taken = {trial.user_attrs.get("planned") for trial in optuna_trials}
         self._place = 0
         self._sampler = sampler
-        minimize = METRICS[base.metric] == "min"
-        self._proposer = Proposer(space, base, ladder, _storage(study).earlier, minimize=minimize) if sampler == GP else None
+        self._proposer = Proposer(space, base, ladder, _storage(study).earlier) if sampler == GP else None
 
     @property
     def exhausted(self) -> bool:
@@ -121,7 +120,7 @@ class StudySearcher(Searcher):
             self._taken.add(self._place)
         elif self._proposer is not None:
             generator = np.random.default_rng(derive_seed(self._base.seed, self._number))
-            proposal = self._proposer.proposal(lambda number: all_trials(self._study)[number].params, generator)
+            proposal = self._proposer.proposal(self._encoded, generator)
             if proposal is not None:
                 self._study.enqueue_trial(proposal)
         self._study.sampler = _sampler(self._sampler, self._base.seed, self._number)
@@ -167,6 +166,10 @@ class StudySearcher(Searcher):
             self._study.tell(number, state=TrialState.PRUNED)
         else:  # the whole study was interrupted; the trial stays RUNNING and is taken up by --resume
             self._cut_off = True
+
+    def _encoded(self, number: int) -> dict[str, Any]:
+        """The sampler's parameters of a trial."""
+        return self._study._storage.get_trial(self._optuna_id(number)).params
 
     def _optuna_id(self, number: int) -> int:
         return self._study._storage.get_trial_id_from_study_id_trial_number(self._study._study_id, number)

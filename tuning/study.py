@@ -166,7 +166,7 @@ class DiskCallback(tune.Callback):
 
     def _keep(self, number: int, line: dict[str, Any], sizes: dict[Path, int]) -> None:
         folder = self._trials / trial_name(number)
-        paths = tuple(path for path in sizes if path == folder / "checkpoint.pt" or path.parent == folder / "weights")
+        paths = tuple(path for path in sizes if path == folder / CHECKPOINTS or path.parent == folder / "weights")
         rank = (-math.inf if line["finished"] else -line["epoch"], self._sign * line["score"])  # who came far, then by score
         self._kept[number] = Kept(rank, sum(sizes[path] for path in paths), paths)
 
@@ -287,7 +287,7 @@ def run_study(
         raise InputError(stopper.error)
     mirror.pull(trials, leave=(CHECKPOINTS, EVENTS))
     for folder in status.stopped:  # final, other than a rest
-        mirror.unlink(folder / "checkpoint.pt")
+        mirror.unlink(folder / CHECKPOINTS)
     return Outcome(searcher.exhausted, stopper.reason, cost.spent)
 
 

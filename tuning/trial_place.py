@@ -74,7 +74,7 @@ def marked(study: Path) -> Iterator[str]:
     try:
         marker.touch()
     except OSError as error:
-        raise StorageError(f"cannot write {marker}: {error.strerror}; free some space or make it writable, then --resume") from error
+        raise StorageError.of(marker, error.strerror) from error
     try:
         yield marker.name
     finally:

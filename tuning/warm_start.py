@@ -14,7 +14,7 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 from data.errors import InputError
 from data.splits import Splits
 from mmnet.config import Config
-from mmnet.metrics import is_better
+from mmnet.metrics import METRICS
 from mmnet.records import TrialRecord, read_trials
 from mmnet.study_folder import read_study
 from search_spaces.space import Space
@@ -81,7 +81,7 @@ def earlier_trials(space: Space, earlier: dict[str, Any]) -> list[FrozenTrial]:
 
 def _best_first(records: list[TrialRecord], metric: str) -> list[TrialRecord]:
     """Trials that ran to their end before those that did not, each by score: a low rung flatters nobody here."""
-    sign = 1 if is_better(metric, 0.0, 1.0) else -1
+    sign = 1 if METRICS[metric] == "min" else -1
     return sorted(records, key=lambda record: (record.status != "done", sign * record.score, record.number))
 
 
