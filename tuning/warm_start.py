@@ -21,7 +21,7 @@ from search_spaces.space import Space
 from tuning.searcher import distributions
 
 POINTS = 3  # best configurations of the earlier study that are tried again
-LEARNED = 100  # of its trials that the sampler sees at most: the best, and of the others evenly many
+LEARNED = 100  # of its other trials that the sampler sees at most, evenly many
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ def read_earlier(folder: Path, space: Space, base: Config, fingerprint: str, spl
     encoded = [space.encode(Config().with_values(record.config)) for record in ranked]
     comparable = about["data"]["fingerprint"] == fingerprint and Splits.from_json(about["splits"]) == splits
     others = range(POINTS, len(ranked))
-    step = max(len(ranked) // LEARNED, 1)
+    step = max(-(-len(others) // LEARNED), 1)
     learned = [*range(min(POINTS, len(ranked))), *others[::step]] if comparable else []
     points: list[dict[str, Any]] = []
     for point in encoded:
