@@ -83,7 +83,6 @@ def test_in_an_object_store_a_worker_takes_a_trial_up_as_the_last_process_left_i
 @pytest.fixture
 def two_nodes(monkeypatch):
     """A driver on a node without cores, and two nodes that run trials."""
-    monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
     short = tempfile.TemporaryDirectory()  # a socket's path holds 107 characters, less than pytest's folders
     monkeypatch.setenv("RAY_TMPDIR", short.name)  # where Ray notes the cluster for whoever starts it next on this machine
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
