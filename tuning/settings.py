@@ -80,7 +80,7 @@ def gpu_share(peak: float, memory: float) -> float:
 
 
 def rungs(epochs: int, eta: int) -> tuple[int, ...]:
-    """Epochs at which trials are compared: at most three levels below the full length, η apart.
+    """Epochs at which trials are compared: all levels r, r·η, r·η² … below the full length.
 
     Successive halving with minimum resource r = max(1, R / η³), R = `epochs`. Li et al., A System for Massively Parallel
     Hyperparameter Tuning (ASHA), MLSys 2020, algorithm 2.
