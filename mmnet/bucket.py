@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import socket
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
@@ -124,19 +125,31 @@ class Bucket:
             building.replace(path)
             return True
 
+    def read(self, name: str) -> tuple[str, float] | None:
+        """(text of a small object, seconds since it was written); None where it is not there."""
+        with self._doing(f"read {name} of"), suppress(FileNotFoundError):
+            (info,) = self._filesystem.get_file_info([f"{self._root}/{name}"])
+            with self._filesystem.open_input_file(f"{self._root}/{name}") as there:
+                return there.read().decode(), time.time() - _stamp(info)[1]
+        return None
+
     def put(self, path: Path, name: str) -> None:
-        """Copy a file to an object; one of that name is replaced.
+        """Copy a file to an object; one of that name is replaced."""
+        self.write(path.read_bytes(), name)
+
+    def write(self, content: bytes, name: str) -> None:
+        """Make an object; one of that name is replaced.
 
         In a thread, where Ctrl-C does not come: a stream that is left between opening and writing puts half an object there.
         """
 
-        def write(content: bytes) -> None:
+        def write() -> None:
             stream = self._filesystem.open_output_stream(f"{self._root}/{name}")
             stream.write(content)
             stream.close()  # by hand: pyarrow's `copy_files` leaves it to the destructor, which hides that it failed
 
         with self._doing(f"write {name} to"), ThreadPoolExecutor(1, "storing") as thread:
-            thread.submit(write, path.read_bytes()).result()
+            thread.submit(write).result()
 
     def remove(self, name: str) -> None:
         """Remove an object, if it is there."""

@@ -20,11 +20,13 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
+from data.errors import StorageError
 from mmnet.bucket import Bucket, is_url
 
 if TYPE_CHECKING:
     from rich.console import Console
 
+LOCK = ".lock"  # names the run that a study belongs to, see mmnet.hold
 CHECKPOINTS, EVENTS, WEIGHTS = "checkpoint.pt", "events.out.tfevents.*", "*.safetensors"
 SHARE = 0.05  # of a process's time that may go into sending what the next sending would include too
 AT_ONCE = 16  # files in flight: a request is mostly waiting
@@ -40,6 +42,7 @@ class Mirror:
 
     def __init__(self, folder: Path, bucket: Bucket | None = None):
         self.folder, self.bucket = folder, bucket
+        self.run = ""  # for which this process writes, see mmnet.hold; "": it was not asked who works on the study
         self._here: dict[str, tuple[int, int]] = {}  # of each file that the store has too: its local time and size then
         self._there: dict[str, tuple[int, int]] = {}  # of each object fetched: its size and time then
         self._sent, self._cost = time.monotonic(), 0.0
@@ -58,7 +61,7 @@ class Mirror:
         now, wanted = time.time(), {}
         for name, stamp in self.bucket.files(self._name(folder)).items():
             left = any(fnmatch(name.rpartition("/")[2], pattern) for pattern in leave)
-            if not left and (self._there.get(name) != stamp or stamp[1] > now - SETTLED):
+            if not left and not _hidden(name) and (self._there.get(name) != stamp or stamp[1] > now - SETTLED):
                 wanted[name] = stamp
         with ThreadPoolExecutor(AT_ONCE, "fetching") as threads:
             try:
@@ -73,6 +76,7 @@ class Mirror:
         if self.bucket is None:
             return
         started = time.monotonic()
+        self.check_run()
         below = self._name(folder)
         present = {self._name(path): _stamp(path) for path in _files(folder or self.folder)}
         for name in sorted((name for name, stamp in present.items() if self._here.get(name) != stamp), key=_turn):
@@ -96,7 +100,8 @@ class Mirror:
         return {self.folder / name: size for name, (size, _) in self.bucket.files(self._name(folder)).items()}
 
     def unlink(self, path: Path) -> None:
-        """Remove a file here and there."""
+        """Remove a file here and there. Raises StorageError."""
+        self.check_run()
         path.unlink(missing_ok=True)
         if self.bucket is not None:
             self._here.pop(self._name(path), None)
@@ -110,6 +115,43 @@ class Mirror:
         for known in (self._here, self._there):
             for name in [name for name in known if name.startswith(f"{self._name(folder)}/")]:
                 del known[name]
+
+    def check_run(self) -> None:
+        """To be asked before anything is written. Raises StorageError when another run has taken the study over."""
+        if not self.run or (found := self.read_lock()) is None or self.run in found[0]:
+            return
+        raise StorageError(f"study {self}: {found[0].partition(',')[0]} has taken it over; this run was given up and writes no more")
+
+    def read_lock(self) -> tuple[str, float] | None:
+        """(what the lock says, seconds since it was written); None where there is none."""
+        if self.bucket is not None:
+            return self.bucket.read(LOCK)
+        path = self.folder / LOCK
+        try:
+            return path.read_text(), time.time() - path.stat().st_mtime
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise StorageError.of(path, error.strerror) from error
+
+    def write_lock(self, text: str) -> None:
+        if self.bucket is not None:
+            self.bucket.write(text.encode(), LOCK)
+        else:
+            (self.folder / LOCK).write_text(text)  # in place: the file itself is what is locked
+
+    def renew_lock(self) -> None:
+        """As written now."""
+        if self.bucket is None:
+            os.utime(self.folder / LOCK)
+        elif (found := self.bucket.read(LOCK)) is not None:
+            self.bucket.write(found[0].encode(), LOCK)
+
+    def remove_lock(self) -> None:
+        if self.bucket is not None:
+            self.bucket.remove(LOCK)
+        else:
+            (self.folder / LOCK).unlink(missing_ok=True)
 
     def store(self, console: Console) -> None:
         """`push`, and say where."""
@@ -136,12 +178,16 @@ def _stamp(path: Path) -> tuple[int, int]:
 def _files(folder: Path) -> Iterator[Path]:
     """Every file below a folder but hidden ones: what is being written, and Ray's own."""
     for path in sorted(folder.glob("*")):
-        if path.name.startswith("."):
+        if _hidden(path.name):
             continue
         if path.is_dir():
             yield from _files(path)
         else:
             yield path
+
+
+def _hidden(name: str) -> bool:
+    return name.rpartition("/")[2].startswith(".")
 
 
 def _turn(name: str) -> tuple[int, str]:

@@ -3,7 +3,7 @@
     trials/<id>/config.json      number, searched parameters, the whole configuration
     trials/<id>/epochs.jsonl     one line an epoch: metrics, folds, losses, seconds
     trials/<id>/predictions.npz  out-of-fold probability of every view at every epoch
-    trials/<id>/status.json      running, stopped (early), done, failed; reason; seconds; peak memory
+    trials/<id>/status.json      running, stopped (early), done, failed; reason; peak memory; the machine that it trained on last
     trials/<id>/checkpoint.pt    while it runs: what it needs to go on
     trials/<id>/weights/         best epoch's network of each fold, where it finished
 
@@ -15,6 +15,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import platform
 import resource
 import sys
 import time
@@ -69,6 +70,7 @@ class TrialRecord:
     epochs: list[dict[str, Any]]  # lines of epochs.jsonl
     seconds: float
     peak_mib: float
+    node: str = ""  # name of the machine that it trained on last; "": not on record
 
     @property
     def name(self) -> str:
@@ -113,6 +115,7 @@ def read_trial(folder: Path) -> TrialRecord:
             epochs,
             sum(line["seconds"] for line in epochs),
             status["peak_mib"],
+            status.get("node", ""),
         )
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise InputError(f"trial record {folder}: damaged or incomplete ({error!r}); move it away to go on without it") from error
@@ -161,8 +164,9 @@ class TrialWriter:
     """Writes one trial's folder while it runs, and picks up a checkpoint that an earlier process left there."""
 
     def __init__(self, folder: Path, number: int, params: dict[str, Any], config: Config, mirror: Mirror | None = None):
-        """`mirror`: of a folder in an object store, brought up to date with what is written here."""
+        """`mirror`: of the study; says before each writing whether it still belongs to this run, and brings an object store up to date."""
         self.folder, self._mirror = folder, mirror
+        self._check_run()
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -173,7 +177,8 @@ class TrialWriter:
 
     def status(self, status: str, reason: str) -> None:
         """Record where the trial stands, and the process's peak memory so far."""
-        write_status(self.folder, status, reason, peak_memory())
+        self._check_run()
+        write_status(self.folder, status, reason, peak_memory(), platform.node())
         self._push()
 
     def load(self, trial: CrossValidation) -> None:
@@ -203,12 +208,14 @@ class TrialWriter:
 
     def rewind(self, trial: CrossValidation) -> None:
         """Bring the epochs on record to those of the run."""
+        self._check_run()
         with whole_file(self.folder / "epochs.jsonl") as building:
             building.write_text("".join(_line(report) for report in trial.history))
 
     def report(self, trial: CrossValidation) -> None:
         """Record the epoch just finished; save a checkpoint unless that would take over 5 % of the time."""
         report = trial.history[-1]
+        self._check_run()
         try:
             with (self.folder / "epochs.jsonl").open("a") as file:
                 file.write(_line(report))
@@ -230,6 +237,7 @@ class TrialWriter:
             buffer = io.BytesIO()  # torch's own writer hides a full disk behind an internal message
             torch.save(trial.state_dict(), buffer)
             building.write_bytes(buffer.getbuffer())
+            self._check_run()
         self._push()
 
     def finish(self, trial: CrossValidation) -> None:
@@ -239,6 +247,10 @@ class TrialWriter:
         (self.folder / "checkpoint.pt").unlink(missing_ok=True)
         self._push()
 
+    def _check_run(self) -> None:
+        if self._mirror is not None and self._mirror.bucket is None:  # sending to a store looks by itself
+            self._mirror.check_run()
+
     def _push(self) -> None:
         if self._mirror is not None:
             self._mirror.push(self.folder)
@@ -247,6 +259,7 @@ class TrialWriter:
         """predictions.npz: oof (E, V), importance at the best epoch (V, M), and the fields of `OutOfFold`."""
         if not trial.history:
             return
+        self._check_run()
         oof, best = trial.out_of_fold, trial.history[-1].best_epoch
         with whole_file(self.folder / "predictions.npz") as building, building.open("wb") as file:
             np.savez_compressed(
@@ -258,13 +271,15 @@ class TrialWriter:
             )
 
 
-def write_status(folder: Path, status: str, reason: str, peak_mib: float | None = None) -> None:
-    """status.json of a trial; `reason` says why it stopped or failed; the peak memory on record stays unless given."""
+def write_status(folder: Path, status: str, reason: str, peak_mib: float | None = None, node: str | None = None) -> None:
+    """status.json of a trial; `reason` says why it stopped or failed; peak memory and node on record stay unless given."""
     assert status in STATUSES
     path = folder / "status.json"
-    if peak_mib is None and path.exists():
-        peak_mib = json.loads(path.read_text())["peak_mib"]
-    write_json(path, {"status": status, "reason": reason, "peak_mib": peak_mib or 0.0})
+    if (peak_mib is None or node is None) and path.exists():
+        before = json.loads(path.read_text())
+        peak_mib = before["peak_mib"] if peak_mib is None else peak_mib
+        node = before.get("node", "") if node is None else node
+    write_json(path, {"status": status, "reason": reason, "peak_mib": peak_mib or 0.0, "node": node or ""})
 
 
 def record_failure(folder: Path, number: int, params: dict[str, Any], config: Config, reason: str, peak_mib: float | None = None) -> None:

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import argparse
 import difflib
-import fcntl
 import importlib.metadata
 import json
-import os
 import platform
 import re
 import reprlib
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
@@ -22,6 +20,7 @@ from data.errors import DataError, InputError
 from data.splits import Splits, case_leaks
 from mmnet.command_line import OUTPUT, SYNTHETIC, Prepared, base_config, describe, overrides, prepare, resolve_data
 from mmnet.config import AUTO, Config, ConfigError, field_paths, get_value
+from mmnet.hold import Hold
 from mmnet.mirror import CHECKPOINTS, Mirror, open_output
 
 if TYPE_CHECKING:
@@ -55,7 +54,7 @@ class StudyFolder:
     verb: str  # the command that made it: tune or main
     about: dict[str, Any] = field(default_factory=dict)  # study.json
     mirror: Mirror = field(default=None)  # type: ignore[assignment]  # None: `path` stands in no object store
-    _held: TextIO | None = field(default=None, repr=False)
+    _hold: Hold | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         self.mirror = self.mirror or Mirror(self.path)
@@ -122,32 +121,11 @@ class StudyFolder:
             "versions": {"python": platform.python_version()}
             | {name: importlib.metadata.version(name) for name in PACKAGES if _installed(name)},
         }
-        self._held = _take(self.path)
+        self._hold = Hold(self.mirror)
+        if self.resumed:  # another run may have ended since
+            self.mirror.pull(leave=left_behind(self.verb))
         write_json(self.path / "study.json", about | more | {"ended": None})
         self.mirror.push()
-
-
-def _take(path: Path) -> TextIO:
-    """Make a study's folder and hold it against other processes, also on other machines, until the file is closed or this process ends.
-
-    Raises InputError when another process holds it, or nothing can be written there.
-    """
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-        file = (path / ".lock").open("a+")
-    except OSError as error:
-        raise InputError(f"--output {path.parent}: cannot write there: {error.strerror}; pass another --output") from error
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        file.seek(0)
-        raise InputError(f"study {path}: {file.read()} works on it; wait for its end, or start another --name") from None
-    except OSError:
-        return file  # a network file system without locks
-    file.truncate(0)
-    file.write(f"process {os.getpid()} on {platform.node()}")
-    file.flush()
-    return file
 
 
 def open_or_create(arguments: argparse.Namespace, verb: str) -> StudyFolder:
@@ -169,7 +147,7 @@ def open_or_create(arguments: argparse.Namespace, verb: str) -> StudyFolder:
 
 
 def _resume(arguments: argparse.Namespace, place: str | Path, verb: str) -> StudyFolder:
-    mirror = fetch_study(place, arguments.name, leave=(CHECKPOINTS,) if verb == "tune" else ())  # its workers fetch those
+    mirror = fetch_study(place, arguments.name, leave=left_behind(verb))
     path = mirror.folder
     about = checked_study(path)
     if about["verb"] != verb:
@@ -188,6 +166,11 @@ def _resume(arguments: argparse.Namespace, place: str | Path, verb: str) -> Stud
         listed = ", ".join(f"{key} {get_value(config, key)} -> {get_value(wanted, key)}" for key in changed[:5])
         raise ConfigError(f"study {path} was started with another configuration ({listed}); resume it unchanged, or start another --name")
     return StudyFolder(path, config, arguments.data or about["data"]["path"], verb, about, mirror)
+
+
+def left_behind(verb: str) -> tuple[str, ...]:
+    """What a verb that goes on with a study in an object store does not fetch: a search's workers fetch checkpoints themselves."""
+    return (CHECKPOINTS,) if verb == "tune" else ()
 
 
 def fetch_study(place: str | Path, name: str | None, *, leave: tuple[str, ...] = ()) -> Mirror:

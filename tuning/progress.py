@@ -2,6 +2,7 @@
 
 import time
 from collections import Counter
+from collections.abc import Callable
 from typing import Any
 
 from ray import tune
@@ -31,12 +32,14 @@ class ProgressCallback(tune.Callback):
         records: list[TrialRecord],
         deadline: float | None,
         synthetic: bool,
+        given_up: Callable[[int], bool] = lambda number: True,
     ):
-        """`expected`: epochs that all trials together are likely to take."""
+        """`expected`: epochs that all trials together are likely to take. `given_up`: see `StudySearcher`."""
         self.console, self.metric, self.trials, self.epochs, self.expected = console, metric, trials, epochs, expected
         self.title = f"study {name}{' — SYNTHETIC DATA' if synthetic else ''}"
         self.deadline, self.started = deadline, time.monotonic()
-        self.running: dict[str, dict[str, Any]] = {}
+        self.given_up = given_up
+        self.running: dict[int, dict[str, Any]] = {}
         self.ended = {record.number: record.status for record in records if record.status != "running"}
         self.spent = self.before = sum(len(record.epochs) for record in records)
         self.best: tuple[float, int, dict[str, Any]] | None = None
@@ -58,13 +61,14 @@ class ProgressCallback(tune.Callback):
         if not self.running and not self.best and not self.ended and not self.live:
             self.console.print(f"[{self._elapsed()}] first trial starts")
         self.ended.pop(trial.config["number"], None)  # it goes on
-        self.running.setdefault(trial.trial_id, {"number": trial.config["number"], "epoch": trial.config["since"], "score": None})
+        self.running.setdefault(trial.config["number"], {"epoch": trial.config["since"], "score": None})
 
     def on_trial_result(self, iteration: int, trials: list, trial, result: dict, **info: Any) -> None:
         if "score" in result:
-            self.spent += result["epoch"] > self.running[trial.trial_id]["epoch"]
-            self.running[trial.trial_id] = {"number": trial.config["number"], "epoch": result["epoch"], "score": result["score"]}
-            self._offer(result["score"], trial.config["number"], trial.config["params"])
+            number = trial.config["number"]
+            self.spent += result["epoch"] > self.running[number]["epoch"]
+            self.running[number] = {"epoch": result["epoch"], "score": result["score"]}
+            self._offer(result["score"], number, trial.config["params"])
 
     def on_trial_complete(self, iteration: int, trials: list, trial, **info: Any) -> None:
         result = trial.last_result or {}
@@ -72,7 +76,10 @@ class ProgressCallback(tune.Callback):
         self._ended(trial, status, result.get("failed", ""))
 
     def on_trial_error(self, iteration: int, trials: list, trial, **info: Any) -> None:
-        self._ended(trial, "failed", "worker lost")
+        if self.given_up(trial.config["number"]):
+            self._ended(trial, "failed", "worker lost")
+        elif not self.live:
+            self.console.print(f"[{self._elapsed()}] trial {trial.config['number']} has lost its worker and goes on with another")
 
     def _offer(self, score: float, number: int, params: dict[str, Any]) -> None:
         if is_better(self.metric, score, self.best[0] if self.best else None):
@@ -80,7 +87,7 @@ class ProgressCallback(tune.Callback):
 
     def _ended(self, trial, status: str, reason: str) -> None:
         self.ended[trial.config["number"]] = status
-        last = self.running.pop(trial.trial_id, {"epoch": 0, "score": None})
+        last = self.running.pop(trial.config["number"], {"epoch": 0, "score": None})
         if not self.live:
             score = f"{self.metric} {last['score']:.4f}" if last["score"] is not None else "no score"
             best = f"best {self.best[0]:.4f} (trial {self.best[1]})" if self.best else ""
@@ -107,16 +114,16 @@ class ProgressCallback(tune.Callback):
         table = Table(box=None, padding=(0, 2, 0, 0))
         for column in ("trial", "epoch", self.metric):
             table.add_column(column, justify="right")
-        for row in list(self.running.values()):
-            table.add_row(str(row["number"]), f"{row['epoch']}/{self.epochs}", "" if row["score"] is None else f"{row['score']:.4f}")
+        for number, row in list(self.running.items()):
+            table.add_row(str(number), f"{row['epoch']}/{self.epochs}", "" if row["score"] is None else f"{row['score']:.4f}")
         if self.best is None:
             return Group(head, table)
-        score, number, params = self.best
+        score, best, params = self.best
         shown = ", ".join(
             f"{path}={value:.3g}" if isinstance(value, float) else f"{path}={value}" for path, value in list(params.items())[:PARAMS_SHOWN]
         )
         more = f" and {len(params) - PARAMS_SHOWN} more" if len(params) > PARAMS_SHOWN else ""
-        return Group(head, table, Text(f"best so far: {self.metric} {score:.4f}, trial {number}: {shown}{more}", "green"))
+        return Group(head, table, Text(f"best so far: {self.metric} {score:.4f}, trial {best}: {shown}{more}", "green"))
 
 
 def _clock(seconds: float) -> str:

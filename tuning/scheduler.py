@@ -8,13 +8,15 @@ from ray.tune.schedulers import AsyncHyperBandScheduler, TrialScheduler
 
 from mmnet.metrics import METRICS
 from mmnet.records import TrialRecord
+from tuning.trainable import trial_name
 
 
 class RungScheduler(AsyncHyperBandScheduler):
     """ASHA over epochs: at each rung the best 1/η of the trials seen there go on.
 
     Ray loses the rungs on a restart; here they are filled again from the trial records. `stopped` holds the ids of the
-    trials that a rung ended, which Ray itself cannot tell from those that the end of the study cut off.
+    trials that a rung ended, which Ray itself cannot tell from those that the end of the study cut off. The rungs know a trial
+    by its folder's name: who lost its process goes on under another id of Ray's.
     """
 
     def __init__(self, metric: str, epochs: int, eta: int, levels: tuple[int, ...], records: list[TrialRecord]):
@@ -31,7 +33,7 @@ class RungScheduler(AsyncHyperBandScheduler):
         self._records = {record.number: record for record in records}
         for record in records:
             if record.status != "running":
-                self._replay(SimpleNamespace(trial_id=record.name), record.epochs)
+                self._replay(_named(record.number), record.epochs)
 
     def _replay(self, trial, epochs: list[dict[str, Any]]) -> None:
         for line in epochs:
@@ -39,15 +41,27 @@ class RungScheduler(AsyncHyperBandScheduler):
                 self._brackets[0].on_result(trial, line["epoch"], self._metric_op * line["score"])
 
     def on_trial_add(self, tune_controller, trial: Trial) -> None:
-        super().on_trial_add(tune_controller, trial)
-        record = self._records.get(trial.config["number"])
+        number = trial.config["number"]
+        super().on_trial_add(tune_controller, _named(number))
+        record = self._records.get(number)
         if record is not None:  # it passed these rungs before the restart; its last epoch may not have been judged and is reported again
-            self._replay(trial, record.epochs[:-1])
+            self._replay(_named(number), record.epochs[:-1])
 
     def on_trial_result(self, tune_controller, trial: Trial, result: dict) -> str:
         if "score" not in result:
             return TrialScheduler.CONTINUE
-        decision = super().on_trial_result(tune_controller, trial, result)
+        decision = super().on_trial_result(tune_controller, _named(trial.config["number"]), result)
         if decision == TrialScheduler.STOP and not result["finished"]:
             self.stopped.add(trial.trial_id)
         return decision
+
+    def on_trial_complete(self, tune_controller, trial: Trial, result: dict) -> None:
+        super().on_trial_complete(tune_controller, _named(trial.config["number"]), result)
+
+    def on_trial_remove(self, tune_controller, trial: Trial) -> None:
+        super().on_trial_remove(tune_controller, _named(trial.config["number"]))
+
+
+def _named(number: int) -> Any:
+    """As much of a trial as the rungs look at."""
+    return SimpleNamespace(trial_id=trial_name(number))

@@ -9,6 +9,7 @@ import contextlib
 import math
 import time
 import warnings
+from collections import Counter
 from collections.abc import Collection, Sequence
 from itertools import count
 from typing import Any
@@ -32,13 +33,14 @@ from tuning.trainable import trial_name
 from tuning.window import WindowStorage
 
 NEVER_STARTED = "never started"
+LOST_RETRIES = 5  # in a row, without an epoch between, of a trial whose process was lost; what its configuration causes is not retried
 SAVE_EVERY = 3.0  # seconds
 
 
 class StudySearcher(Searcher):
     """Suggests what to train next: {"number", "params", "since": epoch it rested at, "until": epoch it rests at next, or ends}.
 
-    First the trials that an earlier run left unfinished, then whoever is to be promoted, then new ones, and when there are enough
+    First those whose process was lost, then the trials that an earlier run left unfinished, then whoever is to be promoted, then new ones, and when there are enough
     of those the best that still rest.
     """
 
@@ -72,6 +74,9 @@ class StudySearcher(Searcher):
         self._params = {record.number: record.params for record in records}
         self._numbers: dict[str, int] = {}  # of the trials that train, by Ray's names
         self._reported: dict[str, int] = {}
+        self._given: dict[str, dict[str, Any]] = {}  # what they were told
+        self._again: list[tuple[dict[str, Any], int]] = []  # what lost ones were told, and their last epoch
+        self._lost: Counter[int] = Counter()  # how often since its last epoch, by number
         self._database, self._changed, self._saved = database, set[int](), time.monotonic()
         optuna_trials = all_trials(study)
         self._number = len(optuna_trials)
@@ -83,11 +88,21 @@ class StudySearcher(Searcher):
     @property
     def exhausted(self) -> bool:
         """Whether everything that was planned is done."""
-        waiting = self._unfinished or self._left > 0 or self._ladder.promoted(self._away, FINALISTS)
+        waiting = self._again or self._unfinished or self._left > 0 or self._ladder.promoted(self._away, FINALISTS)
         return not (self._numbers or self._cut_off or waiting)
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
         """None: not before a running trial has ended."""
+        suggestion = self._next(trial_id)
+        if isinstance(suggestion, dict):
+            self._given[trial_id] = suggestion
+        return suggestion
+
+    def _next(self, trial_id: str) -> dict[str, Any] | str | None:
+        if self._again:
+            told, last = self._again.pop(0)
+            self._numbers[trial_id], self._reported[trial_id] = told["number"], last
+            return told
         if self._unfinished:
             return self._take_up(trial_id, self._unfinished.pop(0))
         if (step := self._ladder.promoted(self._away)) is not None:
@@ -139,6 +154,7 @@ class StudySearcher(Searcher):
             return
         number = self._numbers[trial_id]
         self._reported[trial_id] = result["epoch"]
+        self._lost.pop(number, None)
         self._ladder.report(trial_name(number), result)
         if math.isfinite(result["score"]):
             self._study._storage.set_trial_intermediate_value(self._optuna_id(number), result["epoch"], result["score"])
@@ -150,8 +166,12 @@ class StudySearcher(Searcher):
         result = result or {}
         if not error:
             self.on_trial_result(trial_id, result)
-        number = self._numbers.pop(trial_id)
-        self._reported.pop(trial_id, None)
+        number, told, last = self._numbers.pop(trial_id), self._given.pop(trial_id), self._reported.pop(trial_id, 0)
+        if error:
+            self._lost[number] += 1
+            if not self.given_up(number):
+                self._again.append((told, last))
+                return
         self._changed.add(number)
         reason = result.get("failed") or ("worker lost" if error else "")
         if reason:
@@ -166,6 +186,14 @@ class StudySearcher(Searcher):
             self._study.tell(number, state=TrialState.PRUNED)
         else:  # the whole study was interrupted; the trial stays RUNNING and is taken up by --resume
             self._cut_off = True
+
+    def given_up(self, number: int) -> bool:
+        """Whether a trial whose process was lost gets no other one.
+
+        Not the first time: a machine that goes away is no fault of a trial, and Ray does not always tell that from a crash. But where
+        process after process is lost before the trial has got on by an epoch, it is the trial's.
+        """
+        return self._lost[number] > LOST_RETRIES
 
     def _encoded(self, number: int) -> dict[str, Any]:
         """The sampler's parameters of a trial."""
@@ -210,9 +238,7 @@ def _storage(study: optuna.Study) -> WindowStorage:
     return storage
 
 
-def rebuild(
-    space: Space, base: Config, records: list[TrialRecord], *, resting: bool, earlier: Sequence[FrozenTrial] = ()
-) -> optuna.Study:
+def rebuild(space: Space, base: Config, records: list[TrialRecord], *, resting: bool, earlier: Sequence[FrozenTrial] = ()) -> optuna.Study:
     """The study as the trial records tell it. `resting`: a trial that a rung stopped may go on, see `WindowStorage.rest`.
     `earlier`: trials of another study that the sampler is to learn from.
 

@@ -31,13 +31,12 @@ from tuning.mirror_callbacks import FetchCallback, SendCallback
 from tuning.progress import ProgressCallback
 from tuning.promotion import Ladder
 from tuning.scheduler import RungScheduler
-from tuning.searcher import StudySearcher, all_trials, rebuild
+from tuning.searcher import LOST_RETRIES, StudySearcher, all_trials, rebuild
 from tuning.settings import ASHA, StudySettings, chosen_sampler, expected_epochs
 from tuning.tensorboard import TensorBoardCallback
 from tuning.trainable import MMNetTrainable, trial_name
 from tuning.trial_place import reachable
 
-WORKER_RETRIES = 2  # of a trial whose process was lost; what its configuration causes is not retried
 HOPELESS = 5  # so many trials failed and none gave a score: the study stops itself
 COUNT_EVERY = 10.0  # seconds between two looks at the nodes of the cluster and their prices
 ASK_EVERY = 10  # trials that end between two questions whether the study has found enough
@@ -81,10 +80,12 @@ class StatusCallback(tune.Callback):
         stopper: StudyStopper,
         enough: Enough | None = None,
         failures_left: int | None = None,
+        given_up: Callable[[int], bool] = lambda number: True,
     ):
-        """`stopped`: see `RungScheduler`. `failures_left`: so many more trials may fail; None: any."""
+        """`stopped`: see `RungScheduler`. `failures_left`: so many more trials may fail; None: any. `given_up`: see `StudySearcher`."""
         self._trials, self._base, self._stopped, self._stopper, self._enough = trials, base, stopped, stopper, enough
         self._failed, self._succeeded, self._ended, self._failures_left = 0, False, 0, failures_left
+        self._given_up = given_up
         self.stopped: list[Path] = []
 
     def on_trial_result(self, iteration: int, trials: list, trial, result: dict, **info: Any) -> None:
@@ -104,8 +105,10 @@ class StatusCallback(tune.Callback):
 
     def on_trial_error(self, iteration: int, trials: list, trial, **info: Any) -> None:
         number, params = trial.config["number"], trial.config["params"]
-        cause = str(trial.get_error() or "no message").strip().splitlines()
-        reason = f"worker lost {WORKER_RETRIES + 1} times: {cause[-1][:300]}"
+        if not self._given_up(number):
+            return
+        cause = _last_error(trial).splitlines() or ["no message"]
+        reason = f"worker lost {LOST_RETRIES + 1} times without finishing an epoch: {cause[-1][:300]}"
         record_failure(self._trials / trial_name(number), number, params, self._base, reason)
         self._failure(reason)
 
@@ -115,6 +118,12 @@ class StatusCallback(tune.Callback):
             self._stopper.error = f"the first {self._failed} trials all failed, the last with: {reason}"
         elif self._failures_left is not None and self._failed > self._failures_left and not self._stopper.reason:
             self._stopper.reason = f"more trials failed than --max-failures allows, the last with: {reason}"
+
+
+def _last_error(trial) -> str:
+    """What Ray says of how a trial was lost; Tune leaves it where the driver runs, not where `trial.get_error` looks."""
+    path = Path(trial.error_file or "")
+    return path.read_text().strip() if path.is_file() else ""
 
 
 class CostCallback(tune.Callback):
@@ -169,6 +178,20 @@ class DiskCallback(tune.Callback):
         paths = tuple(path for path in sizes if path == folder / CHECKPOINTS or path.parent == folder / "weights")
         rank = (-math.inf if line["finished"] else -line["epoch"], self._sign * line["score"])  # who came far, then by score
         self._kept[number] = Kept(rank, sum(sizes[path] for path in paths), paths)
+
+
+class ForgetCallback(tune.Callback):
+    """Frees what Tune keeps of every trial to the end of the study, though nothing here asks for it.
+
+    Extremes and running means of each number in a trial's results: 50 KB of memory a trial, and 15 ms when Tune writes them down at
+    the end (bench/RESULTS.md).
+    """
+
+    def on_trial_complete(self, iteration: int, trials: list, trial, **info: Any) -> None:
+        trial.run_metadata.metric_analysis.clear()
+        trial.run_metadata.metric_n_steps.clear()
+
+    on_trial_error = on_trial_complete
 
 
 class SaveCallback(tune.Callback):
@@ -232,7 +255,7 @@ def run_study(
         place = joined.enter_context(reachable(trials.parent, mirror))
         per_trial, concurrency = resources(settings, base, dataset, splits, console)
         failures_left = None if settings.max_failures is None else settings.max_failures - failed
-        status = StatusCallback(trials, base, stopped, stopper, enough, failures_left)
+        status = StatusCallback(trials, base, stopped, stopper, enough, failures_left, searcher.given_up)
         cost = CostCallback(spent, settings.max_cost, stopper)
         progress = ProgressCallback(
             console,
@@ -244,6 +267,7 @@ def run_study(
             records=records,
             deadline=stopper.deadline,
             synthetic=dataset.synthetic,
+            given_up=searcher.given_up,
         )
         trainable = tune.with_parameters(
             MMNetTrainable, dataset=dataset, splits=splits, base=base, place=place, threads=max(int(settings.cpus_per_trial), 1)
@@ -260,17 +284,18 @@ def run_study(
                 stop=stopper,
                 resources_per_trial=per_trial,
                 reuse_actors=True,
-                max_failures=WORKER_RETRIES,
+                max_failures=0,  # the searcher gives a lost trial another process; Tune does not where it was lost while it changed hands
                 raise_on_failed_trial=False,
                 callbacks=[
                     FetchCallback(trials, mirror),
                     status,
                     cost,
                     DiskCallback(trials, base.metric, settings.disk_budget, records, mirror),
-                    TensorBoardCallback(trials, space, base, levels, stopped, records, lambda: searcher.exhausted),
+                    TensorBoardCallback(trials, space, base, levels, stopped, records, lambda: searcher.exhausted, searcher.given_up),
                     SaveCallback(searcher),
                     SendCallback(trials, mirror),
                     progress,
+                    ForgetCallback(),
                 ],
                 trial_dirname_creator=lambda trial: f"{trial_name(trial.config['number'])}-{trial.config['until']}",
                 verbose=0,

@@ -103,22 +103,24 @@ class TensorBoardCallback(tune.Callback):
         stopped: Collection[str] = (),
         records: Collection[TrialRecord] = (),
         is_over: Callable[[], bool] = lambda: True,
+        given_up: Callable[[int], bool] = lambda number: True,
     ):
-        """`levels`: the rungs. `stopped`: see `RungScheduler`. `records`: of an earlier run. `is_over`: nothing is left to resume."""
+        """`levels`: the rungs. `stopped`: see `RungScheduler`. `records`: of an earlier run. `is_over`: nothing is left to resume.
+        `given_up`: see `StudySearcher`."""
         self._trials, self._space, self._base = trials, space, base
-        self._levels, self._stopped, self._is_over = levels, stopped, is_over
+        self._levels, self._stopped, self._is_over, self._given_up = levels, stopped, is_over, given_up
         self._records = {record.number: record for record in records}
-        self._writers: dict[str, EventFile] = {}
+        self._writers: dict[int, EventFile] = {}  # by number
         self._resting: dict[int, int] = {}  # {number: epoch} of trials of this run
 
     def on_trial_start(self, iteration: int, trials: list, trial, **info: Any) -> None:
-        if trial.trial_id in self._writers:  # restarted after its worker was lost
-            return
         number = trial.config["number"]
+        if number in self._writers:  # restarted after its worker was lost
+            return
         folder = self._trials / trial_name(number)
         if number in self._resting:
             self._resting.pop(number)
-            writer = self._writers[trial.trial_id] = EventFile(folder)
+            writer = self._writers[number] = EventFile(folder)
             writer.scalars({WENT_ON: 1.0}, trial.config["since"])
             return
         record = self._records.get(number)
@@ -126,7 +128,7 @@ class TensorBoardCallback(tune.Callback):
             for before in folder.glob("events.out.tfevents.*"):
                 before.unlink()
         since = trial.config["since"]
-        writer = self._writers[trial.trial_id] = EventFile(folder, written=written_scalars(folder) - {(WENT_ON, since)})
+        writer = self._writers[number] = EventFile(folder, written=written_scalars(folder) - {(WENT_ON, since)})
         start = SessionStartInfo(hparams=hparams(self._space, self._base, trial.config["params"]), start_time_secs=time.time())
         writer.hparams(
             {
@@ -140,7 +142,7 @@ class TensorBoardCallback(tune.Callback):
             writer.scalars(scalars(line, self._base.metric) | went_on, line["epoch"])
 
     def on_trial_result(self, iteration: int, trials: list, trial, result: dict, **info: Any) -> None:
-        writer = self._writers.get(trial.trial_id)
+        writer = self._writers.get(trial.config["number"])
         if writer is None or "metrics" not in result or result["epoch"] <= trial.config["since"]:
             return
         values = scalars(result, self._base.metric)
@@ -156,13 +158,14 @@ class TensorBoardCallback(tune.Callback):
             self._end(trial, api.STATUS_SUCCESS, f"done after epoch {result['epoch']}, best epoch {result['best_epoch']}")
         elif result.get("rests"):  # it may go on: how it ended is known when the study ends
             self._resting[trial.config["number"]] = result["epoch"]
-            self._writers.pop(trial.trial_id).close()
+            self._writers.pop(trial.config["number"]).close()
         elif trial.trial_id in self._stopped:
             self._end(trial, api.STATUS_SUCCESS, f"stopped by the rung at epoch {result['epoch']}")
         # else: the study was interrupted; TensorBoard shows the trial without a status until --resume has ended it
 
     def on_trial_error(self, iteration: int, trials: list, trial, **info: Any) -> None:
-        self._end(trial, api.STATUS_FAILURE, "failed: worker lost")
+        if self._given_up(trial.config["number"]):
+            self._end(trial, api.STATUS_FAILURE, "failed: worker lost")
 
     def on_experiment_end(self, trials: list, **info: Any) -> None:
         for writer in self._writers.values():
@@ -175,7 +178,7 @@ class TensorBoardCallback(tune.Callback):
         self._resting.clear()
 
     def _end(self, trial, status: int, text: str) -> None:
-        writer = self._writers.pop(trial.trial_id, None)
+        writer = self._writers.pop(trial.config["number"], None)
         if writer is not None:
             writer.end(status, text, (trial.last_result or {}).get("epoch", 0))
 

@@ -130,6 +130,7 @@ class _Recording:
         reason = failure_reason(error)
         self.owner._failure = {"failed": reason}
         try:
+            self.owner._mirror.check_run()
             record_failure(*self.owner._place, reason, peak_memory())
             (self.owner._place[0] / "error.txt").write_text("".join(traceback.format_exception(error)))
             self.owner._mirror.push(self.owner._place[0])

@@ -29,10 +29,13 @@ class TrialPlace:
     study: Path  # on the driver's node; on every node, unless `url`
     url: str = ""  # of the study in an object store
     marker: str = ""  # name of a file in the study's folder
+    run: str = ""  # that the worker belongs to, see mmnet.hold
 
     def mirror(self) -> Mirror:
         """The study as this worker has it, in a folder of its own where it stands in an object store."""
-        return scratch(self.url) if self.url else Mirror(self.study)
+        mirror = scratch(self.url) if self.url else Mirror(self.study)
+        mirror.run = self.run
+        return mirror
 
     def take_up(self, mirror: Mirror, folder: Path) -> None:
         """Bring a trial here as the last process left it. Raises StorageError where this node does not see the study."""
@@ -58,11 +61,11 @@ def refusal(study: Path, blind: list[str]) -> str:
 def reachable(study: Path, mirror: Mirror) -> Iterator[TrialPlace]:
     """Where workers find the trials of the study that `mirror` is of. Raises StorageError when a node cannot."""
     if mirror.bucket is not None:
-        yield TrialPlace(study, url=mirror.bucket.url)
+        yield TrialPlace(study, url=mirror.bucket.url, run=mirror.run)
         return
     with marked(study) as marker:
         require_shared(study, seen_by_nodes(study / marker))
-        yield TrialPlace(study, marker=marker)
+        yield TrialPlace(study, marker=marker, run=mirror.run)
 
 
 @contextmanager

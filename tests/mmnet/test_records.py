@@ -157,7 +157,7 @@ def test_a_damaged_record_is_an_input_error_that_names_it(tmp_path, name, conten
 def test_a_status_keeps_the_peak_memory_on_record(tmp_path):
     write_status(tmp_path, "running", "", 12.5)
     write_status(tmp_path, "stopped", "below the best")
-    assert json.loads((tmp_path / "status.json").read_text()) == {"status": "stopped", "reason": "below the best", "peak_mib": 12.5}
+    assert json.loads((tmp_path / "status.json").read_text()) == {"status": "stopped", "reason": "below the best", "peak_mib": 12.5, "node": ""}
 
 
 def test_peak_memory_is_in_mebibytes():

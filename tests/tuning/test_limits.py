@@ -1,8 +1,10 @@
 """What is removed when the disk budget is used up, and what a cluster costs; worked by hand."""
 
+import json
 from types import SimpleNamespace
 
 import pytest
+from ray.tune.trainable.metadata import _TrainingRunMetadata
 
 from data.errors import InputError
 from mmnet.config import Config
@@ -10,7 +12,7 @@ from mmnet.mirror import Mirror
 from mmnet.records import TrialRecord
 from tuning import study as study_module
 from tuning.limits import Kept, hourly_price, surplus
-from tuning.study import CostCallback, DiskCallback, StatusCallback, StudyStopper
+from tuning.study import CostCallback, DiskCallback, ForgetCallback, StatusCallback, StudyStopper
 
 
 def kept(rank, size):
@@ -43,7 +45,9 @@ def cluster(monkeypatch):
     """A cluster of one node at this price, and a clock to turn."""
     state = SimpleNamespace(price=3.6, now=0.0)
     node = {"Alive": True, "Resources": {}}
-    monkeypatch.setattr(study_module.ray, "nodes", lambda: [node | {"Resources": {"cents_per_hour": 100 * state.price} if state.price else {}}])
+    monkeypatch.setattr(
+        study_module.ray, "nodes", lambda: [node | {"Resources": {"cents_per_hour": 100 * state.price} if state.price else {}}]
+    )
     monkeypatch.setattr(study_module.time, "monotonic", lambda: state.now)
     return state
 
@@ -120,3 +124,24 @@ def test_more_failures_than_allowed_end_the_study_with_the_last_reason(tmp_path)
             0, [], SimpleNamespace(trial_id=str(number), config={"number": number}, last_result={"failed": "no memory"})
         )
     assert stopper.reason == "more trials failed than --max-failures allows, the last with: no memory" and not stopper.error
+
+
+def test_what_tune_adds_up_of_a_trial_is_gone_when_it_has_ended():
+    metadata = _TrainingRunMetadata()
+    metadata.update_metric("score", 0.5)
+    ForgetCallback().on_trial_complete(0, [], SimpleNamespace(run_metadata=metadata))
+    assert "last-5-avg" not in metadata.get_json_state()
+    metadata.update_metric("score", 0.4)  # nothing is broken
+
+
+def test_a_trial_that_lost_its_process_fails_when_it_gets_no_other_and_with_what_ray_says(tmp_path):
+    given_up, stopper = set(), StudyStopper(None)
+    status = StatusCallback(tmp_path, Config(), (), stopper, given_up=lambda number: number in given_up)
+    (tmp_path / "error.txt").write_text("Failure # 1 (occurred at …)\nThe actor died unexpectedly.\nits node was lost\n\n")
+    trial = SimpleNamespace(config={"number": 3, "params": {}}, error_file=str(tmp_path / "error.txt"))
+    status.on_trial_error(0, [], trial)
+    assert not (tmp_path / "0003").exists()
+    given_up.add(3)
+    status.on_trial_error(0, [], trial)
+    record = json.loads((tmp_path / "0003" / "status.json").read_text())
+    assert record["status"] == "failed" and record["reason"] == "worker lost 6 times without finishing an epoch: its node was lost"

@@ -92,3 +92,12 @@ def test_without_levels_nothing_is_stopped_before_its_end(tmp_path, metric):
         assert decisions == [CONTINUE] * 8
         assert step(scheduler, trial, 9, 0.5, finished=True) == STOP
     assert not scheduler.stopped
+
+
+def test_a_trial_that_goes_on_in_another_process_has_its_places_at_the_rungs_once(scheduler):
+    first = add(scheduler, 0)
+    assert step(scheduler, first, 1, 0.5) == CONTINUE and step(scheduler, first, 2, 0.4) == CONTINUE
+    again = SimpleNamespace(trial_id="another", config={"number": 0})
+    scheduler.on_trial_add(None, again)
+    assert step(scheduler, again, 2, 0.4) == CONTINUE
+    assert step(scheduler, add(scheduler, 1), 1, 0.45) == CONTINUE  # better than 0.5 at the same epoch, not than 0.4 a second time

@@ -13,7 +13,7 @@ from search_spaces import get_space
 from search_spaces.space import Space
 from tuning.database import StudyDatabase
 from tuning.promotion import Ladder
-from tuning.searcher import StudySearcher, all_trials, new_study, rebuild
+from tuning.searcher import LOST_RETRIES, StudySearcher, all_trials, new_study, rebuild
 
 BASE = Config()
 
@@ -72,10 +72,42 @@ def test_a_finished_trial_is_told_complete_with_its_score(study, searcher):
 def test_a_failed_trial_is_told_fail_with_its_reason(study, searcher):
     searcher.suggest("a")
     searcher.on_trial_complete("a", {"failed": "TrainingError: loss is nan", "finished": False})
+    for attempt in range(LOST_RETRIES + 1):
+        assert searcher.suggest(f"b{attempt}")["number"] == 1 and not searcher.given_up(1)
+        searcher.on_trial_complete(f"b{attempt}", None, error=True)
+    assert searcher.given_up(1) and searcher.suggest("c")["number"] == 2
+    assert [t.state for t in study.trials] == [TrialState.FAIL, TrialState.FAIL, TrialState.RUNNING]
+    assert [t.user_attrs.get("reason") for t in study.trials] == ["TrainingError: loss is nan", "worker lost", None]
+
+
+def test_a_trial_whose_process_was_lost_is_the_next_one_given_out_with_what_it_was_told(searcher):
+    told = searcher.suggest("a")
     searcher.suggest("b")
-    searcher.on_trial_complete("b", None, error=True)
-    assert [t.state for t in study.trials] == [TrialState.FAIL, TrialState.FAIL]
-    assert [t.user_attrs["reason"] for t in study.trials] == ["TrainingError: loss is nan", "worker lost"]
+    searcher.on_trial_result("a", result(1, 0.7))
+    searcher.on_trial_complete("a", None, error=True)
+    assert not searcher.exhausted and searcher.suggest("a again") == told
+    assert searcher.suggest("c")["number"] == 2
+
+
+def test_a_trial_that_gets_on_between_its_losses_is_never_given_up(study, searcher):
+    searcher.suggest("0")
+    for epoch in range(1, 3 * LOST_RETRIES):
+        searcher.on_trial_result(str(epoch - 1), result(epoch, 0.7))
+        searcher.on_trial_result(str(epoch - 1), result(epoch, 0.7))  # said again: written, but not heard of, before the loss
+        searcher.on_trial_complete(str(epoch - 1), None, error=True)
+        assert searcher.suggest(str(epoch))["number"] == 0 and not searcher.given_up(0)
+    assert study.trials[0].state == TrialState.RUNNING and len(study.trials[0].intermediate_values) == 3 * LOST_RETRIES - 1
+
+
+def test_epochs_that_are_said_again_are_no_progress(searcher):
+    searcher.suggest("0")
+    searcher.on_trial_result("0", result(1, 0.7))
+    for attempt in range(LOST_RETRIES + 1):
+        searcher.on_trial_complete(str(attempt), None, error=True)
+        if attempt < LOST_RETRIES:
+            searcher.suggest(str(attempt + 1))
+            searcher.on_trial_result(str(attempt + 1), result(1, 0.7))
+    assert searcher.given_up(0)
 
 
 def test_an_interrupted_trial_stays_running_and_is_taken_up_again(tmp_path, study, searcher):
@@ -324,7 +356,9 @@ def test_a_search_that_is_stopped_at_any_step_goes_on_as_if_it_had_not_been(tmp_
                 assert not searcher.exhausted
                 before = record(tmp_path, number, "running", [score] * (asked["until"] - 1))
                 before = dataclasses.replace(before, params=asked["params"])
-                searcher, _ = restarted([*(r for n, r in records.items() if n != number), before], SMOKE, levels=LEVELS, trials=12, sampler=sampler)
+                searcher, _ = restarted(
+                    [*(r for n, r in records.items() if n != number), before], SMOKE, levels=LEVELS, trials=12, sampler=sampler
+                )
                 step_again = searcher.suggest(f"{step} again")
                 assert step_again == asked | {"since": 0}  # its last epoch is said again
                 to(searcher, f"{step} again", step_again, score)

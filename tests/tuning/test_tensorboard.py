@@ -146,11 +146,12 @@ def test_a_failed_trial_is_a_failure_also_without_an_epoch(callback, tmp_path):
 
 
 def test_epochs_that_a_restarted_worker_reports_again_stand_once(callback, tmp_path):
-    lost = trial(0)
+    callback._given_up = lambda number: False
+    lost, again = trial(0), trial(0)
+    again.trial_id = "another"
     run(callback, lost, line(1), line(2), line(3))
-    callback.on_trial_start(0, [], lost)
-    for epoch in (2, 3, 4):
-        callback.on_trial_result(0, [], lost, line(epoch))
+    callback.on_trial_error(0, [], lost)
+    run(callback, again, line(2), line(3), line(4))
     assert [step for step, _ in points(tmp_path / "0000")] == [1, 2, 3, 4]
     assert len(list((tmp_path / "0000").iterdir())) == 1
 
