@@ -2,9 +2,9 @@
 
 For each seed both search side by side for the same time, one trial at a time on one thread each, so that whatever else the machine
 does slows both: ours is `tune_mmnet.py` with its defaults, the peer `bench/plain_ray.py`. Same tiles (200X), frozen backbone, folds,
-space, base configuration and metric. What each recommends, and the base, is then trained to the last epoch under new seeds on new
-partitions, the same ones for all, and judged there at its best epoch. Of ours the trial with the best score is judged as well, which
-is what Ray recommends of its own.
+space, base configuration and metric. What each recommends, and the base, is then trained to its end under new seeds on new partitions,
+the same ones for all, and judged there as `main.py --repeats` does, at its best epoch. Of ours the trial with the best score is judged
+as well, which is what Ray recommends of its own.
 
 A search that is done and a replicate that is done are files in `--out` and not run again: the same command goes on.
 """
@@ -157,8 +157,8 @@ def _choice(record: TrialRecord) -> dict[str, Any]:
 
 
 def fresh(base: Config, params: dict[str, Any], number: int) -> Config:
-    """A configuration with the seed and the partition of a replicate, trained to its last epoch."""
-    return base.with_values(params | {"seed": FRESH + number, "data.split_seed": FRESH + number, "optim.patience": None})
+    """A configuration with the seed and the partition of a replicate."""
+    return base.with_values(params | {"seed": FRESH + number, "data.split_seed": FRESH + number})
 
 
 def digest(config: Config) -> str:
@@ -166,12 +166,12 @@ def digest(config: Config) -> str:
 
 
 def replicate(config: Config, dataset: Dataset) -> dict[str, Any]:
-    """Its metrics at the best epoch, and at the last one."""
+    """Its metrics at the best epoch."""
     settings = config.data
     splits = make_splits(dataset.table, folds=settings.folds, test_fraction=0.0, grouping=settings.grouping, seed=settings.split_seed)
     history = list(crossval.run(config, dataset, splits))
     best = history[-1].best_epoch
-    return {"config": config.to_dict(), "epoch": best, "metrics": history[best - 1].metrics, "last": history[-1].metrics}
+    return {"config": config.to_dict(), "epoch": best, "metrics": history[best - 1].metrics}
 
 
 def judged(
@@ -193,44 +193,44 @@ def mean_interval(differences: np.ndarray) -> tuple[float, float, float]:
 
 
 def report(searches: list[dict[str, Any]], base: np.ndarray, values: np.ndarray) -> list[str]:
-    """Lines of a table for bench/RESULTS.md, and the differences over seeds. `base` (R, J), `values` (S, M, R, J)."""
-    mean = values.mean(2)  # (S, M, J)
+    """A table for bench/RESULTS.md, and the differences over seeds. `base` (R, J), `values` (S, M, R, J)."""
+    mean, ours, ray = values.mean(2), METHODS.index(OURS), METHODS.index(RAY)  # (S, M, J)
     lines = [
+        f"{len(base)} replicates each; ours / plain Ray; differences: ours - Ray, ± standard error over replicates",
         "",
-        f"{base.shape[0]} replicates each; ours / plain Ray; difference of replicates: ours - Ray, standard error over replicates",
-        "| seed | trials (to the end) | fold-epochs | a minute of training | score that chose | replicate log loss | difference | AUC | patient AUC |",
+        "| seed | trials (of them ended) | fold-epochs | those a minute of training | score that chose | replicate log loss | difference | AUC | patient AUC |",
         "|" + "---|" * 9,
     ]
     for seed, found in enumerate(searches):
-        ours, ray = found[OURS], found[RAY]
-        paired = values[seed, 0, :, 0] - values[seed, 2, :, 0]
-        error = paired.std(ddof=1) / np.sqrt(len(paired)) if len(paired) > 1 else float("nan")
-        cells = (
-            " / ".join(f"{one['trials']} ({one['full']})" for one in (ours, ray)),
-            " / ".join(f"{one['fold_epochs']}" for one in (ours, ray)),
-            " / ".join(f"{60 * one['fold_epochs'] / one['training_seconds']:.0f}" for one in (ours, ray)),
-            " / ".join(f"{one['recommended']['score']:.3f}" for one in (ours, ray)),
-            f"{mean[seed, 0, 0]:.3f} / {mean[seed, 2, 0]:.3f}",
-            f"{paired.mean():+.3f} ± {error:.3f}",
-            *(f"{mean[seed, 0, judge]:.3f} / {mean[seed, 2, judge]:.3f}" for judge in (1, 2)),
-        )
-        lines.append(f"| {seed} | " + " | ".join(cells) + " |")
-    overall = " | ".join(f"{mean[:, 0, judge].mean():.3f} / {mean[:, 2, judge].mean():.3f}" for judge in range(len(JUDGES)))
-    loss, *areas = overall.split(" | ")
-    lines.append("| mean | | | | | " + " | ".join([loss, f"{(mean[:, 0, 0] - mean[:, 2, 0]).mean():+.3f}", *areas]) + " |")
-    lines.append(
-        "| base | | | | | " + " | ".join([f"{base[:, 0].mean():.3f}", "", *(f"{base[:, judge].mean():.3f}" for judge in (1, 2))]) + " |"
-    )
+        paired = values[seed, ours, :, 0] - values[seed, ray, :, 0]
+        error = paired.std(ddof=1) / np.sqrt(len(paired)) if len(paired) > 1 else np.nan
+        took = [_took(found[method]) for method in (OURS, RAY)]
+        lines.append(_row(str(seed), [" / ".join(pair) for pair in zip(*took, strict=True)], mean[seed, [ours, ray]], f" ± {error:.3f}"))
+    nothing = [""] * 4
+    lines.append(_row("mean", nothing, mean.mean(0)[[ours, ray]]))
+    lines.append(_row("base", nothing, base.mean(0)[None]))
     lines.append("")
+    others = {RAY: mean[:, ray], "base": base.mean(0)[None]}
     for first, second in ((OURS, RAY), (BEST, RAY), (OURS, "base"), (RAY, "base")):
-        of_second = base.mean(0)[None] if second == "base" else mean[:, METHODS.index(second)]
-        differences = mean[:, METHODS.index(first)] - of_second  # (S, J)
-        shown = (
+        differences = mean[:, METHODS.index(first)] - others[second]  # (S, J)
+        shown = [
             f"{name} {middle:+.3f} ({low:+.3f} to {high:+.3f})"
             for name, (middle, low, high) in zip(JUDGES, map(mean_interval, differences.T), strict=True)
-        )
-        lines.append(f"{first} - {second}, mean over {len(searches)} seeds (95 % by t): " + ", ".join(shown))
+        ]
+        lines.append(f"{first} - {second}, mean over {len(searches)} seeds (95 % by t): {', '.join(shown)}")
     return lines
+
+
+def _took(found: dict[str, Any]) -> list[str]:
+    each = 60 * found["fold_epochs"] / found["training_seconds"]
+    return [f"{found['trials']} ({found['full']})", f"{found['fold_epochs']}", f"{each:.0f}", f"{found['recommended']['score']:.3f}"]
+
+
+def _row(name: str, took: list[str], scores: np.ndarray, error: str = "") -> str:
+    """`scores` (methods, J)."""
+    loss, *areas = [" / ".join(f"{value:.3f}" for value in column) for column in scores.T]
+    difference = f"{scores[0, 0] - scores[1, 0]:+.3f}{error}" if len(scores) > 1 else ""
+    return f"| {' | '.join([name, *took, loss, difference, *areas])} |"
 
 
 if __name__ == "__main__":
