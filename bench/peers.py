@@ -2,16 +2,16 @@
 
 import warnings
 
-import numpy as np
 import optuna
 from optuna.trial import TrialState
 
+from bench import optuna_table
 from bench.methods import ETA, Rungs, Stopping, levels
 from bench.simulation import Pool
 
 
 class Tpe:
-    """Optuna's TPE over the unit cube of a table. What it learns is the recorded configuration that stood in for its proposal."""
+    """Optuna's TPE over the unit cube of a table."""
 
     def __init__(self, pool: Pool, seed: int, pruner: optuna.pruners.BasePruner | None = None):
         optuna.logging.set_verbosity(optuna.logging.ERROR)
@@ -21,27 +21,14 @@ class Tpe:
         self.study = optuna.create_study(sampler=sampler, pruner=pruner, study_name=str(seed))  # Hyperband draws brackets by the name
         self.trials: dict[int, optuna.Trial] = {}
 
-    def _params(self, trial: optuna.Trial) -> np.ndarray:
-        return np.array(
-            [
-                trial.suggest_int(f"x{place}", 0, count - 1) / (count - 1) if count else trial.suggest_float(f"x{place}", 0, 1)
-                for place, count in enumerate(self.pool.table.choices)
-            ]
-        )
-
     def begin(self) -> int | None:
-        """A trial of the table, live in the study under its own parameters."""
-        proposal = self.study.ask()
-        point = self._params(proposal)
-        self.study.tell(proposal, state=TrialState.FAIL)
-        row = self.pool.take(point)
+        """A row of the table, live in the study."""
+        trial = self.study.ask()
+        row = optuna_table.take(trial, self.pool)
         if row is None:
-            return None
-        stands_in = self.pool.table.points[row]
-        choices = enumerate(self.pool.table.choices)
-        self.study.enqueue_trial({f"x{p}": round(stands_in[p] * (c - 1)) if c else float(stands_in[p]) for p, c in choices})
-        self.trials[row] = self.study.ask()
-        self._params(self.trials[row])
+            self.study.tell(trial, state=TrialState.FAIL)
+        else:
+            self.trials[row] = trial
         return row
 
 

@@ -11,10 +11,11 @@ import numpy as np
 
 from bench.methods import METHODS as OURS
 from bench.peers import PEERS
+from bench.product import Product
 from bench.recorded import Table, load, subset
 from bench.simulation import Pool, simulate
 
-METHODS = OURS | PEERS
+METHODS = OURS | {"promotion, TPE": Product} | PEERS
 BUDGETS = (405, 810, 1350, 2700, 5400)  # fold-epochs
 STEP = 135  # fold-epochs between two looks at what is recommended
 GOALS = (15, 10, 6)  # percentiles to reach

@@ -20,7 +20,7 @@ def table():
 def test_tpe_learns_the_parameters_of_the_configuration_that_stood_in(table):
     tpe = Tpe(Pool(table), 0)
     row = tpe.begin()
-    assert tpe.trials[row].params == {"x0": table.points[row, 0], "x1": round(table.points[row, 1] * 3)}
+    assert tpe.study.trials[0].params == {"x0": table.points[row, 0], "x1": round(table.points[row, 1] * 3)}
 
 
 @pytest.mark.parametrize("name", PEERS)
