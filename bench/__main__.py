@@ -5,7 +5,7 @@ import pkgutil
 import sys
 from pathlib import Path
 
-NOT_MEASUREMENTS = ("machine", "methods", "optuna_table", "peers", "product", "recorded", "simulation", "__main__")
+NOT_MEASUREMENTS = ("machine", "methods", "peer_dehb", "peer_syne_tune", "peers", "product", "recorded", "simulation", "__main__")
 
 
 def main() -> int:

@@ -5,8 +5,8 @@ from typing import Any
 
 import optuna
 
-from bench import optuna_table
 from bench.methods import ETA, Rungs, levels
+from bench.peers import take
 from bench.simulation import Pool
 from mmnet.config import Config
 from search_spaces.space import Space, Suggests
@@ -26,7 +26,7 @@ class TableSpace(Space):
 
     def sample(self, trial: Suggests, base: Config) -> dict[str, Any]:
         assert isinstance(trial, optuna.Trial)
-        return {"row": optuna_table.take(trial, self.pool)}
+        return {"row": take(trial, self.pool)}
 
 
 class Product(Rungs):
