@@ -16,8 +16,9 @@ def take(trial: optuna.Trial, pool: Pool) -> int | None:
     """The row that stands in for what the sampler proposes, and whose parameters the trial has from then on; None: all are used."""
     proposal = {x: trial.suggest_int(x, 0, count - 1) if count else trial.suggest_float(x, 0, 1) for x, count in pool.dimensions.items()}
     row, stands_in = pool.stand_in(proposal)
+    distributions = trial.distributions  # a copy each time
     for name, value in (stands_in or {}).items():
-        trial.study._storage.set_trial_param(trial._trial_id, name, value, trial.distributions[name])
+        trial.study._storage.set_trial_param(trial._trial_id, name, value, distributions[name])
     return row
 
 
