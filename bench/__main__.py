@@ -5,7 +5,9 @@ import pkgutil
 import sys
 from pathlib import Path
 
-NOT_MEASUREMENTS = ("machine", "methods", "peers", "plain_ray", "recorded", "simulation", "__main__")
+NOT_MEASUREMENTS = (
+    "machine", "methods", "peer_dehb", "peer_syne_tune", "peers", "plain_ray", "product", "recorded", "simulation", "__main__",
+)  # fmt: skip
 
 
 def main() -> int:

@@ -15,7 +15,11 @@ class Table:
     choices: tuple[int, ...]  # (D,) number of values of a dimension; 0: any between 0 and 1
     scores: np.ndarray  # (C, E) class-balanced log loss after each epoch; lower is better
     percentiles: np.ndarray  # (C,) percentage of configurations with a better replicate
-    folds: int
+    last_by_fold: np.ndarray  # (C, F) class-balanced log loss of each fold after the last epoch
+
+    @property
+    def folds(self) -> int:
+        return self.last_by_fold.shape[1]
 
     def nearest(self, point: np.ndarray, used: set[int]) -> int | None:
         """The recorded configuration nearest to a proposal that nobody has used yet; None: all are used."""
@@ -73,10 +77,12 @@ def _drawn_on_a_log_scale(values: np.ndarray) -> bool:
 def load(path: Path) -> Table:
     with np.load(path) as file:
         points, choices = unit_cube([json.loads(text) for text in file["config"]])
-        replicate = balanced_log_loss(file["oof_replicate"], file["label"])
-        return Table(points, choices, balanced_log_loss(file["oof"], file["label"]), percentiles(replicate), len(np.unique(file["fold"])))
+        oof, label, fold = file["oof"], file["label"], file["fold"]
+        replicate = balanced_log_loss(file["oof_replicate"], label)
+    folds = [balanced_log_loss(oof[:, -1, fold == number], label[fold == number]) for number in np.unique(fold)]
+    return Table(points, choices, balanced_log_loss(oof, label), percentiles(replicate), np.stack(folds, 1))
 
 
 def subset(table: Table, rows: np.ndarray) -> Table:
     """The table with some of its configurations only; percentiles among these."""
-    return Table(table.points[rows], table.choices, table.scores[rows], percentiles(table.percentiles[rows]), table.folds)
+    return Table(table.points[rows], table.choices, table.scores[rows], percentiles(table.percentiles[rows]), table.last_by_fold[rows])

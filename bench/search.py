@@ -11,10 +11,11 @@ import numpy as np
 
 from bench.methods import METHODS as OURS
 from bench.peers import PEERS
+from bench.product import Product
 from bench.recorded import Table, load, subset
 from bench.simulation import Pool, simulate
 
-METHODS = OURS | PEERS
+METHODS = OURS | {"promotion, TPE": Product} | PEERS
 BUDGETS = (405, 810, 1350, 2700, 5400)  # fold-epochs
 STEP = 135  # fold-epochs between two looks at what is recommended
 GOALS = (15, 10, 6)  # percentiles to reach
@@ -30,9 +31,11 @@ def main() -> None:
     budgets, goals = " ".join(f"{budget:>10d}" for budget in BUDGETS), ", ".join(map(str, GOALS))
     print(f"{'method':28s} workers {budgets}   fold-epochs to reach {goals}")
     for name in arguments.methods or METHODS:
-        for workers in arguments.workers:
-            found = np.array(repeat(arguments, whole, name, workers))
-            print(row(name, workers, found), flush=True)
+        try:
+            for workers in arguments.workers:
+                print(row(name, workers, np.array(repeat(arguments, whole, name, workers))), flush=True)
+        except ModuleNotFoundError as missing:
+            print(f"{name:28s} left out: {missing.name} is not installed; python -m pip install --no-deps -r requirements-bench.txt")
 
 
 def parse() -> argparse.Namespace:

@@ -1,6 +1,7 @@
 """Simulated time on a recorded table: workers that train for free, and pay for every epoch of every fold."""
 
 import heapq
+from collections.abc import Mapping
 from typing import Protocol
 
 import numpy as np
@@ -23,14 +24,30 @@ class Pool:
             self.used.add(found)
         return found
 
+    @property
+    def dimensions(self) -> dict[str, int]:
+        """What libraries call the dimensions, and the number of values of each; 0: any between 0 and 1."""
+        return {f"x{place}": count for place, count in enumerate(self.table.choices)}
+
+    def stand_in(self, proposal: Mapping[str, float]) -> tuple[int | None, dict[str, float] | None]:
+        """What `take` finds for a proposal by names, and its own values; one of `count` values is a number from 0 on."""
+        row = self.take(np.array([proposal[x] / (count - 1) if count else proposal[x] for x, count in self.dimensions.items()]))
+        if row is None:
+            return None, None
+        values = zip(self.dimensions.items(), self.table.points[row], strict=True)
+        return row, {x: round(value * (count - 1)) if count else float(value) for (x, count), value in values}
+
 
 class Method(Protocol):
     """A scheduler with a sampler. Trials are named by their row of the table."""
 
-    def next(self, free: int | None) -> tuple[int, int] | None:
-        """Trial and epoch to train it up to; `free`: what the asking worker has just trained. None: nothing left to do."""
+    def next(self, free: int | None) -> tuple[int, float] | None:
+        """Trial and epoch to train it up to; `free`: what the asking worker has just trained. None: nothing left to do.
 
-    def report(self, trial: int, epoch: int) -> None:
+        An epoch of some of the folds is that share of one.
+        """
+
+    def report(self, trial: int, epoch: float) -> None:
         """`trial` has been trained up to `epoch`; the scores up to there may be read off the table."""
 
     def recommend(self) -> int | None: ...
@@ -43,8 +60,8 @@ def simulate(table: Table, method: Method, workers: int, budgets: list[int]) -> 
     """
     found: list[float] = []
     times = [budget / table.folds / workers for budget in budgets]
-    trained: dict[int, int] = {}
-    jobs: list[tuple[float, int, int, int]] = []
+    trained: dict[int, float] = {}
+    jobs: list[tuple[float, int, int, float]] = []
 
     def start(now: float, worker: int, free: int | None) -> None:
         step = method.next(free)

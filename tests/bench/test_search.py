@@ -48,3 +48,13 @@ def test_every_method_asked_for_gives_a_line_for_each_number_of_workers(curves, 
     search.main()
     lines = capsys.readouterr().out.splitlines()
     assert [line.split()[:2] for line in lines[2:]] == [["full", "1"], ["full", "4"], ["promotion", "1"], ["promotion", "4"]]
+
+
+def test_a_missing_library_is_told_with_its_remedy_and_the_other_methods_go_on(curves, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "dehb", None)
+    monkeypatch.delitem(sys.modules, "bench.peer_dehb", raising=False)
+    monkeypatch.setattr(sys, "argv", ["search", "--curves", str(curves), "--repeats", "2", "--methods", "DEHB", "full", "--workers", "1"])
+    search.main()
+    left_out, full = capsys.readouterr().out.splitlines()[2:]
+    assert "dehb is not installed" in left_out and "requirements-bench.txt" in left_out
+    assert full.startswith("full")

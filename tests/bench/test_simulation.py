@@ -1,5 +1,7 @@
 """Simulated time, worked by hand: one fold, so that an epoch costs one fold-epoch."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -12,7 +14,7 @@ from bench.simulation import Pool, simulate
 def table():
     """Four configurations on a line; at every epoch the last one is the best, in the replicate as well."""
     scores = np.linspace(0.9, 0.6, 4)[:, None] - 0.01 * np.arange(9)
-    return Table(np.linspace(0, 1, 4)[:, None], (0,), scores, percentiles(scores[:, -1]), folds=1)
+    return Table(np.linspace(0, 1, 4)[:, None], (0,), scores, percentiles(scores[:, -1]), scores[:, -1:])
 
 
 class Scripted:
@@ -42,7 +44,7 @@ def test_a_resumed_trial_pays_only_for_what_is_new(table):
 
 
 def test_an_epoch_costs_as_many_fold_epochs_as_there_are_folds(table):
-    five = Table(table.points, table.choices, table.scores, table.percentiles, folds=5)
+    five = replace(table, last_by_fold=np.tile(table.last_by_fold, 5))
     assert simulate(five, Scripted([(0, 2)]), 1, [9, 10]) == [50, 75]
 
 
@@ -55,6 +57,12 @@ def test_workers_train_side_by_side_and_pay_together(table):
 def test_a_configuration_is_handed_out_once_and_the_nearest_free_one_stands_in(table):
     pool = Pool(table)
     assert [pool.take(np.array([0.9])) for _ in range(5)] == [3, 2, 1, 0, None]
+
+
+def test_what_stands_in_is_named_in_the_terms_of_the_libraries(table):
+    pool = Pool(replace(table, points=np.array([[0.0, 0.5], [1.0, 1.0]]), choices=(0, 3)))
+    assert pool.stand_in({"x0": 0.9, "x1": 1}) == (1, {"x0": 1.0, "x1": 2})
+    assert [pool.stand_in({"x0": 0.9, "x1": 2})[0] for _ in range(2)] == [0, None]
 
 
 def test_percentiles_count_the_better_ones():
@@ -95,7 +103,7 @@ def test_a_uniform_range_that_reaches_nearly_down_to_zero_stays_linear():
 def test_a_model_proposes_once_it_has_something_to_learn_from_and_nothing_is_trained_twice():
     x = np.random.default_rng(0).random(60)
     scores = 0.9 - 0.3 * x[:, None] - 0.01 * np.arange(9)
-    table = Table(x[:, None], (0,), scores, percentiles(scores[:, -1]), folds=1)
+    table = Table(x[:, None], (0,), scores, percentiles(scores[:, -1]), scores[:, -1:])
     method = Modelled(Pool(table), 0, (1, 3, 9))
     assert simulate(table, method, 2, [120])[0] <= 10
     assert len(method.known) == len(set(method.known))
