@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -138,6 +139,10 @@ def print_summary(study: Path, best: TrialRecord, console: Console, seconds: flo
         f"peak memory: this process {peak_memory():.0f} MiB, a trial's process {max(r.peak_mib for r in records):.0f} MiB (shared pages counted)",
         highlight=False,
     )
+    nodes = Counter(r.node for r in records if r.node)
+    if len(nodes) > 1:
+        told = ", ".join(f"{node} {trials}" for node, trials in nodes.most_common())
+        console.print(f"trials by the machine that they trained on last: {told}", highlight=False, soft_wrap=True)
     if count["failed"]:
         reasons = sorted({r.reason for r in records if r.status == "failed"})
         console.print("failed because: " + "; ".join(reasons[:3]), highlight=False, soft_wrap=True)

@@ -252,7 +252,7 @@ def faults(records: list[TrialRecord], trials: int, database: Path) -> list[str]
     return found if sum(states.values()) == trials else [*found, f"{sum(states.values())} trials in optuna.db"]
 
 
-def study(trials: int, cluster: Cluster, concurrency: int, folder: Path) -> list[tuple[int, float]]:
+def study(trials: int, cluster: Cluster, concurrency: int, folder: Path, console: Console) -> list[tuple[int, float]]:
     """Run it -> (trials begun, CPU seconds of the driver) as it went."""
     dataset = load_dataset(generate(folder / "data", cases=16, images=1, size=32, seed=0), 32)
     splits = make_splits(dataset.table, folds=2, test_fraction=0.0, grouping="case", seed=0)
@@ -262,6 +262,10 @@ def study(trials: int, cluster: Cluster, concurrency: int, folder: Path) -> list
     class Timed(StudySearcher):
         def suggest(self, trial_id: str) -> Any:
             spent.append((self._number, time.process_time() - cluster.worker_seconds))
+            if self._number * 10 // trials > spent[max(len(spent) - 2, 0)][0] * 10 // trials:
+                console.print(
+                    f"{self._number} trials begun: {spent[-1][1]:.1f} s of the driver, {cluster.worker_seconds:.1f} s of the workers"
+                )
             return super().suggest(trial_id)
 
     with ExitStack() as replaced:
@@ -316,7 +320,7 @@ def main() -> None:
     cluster = Cluster(arguments.nodes, arguments.slots, np.random.default_rng(arguments.seed))
     with tempfile.TemporaryDirectory() as place:
         started = time.monotonic()
-        spent = study(arguments.trials, cluster, arguments.nodes * arguments.slots, Path(place))
+        spent = study(arguments.trials, cluster, arguments.nodes * arguments.slots, Path(place), console)
         wall = time.monotonic() - started
         records = read_trials(Path(place) / "s")
         found = faults(records, arguments.trials, Path(place) / "s" / "optuna.db")

@@ -113,9 +113,14 @@ def show(rows: list[dict[str, float]], console: Console) -> None:
     later = rows[len(rows) // 10 :]
     for title, base, unit in (("an hour", "hours", 1.0), ("1,000 trials", "trials", 1000.0)):
         steps = np.array([row[base] for row in later]) / unit
-        slopes = [np.polyfit(steps, [row[name] for row in later], 1)[0] for name in columns[1:]]
-        table.add_row(title, *(f"{slope:+.2f}" for slope in slopes))
+        table.add_row(title, *(f"{slope(steps, np.array([row[name] for row in later])):+.2f}" for name in columns[1:]))
     console.print(table)
+
+
+def slope(steps: np.ndarray, values: np.ndarray) -> float:
+    """By least squares; a zero is a process that ended while it was looked at."""
+    seen = values > 0
+    return np.polyfit(steps[seen], values[seen], 1)[0] if seen.sum() > 1 else 0.0
 
 
 def main() -> None:

@@ -156,28 +156,38 @@ class DiskCallback(tune.Callback):
         self._mirror, sizes = mirror, mirror.sizes(trials)
         self._trials, self._sign, self._budget = trials, 1 if METRICS[metric] == "min" else -1, int(budget * 2**30)
         self._kept: dict[int, Kept] = {}
+        self._size = 0  # of them, bytes
         for record in records:
             if record.ranked and record.status in ("stopped", "done"):
                 self._keep(record.number, record.epochs[-1], sizes)
 
     def on_trial_start(self, iteration: int, trials: list, trial, **info: Any) -> None:
-        self._kept.pop(trial.config["number"], None)  # what trains is no surplus
+        self._leave(trial.config["number"])  # what trains is no surplus
 
     def on_trial_complete(self, iteration: int, trials: list, trial, **info: Any) -> None:
         result = trial.last_result or {}
         if result.get("rests") or result.get("finished"):
             number = trial.config["number"]
             self._keep(number, result, self._mirror.sizes(self._trials / trial_name(number)))
+            if self._size <= self._budget:
+                return
+            numbers = {id(kept): number for number, kept in self._kept.items()}
             for kept in surplus(self._kept.values(), self._budget):
                 for path in kept.paths:
                     self._mirror.unlink(path)
-                self._kept = {number: other for number, other in self._kept.items() if other is not kept}
+                self._leave(numbers[id(kept)])
+
+    def _leave(self, number: int) -> None:
+        kept = self._kept.pop(number, None)
+        self._size -= kept.size if kept else 0
 
     def _keep(self, number: int, line: dict[str, Any], sizes: dict[Path, int]) -> None:
         folder = self._trials / trial_name(number)
         paths = tuple(path for path in sizes if path == folder / CHECKPOINTS or path.parent == folder / "weights")
         rank = (-math.inf if line["finished"] else -line["epoch"], self._sign * line["score"])  # who came far, then by score
+        self._leave(number)
         self._kept[number] = Kept(rank, sum(sizes[path] for path in paths), paths)
+        self._size += self._kept[number].size
 
 
 class ForgetCallback(tune.Callback):

@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import platform
 
 import pytest
 from rich.console import Console
@@ -110,6 +111,17 @@ def test_the_page_of_text_has_the_scores_the_costs_and_what_failed(study, trial)
         "loss is nan",
     ):
         assert expected in text
+
+
+def test_the_page_says_which_machines_trained_how_many_trials_where_there_were_several(study):
+    def page():
+        out = io.StringIO()
+        print_summary(study, read_trial(study / "trials" / "0000"), Console(file=out, width=200), 12.0)
+        return out.getvalue()
+
+    assert "machine" not in page()
+    write_status(study / "trials" / "0001", "done", "", node="gpu2")
+    assert f"trials by the machine that they trained on last: {platform.node()} 4, gpu2 1\n" in page()
 
 
 def test_a_study_is_made_again_with_the_same_numbers(trained_study, tmp_path):

@@ -12,9 +12,20 @@ import pytest
 import torch
 
 from data.errors import InputError
+from mmnet import records
 from mmnet.config import Config
 from mmnet.crossval import CrossValidation
-from mmnet.records import StorageError, TrialWriter, peak_memory, read_trial, read_trials, whole_file, write_json, write_status
+from mmnet.records import (
+    StorageError,
+    TrialWriter,
+    peak_memory,
+    read_trial,
+    read_trials,
+    record_failure,
+    whole_file,
+    write_json,
+    write_status,
+)
 from tests.mmnet.tiny import CPU, deal, feature_dataset, tiny_config
 
 CONFIG = tiny_config({"model.frozen": True, "optim.epochs": 4, "optim.patience": None, "metric": "auc"})
@@ -157,7 +168,23 @@ def test_a_damaged_record_is_an_input_error_that_names_it(tmp_path, name, conten
 def test_a_status_keeps_the_peak_memory_on_record(tmp_path):
     write_status(tmp_path, "running", "", 12.5)
     write_status(tmp_path, "stopped", "below the best")
-    assert json.loads((tmp_path / "status.json").read_text()) == {"status": "stopped", "reason": "below the best", "peak_mib": 12.5, "node": ""}
+    assert json.loads((tmp_path / "status.json").read_text()) == {
+        "status": "stopped",
+        "reason": "below the best",
+        "peak_mib": 12.5,
+        "node": "",
+    }
+
+
+def test_a_record_names_the_machine_of_its_trial_also_when_the_driver_ends_it(tmp_path, monkeypatch):
+    monkeypatch.setattr(records.platform, "node", lambda: "gpu2")
+    writer, _ = go(tmp_path, 1)
+    assert read_trial(tmp_path).node == "gpu2"
+    monkeypatch.setattr(records.platform, "node", lambda: "head")
+    record_failure(tmp_path, 7, {}, CONFIG, "worker lost")
+    assert read_trial(tmp_path).node == "gpu2"
+    (tmp_path / "status.json").write_text('{"status": "done", "reason": "", "peak_mib": 1.0}')  # of an earlier version
+    assert read_trial(tmp_path).node == ""
 
 
 def test_peak_memory_is_in_mebibytes():

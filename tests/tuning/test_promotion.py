@@ -1,5 +1,6 @@
 """Worked by hand: η = 3, levels 1, 3, 9, so that a rung of three promotes its best."""
 
+import numpy as np
 import pytest
 
 from tuning.promotion import Ladder, Step, promotion
@@ -125,3 +126,13 @@ def test_of_an_objective_that_should_be_high_the_highest_is_on_the_front():
     for trial, score, auc in (("a", 0.4, 0.8), ("b", 0.5, 0.9), ("c", 0.6, 0.7)):
         rungs.report(trial, costly(1, score, 1.0, auc))
     assert [rungs.promoted(away) for away in ((), ("a",), ("a", "b"))] == [Step("a", 3, 1), Step("b", 3, 1), None]
+
+
+def test_a_ladder_that_is_told_in_any_order_and_twice_says_what_its_scores_say():
+    rungs, rng = ladder(), np.random.default_rng(0)
+    for _ in range(200):
+        trial, epoch = f"{rng.integers(30):04d}", int(rng.choice([1, 3, 9]))
+        rungs.report(trial, line(epoch, float(rng.integers(10)), finished=epoch == 9))
+        away = {f"{number:04d}" for number in rng.integers(30, size=5)}
+        for least in (0, 3):
+            assert rungs.promoted(away, least) == promotion(rungs._scores, rungs.levels, 3, away, least)
