@@ -5,7 +5,7 @@ import pkgutil
 import sys
 from pathlib import Path
 
-NOT_MEASUREMENTS = ("machine", "methods", "peers", "recorded", "simulation", "__main__")
+NOT_MEASUREMENTS = ("machine", "methods", "nodes", "peers", "recorded", "simulation", "__main__")
 
 
 def main() -> int:
