@@ -16,6 +16,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
 STORE = 100_000_000  # bytes of a node's object store
+TRIES = 5  # at a start, for which Ray waits 30 s: too short where others keep the machine busy
 
 
 class Nodes:
@@ -41,17 +42,23 @@ class Nodes:
         self._start()
 
     def _start(self) -> None:
-        self._folder = tempfile.TemporaryDirectory(ignore_cleanup_errors=True)  # a socket's path holds 107 characters
-        self._cluster = subprocess.Popen(
-            [sys.executable, "-m", "bench.nodes", str(self._count)],
-            cwd=ROOT,
-            env=self.environment | {"RAY_TMPDIR": self._folder.name},
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        self.address = self._answer("address ")
-        self.nodes = [int(self._answer("node ")) for _ in range(self._count)]
+        for _ in range(TRIES):
+            self._folder = tempfile.TemporaryDirectory(ignore_cleanup_errors=True)  # a socket's path holds 107 characters
+            self._cluster = subprocess.Popen(
+                [sys.executable, "-m", "bench.nodes", str(self._count)],
+                cwd=ROOT,
+                env=self.environment | {"RAY_TMPDIR": self._folder.name},
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL,
+                text=True,
+            )
+            self.address = self._answer("address ")
+            self.nodes = [int(self._answer("node ") or 0) for _ in range(self._count)]
+            if all(self.nodes):
+                return
+            self.__exit__()
+        raise RuntimeError(f"no cluster came up in {TRIES} tries")
 
     def processes(self) -> list[int]:
         """Of all nodes, but not the one that started them."""
@@ -65,11 +72,9 @@ class Nodes:
         self.nodes[self.nodes.index(node)] = int(self._answer("node "))
 
     def _answer(self, beginning: str) -> str:
+        """The rest of the next line that begins so; empty: the cluster ended."""
         assert self._cluster.stdout is not None
-        for line in self._cluster.stdout:
-            if line.startswith(beginning):
-                return line.removeprefix(beginning).strip()
-        raise RuntimeError("the cluster did not come up")
+        return next((line.removeprefix(beginning).strip() for line in self._cluster.stdout if line.startswith(beginning)), "")
 
 
 def kill_all(processes: list[int]) -> None:
@@ -97,8 +102,11 @@ def serve(count: int) -> None:
     print("address", cluster.address, flush=True)
 
     def add() -> None:
-        node = cluster.add_node(wait=False, num_cpus=1, object_store_memory=STORE)
-        print("node", node.all_processes["raylet"][0].process.pid, flush=True)
+        for _ in range(TRIES):
+            with suppress(Exception):  # of Ray's plain kind: the machine was too slow for a start
+                node = cluster.add_node(wait=False, num_cpus=1, object_store_memory=STORE)
+                print("node", node.all_processes["raylet"][0].process.pid, flush=True)
+                return
 
     for _ in range(count):
         add()
