@@ -18,9 +18,9 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 from rich.console import Console
 
-from data.errors import DataError, InputError
+from data.errors import DataError, InputError, StorageError, shortlist
 from data.splits import Splits, case_leaks
-from mmnet.command_line import OUTPUT, SYNTHETIC, Prepared, base_config, describe, overrides, prepare, resolve_data
+from mmnet.command_line import OUTPUT, SYNTHETIC, Prepared, base_config, describe, open_data, overrides, prepare, resolve_data
 from mmnet.config import AUTO, Config, ConfigError, field_paths, get_value
 from mmnet.mirror import CHECKPOINTS, Mirror, open_output
 
@@ -81,9 +81,13 @@ class StudyFolder:
         splits = Splits.from_json(self.about["splits"]) if self.resumed else None
         prepared = prepare(self.config, self.data, console, device, splits)
         if self.resumed and prepared.dataset.fingerprint != self.about["data"]["fingerprint"]:
+            from data.store import changed_files
+
+            changed = changed_files(open_data(self.config, self.data), self.about["data"]["fingerprint"])
             raise DataError(
-                f"data {prepared.dataset.name} changed since study {self.name} began: fingerprint {prepared.dataset.fingerprint}, "
-                f"expected {self.about['data']['fingerprint']}; restore the data, or start a study under another --name"
+                f"data {prepared.dataset.name} changed since study {self.name} began: {f'{shortlist(changed)}; ' if changed else ''}"
+                f"fingerprint {prepared.dataset.fingerprint}, expected {self.about['data']['fingerprint']}; "
+                "restore the data, or start a study under another --name"
             )
         describe(prepared, self.config, console)
         if device is not None and trains_here and not self.resumed:
@@ -136,7 +140,9 @@ def _take(path: Path) -> TextIO:
         path.mkdir(parents=True, exist_ok=True)
         file = (path / ".lock").open("a+")
     except OSError as error:
-        raise InputError(f"--output {path.parent}: cannot write there: {error.strerror}; pass another --output") from error
+        raise InputError(
+            f"--output {path.parent}: cannot write there: {error.strerror}; make it writable, or pass another --output"
+        ) from error
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -144,9 +150,12 @@ def _take(path: Path) -> TextIO:
         raise InputError(f"study {path}: {file.read()} works on it; wait for its end, or start another --name") from None
     except OSError:
         return file  # a network file system without locks
-    file.truncate(0)
-    file.write(f"process {os.getpid()} on {platform.node()}")
-    file.flush()
+    try:
+        file.truncate(0)
+        file.write(f"process {os.getpid()} on {platform.node()}")
+        file.flush()
+    except OSError as error:
+        raise StorageError.of(path / ".lock", error.strerror) from error
     return file
 
 
