@@ -16,7 +16,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
 STORE = 100_000_000  # bytes of a node's object store
-TRIES = 5  # at a start, for which Ray waits 30 s: too short where others keep the machine busy
+TRIES = 50  # at a start, for which Ray waits 30 s: too short where others keep the machine busy
 
 
 class Nodes:

@@ -17,7 +17,7 @@ from ray import tune
 from rich.console import Console
 
 from data.dataset import Dataset
-from data.errors import InputError
+from data.errors import DISK, InputError, StorageError
 from data.splits import Splits
 from mmnet.config import Config
 from mmnet.metrics import METRICS
@@ -30,6 +30,7 @@ from tuning.limits import PRICE, Kept, hourly_price, surplus
 from tuning.mirror_callbacks import FetchCallback, SendCallback
 from tuning.progress import ProgressCallback
 from tuning.promotion import Ladder
+from tuning.recording import RecordingCallback
 from tuning.scheduler import RungScheduler
 from tuning.searcher import StudySearcher, all_trials, rebuild
 from tuning.settings import ASHA, StudySettings, chosen_sampler, expected_epochs
@@ -37,7 +38,7 @@ from tuning.tensorboard import TensorBoardCallback
 from tuning.trainable import MMNetTrainable, trial_name
 from tuning.trial_place import reachable
 
-WORKER_RETRIES = 2  # of a trial whose process was lost; what its configuration causes is not retried
+WORKER_RETRIES = 2  # of a trial whose process was lost before another epoch; what its configuration causes is not retried
 HOPELESS = 5  # so many trials failed and none gave a score: the study stops itself
 COUNT_EVERY = 10.0  # seconds between two looks at the nodes of the cluster and their prices
 ASK_EVERY = 10  # trials that end between two questions whether the study has found enough
@@ -61,8 +62,12 @@ class StudyStopper(tune.Stopper):
 
     def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
         if "abort" in result:
-            self.error = result["abort"]
+            self.fail(result["abort"])
         return False
+
+    def fail(self, error: str) -> None:
+        """End the study with this error, the first one counts."""
+        self.error = self.error or error
 
     def stop_all(self) -> bool:
         if self.deadline is not None and time.monotonic() >= self.deadline and not self.reason:
@@ -85,10 +90,14 @@ class StatusCallback(tune.Callback):
         """`stopped`: see `RungScheduler`. `failures_left`: so many more trials may fail; None: any."""
         self._trials, self._base, self._stopped, self._stopper, self._enough = trials, base, stopped, stopper, enough
         self._failed, self._succeeded, self._ended, self._failures_left = 0, False, 0, failures_left
+        self._reached: dict[str, int] = {}  # the last epoch of each trial
         self.stopped: list[Path] = []
 
     def on_trial_result(self, iteration: int, trials: list, trial, result: dict, **info: Any) -> None:
         self._succeeded |= "score" in result
+        if result.get("epoch", 0) > self._reached.get(trial.trial_id, 0):
+            self._reached[trial.trial_id] = result["epoch"]
+            trial.run_metadata.num_failures = 0  # a trial that gets on may lose as many machines as it likes
 
     def on_trial_complete(self, iteration: int, trials: list, trial, **info: Any) -> None:
         folder = self._trials / trial_name(trial.config["number"])
@@ -105,14 +114,14 @@ class StatusCallback(tune.Callback):
     def on_trial_error(self, iteration: int, trials: list, trial, **info: Any) -> None:
         number, params = trial.config["number"], trial.config["params"]
         cause = str(trial.get_error() or "no message").strip().splitlines()
-        reason = f"worker lost {WORKER_RETRIES + 1} times: {cause[-1][:300]}"
+        reason = f"worker lost {WORKER_RETRIES + 1} times before another epoch: {cause[-1][:300]}"
         record_failure(self._trials / trial_name(number), number, params, self._base, reason)
         self._failure(reason)
 
     def _failure(self, reason: str) -> None:
         self._failed += 1
         if self._failed >= HOPELESS and not self._succeeded:
-            self._stopper.error = f"the first {self._failed} trials all failed, the last with: {reason}"
+            self._stopper.fail(f"the first {self._failed} trials all failed, the last with: {reason}")
         elif self._failures_left is not None and self._failed > self._failures_left and not self._stopper.reason:
             self._stopper.reason = f"more trials failed than --max-failures allows, the last with: {reason}"
 
@@ -245,6 +254,16 @@ def run_study(
             deadline=stopper.deadline,
             synthetic=dataset.synthetic,
         )
+        callbacks = [
+            FetchCallback(trials, mirror),
+            status,
+            cost,
+            DiskCallback(trials, base.metric, settings.disk_budget, records, mirror),
+            TensorBoardCallback(trials, space, base, levels, stopped, records, lambda: searcher.exhausted),
+            SaveCallback(searcher),
+            SendCallback(trials, mirror),
+            progress,
+        ]
         trainable = tune.with_parameters(
             MMNetTrainable, dataset=dataset, splits=splits, base=base, place=place, threads=max(int(settings.cpus_per_trial), 1)
         )
@@ -262,19 +281,14 @@ def run_study(
                 reuse_actors=True,
                 max_failures=WORKER_RETRIES,
                 raise_on_failed_trial=False,
-                callbacks=[
-                    FetchCallback(trials, mirror),
-                    status,
-                    cost,
-                    DiskCallback(trials, base.metric, settings.disk_budget, records, mirror),
-                    TensorBoardCallback(trials, space, base, levels, stopped, records, lambda: searcher.exhausted),
-                    SaveCallback(searcher),
-                    SendCallback(trials, mirror),
-                    progress,
-                ],
+                callbacks=[RecordingCallback(callbacks, trials.parent, stopper.fail)],
                 trial_dirname_creator=lambda trial: f"{trial_name(trial.config['number'])}-{trial.config['until']}",
                 verbose=0,
             )
+    except OSError as error:  # of Ray's own records in `ray_folder`
+        if error.errno not in DISK:
+            raise
+        stopper.fail(str(StorageError.of(trials.parent, error.strerror)))
     finally:
         ray.shutdown()  # no process writes to a trial any more
         joined.close()

@@ -43,7 +43,9 @@ def cluster(monkeypatch):
     """A cluster of one node at this price, and a clock to turn."""
     state = SimpleNamespace(price=3.6, now=0.0)
     node = {"Alive": True, "Resources": {}}
-    monkeypatch.setattr(study_module.ray, "nodes", lambda: [node | {"Resources": {"cents_per_hour": 100 * state.price} if state.price else {}}])
+    monkeypatch.setattr(
+        study_module.ray, "nodes", lambda: [node | {"Resources": {"cents_per_hour": 100 * state.price} if state.price else {}}]
+    )
     monkeypatch.setattr(study_module.time, "monotonic", lambda: state.now)
     return state
 
@@ -112,7 +114,9 @@ def test_what_an_earlier_run_left_counts(tmp_path):
 def test_more_failures_than_allowed_end_the_study_with_the_last_reason(tmp_path):
     stopper = StudyStopper(None)
     status = StatusCallback(tmp_path, Config(), (), stopper, failures_left=1)
-    good = SimpleNamespace(trial_id="a", config={"number": 0}, last_result={"epoch": 1, "score": 0.5})
+    good = SimpleNamespace(
+        trial_id="a", config={"number": 0}, last_result={"epoch": 1, "score": 0.5}, run_metadata=SimpleNamespace(num_failures=0)
+    )
     status.on_trial_result(0, [], good, good.last_result)
     for number in (1, 2):
         assert not stopper.reason
@@ -120,3 +124,13 @@ def test_more_failures_than_allowed_end_the_study_with_the_last_reason(tmp_path)
             0, [], SimpleNamespace(trial_id=str(number), config={"number": number}, last_result={"failed": "no memory"})
         )
     assert stopper.reason == "more trials failed than --max-failures allows, the last with: no memory" and not stopper.error
+
+
+def test_a_trial_that_gets_on_may_lose_as_many_workers_as_it_likes(tmp_path):
+    status = StatusCallback(tmp_path, Config(), (), StudyStopper(None))
+    trial = SimpleNamespace(trial_id="a", run_metadata=SimpleNamespace(num_failures=0))
+    for epoch, lost in ((1, 0), (2, 0), (2, 2), (1, 2), (3, 0)):  # a restarted worker says its last epochs again
+        trial.run_metadata.num_failures = 2
+        status.on_trial_result(0, [], trial, {"epoch": epoch, "score": 0.5})
+        assert trial.run_metadata.num_failures == lost
+    status.on_trial_result(0, [], trial, {"failed": "no memory"})
