@@ -30,7 +30,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
 
 def main() -> int:
     arguments = parse()
-    started = time.time()
+    started = time.monotonic()
     from rich.console import Console
 
     from data.errors import InputError
@@ -92,7 +92,7 @@ def conclude(study, prepared, nested, repeats, singles, again: bool, device, con
 
     best = write_results(study.path)
     assert best is not None
-    print_summary(study.path, best, console, time.time() - started)
+    print_summary(study.path, best, console, time.monotonic() - started)
     if singles:
         from analysis.single_magnification import print_comparison, write_comparison
 

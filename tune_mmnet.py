@@ -72,7 +72,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
 
 def main() -> int:
     arguments = parse()
-    started = time.time()
+    started = time.monotonic()
     from rich.console import Console
 
     from data.errors import InputError
@@ -154,7 +154,7 @@ def main() -> int:
         finally:
             record_end(settings.folder, reason, cost=cost)
             study.mirror.push()
-    status = close(settings.folder, study.output, console, outcome.complete, outcome.reason, time.time() - started)
+    status = close(settings.folder, study.output, console, outcome.complete, outcome.reason, time.monotonic() - started)
     study.mirror.store(console)
     return status
 

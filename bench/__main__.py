@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 NOT_MEASUREMENTS = (
-    "machine", "methods", "peer_dehb", "peer_syne_tune", "peers", "plain_ray", "product", "recorded", "simulation", "__main__",
+    "machine", "methods", "peer_dehb", "peer_syne_tune", "peers", "plain_ray", "product", "ray_nodes", "recorded", "simulation", "__main__",
 )  # fmt: skip
 
 

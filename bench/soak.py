@@ -22,8 +22,9 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from bench.faults import ROOT, SEARCH, command, descendants
+from bench.faults import ROOT, SEARCH, command
 from bench.machine import describe_machine
+from bench.ray_nodes import descendants
 from data.synthetic import generate
 
 EVERY = 60.0  # seconds between two samples

@@ -1,5 +1,9 @@
 """Errors that a user can act on: each names the thing, the value got, what was expected and what to do."""
 
+import errno
+
+DISK = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO, errno.ESTALE}  # what only who owns the disk can mend
+
 
 class InputError(ValueError):
     """Bad input of any kind. Entry points print its message as one line and exit with status 2."""

@@ -139,6 +139,28 @@ def load_dataset(
     return Dataset(table, images, meta["fingerprint"], source.name, meta["synthetic"], skipped=meta["skipped"])
 
 
+def changed_files(now: Dataset, fingerprint: str) -> list[str]:
+    """What became of each file since the data set had that fingerprint; empty where the cache does not hold it (any more) at this size.
+
+    `now`: with its pixels.
+    """
+    assert now.images is not None
+    size = now.images.shape[1]
+    for file in (cache_root() / "images").glob(f"*-{size}px/meta.json"):
+        with suppress(OSError, ValueError, KeyError, zipfile.BadZipFile):  # a damaged cache has nothing to say
+            if json.loads(file.read_text())["fingerprint"] == fingerprint:
+                with np.load(file.with_name("table.npz")) as arrays:
+                    before = dict(zip(arrays["path"].tolist(), np.load(file.with_name("images.npy"), mmap_mode="r"), strict=True))
+                return _differences(before, dict(zip(now.table.path.tolist(), now.images, strict=True)))
+    return []
+
+
+def _differences(before: dict[str, np.ndarray], now: dict[str, np.ndarray]) -> list[str]:
+    """Of {path: pixels}."""
+    found = [f"{path} is gone" for path in before if path not in now] + [f"{path} is new" for path in now if path not in before]
+    return found + [f"{path} is another image" for path in before if path in now and not np.array_equal(before[path], now[path])]
+
+
 def _build(source: Source, size: int, on_bad_file: str, folder: Path, progress: Progress | None) -> None:
     rows, problems = source.rows()
     if problems and on_bad_file == "error":

@@ -144,18 +144,24 @@ class Prepared:
         return self.dataset.select_patients(self.splits.development())
 
 
+def open_data(config: Config, data: str, progress: Callable[[int, int], None] | None = None) -> Dataset:
+    """All images of a data set, scanned and decoded, or from the cache."""
+    from data.store import load_dataset
+    from data.synthetic import default_synthetic
+
+    path: str | Path = default_synthetic() if data == SYNTHETIC else data
+    return load_dataset(path, config.data.image_size, config.data.on_bad_file, progress)
+
+
 def prepare(config: Config, data: str, console: Console, device: torch.device | None, splits: Splits | None = None) -> Prepared:
     """Scan, decode (or open the cache), split, and where the backbone is frozen compute features (or open the cache).
 
     `device` None: no features (a dry run). `splits`: those of an existing study, held against the data again.
     """
     from data.splits import build_splits, check_splits
-    from data.store import load_dataset
-    from data.synthetic import default_synthetic
 
-    path: str | Path = default_synthetic() if data == SYNTHETIC else data
     with progress_bar(console, "decoding images") as progress:
-        dataset = load_dataset(path, config.data.image_size, config.data.on_bad_file, progress)
+        dataset = open_data(config, data, progress)
     if splits is None:
         settings = config.data
         splits = build_splits(
@@ -245,7 +251,7 @@ def describe(prepared: Prepared, config: Config, console: Console) -> None:
 
 def run_verb(main: Callable[[], int]) -> None:
     """Run a verb and exit: 0 done, 1 nothing usable came out, 2 bad input (one line on stderr), 130 interrupted."""
-    from data.errors import InputError
+    from data.errors import DISK, InputError
 
     try:
         sys.exit(main())
@@ -253,9 +259,15 @@ def run_verb(main: Callable[[], int]) -> None:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
     except OSError as error:
-        if error.filename is None:  # a pipe, a socket: no file that anybody could mend
+        if error.filename is not None:
+            print(f"error: {error.filename}: {error.strerror}; make it readable and writable, or name another place", file=sys.stderr)
+        elif error.errno in DISK:  # the system names a file only where it opens it
+            print(
+                f"error: results: {error.strerror}; free some space where --output stands, then run it again, a search with --resume",
+                file=sys.stderr,
+            )
+        else:  # a pipe, a socket: no file that anybody could mend
             raise
-        print(f"error: {error.filename}: {error.strerror}; make it readable and writable, or name another place", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)

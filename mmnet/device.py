@@ -21,7 +21,7 @@ def best_device() -> torch.device:
 
 def is_out_of_memory(error: Exception) -> bool:
     """Whether a device, or the host, had no more memory to give."""
-    return isinstance(error, torch.OutOfMemoryError) or (isinstance(error, RuntimeError) and "allocate memory" in str(error))
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or (isinstance(error, RuntimeError) and "allocate memory" in str(error))
 
 
 def free_unused(device: torch.device) -> None:

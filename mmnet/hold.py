@@ -88,7 +88,9 @@ def _locked(mirror: Mirror) -> TextIO | None:
         path.mkdir(parents=True, exist_ok=True)
         file = (path / LOCK).open("a+")
     except OSError as error:
-        raise InputError(f"--output {path.parent}: cannot write there: {error.strerror}; pass another --output") from error
+        raise InputError(
+            f"--output {path.parent}: cannot write there: {error.strerror}; make it writable, or pass another --output"
+        ) from error
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

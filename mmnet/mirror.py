@@ -138,7 +138,11 @@ class Mirror:
         if self.bucket is not None:
             self.bucket.write(text.encode(), LOCK)
         else:
-            (self.folder / LOCK).write_text(text)  # in place: the file itself is what is locked
+            path = self.folder / LOCK
+            try:
+                path.write_text(text)  # in place: the file itself is what is locked
+            except OSError as error:
+                raise StorageError.of(path, error.strerror) from error
 
     def renew_lock(self) -> None:
         """As written now."""

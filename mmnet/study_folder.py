@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
-from data.errors import DataError, InputError
+from data.errors import DataError, InputError, shortlist
 from data.splits import Splits, case_leaks
-from mmnet.command_line import OUTPUT, SYNTHETIC, Prepared, base_config, describe, overrides, prepare, resolve_data
+from mmnet.command_line import OUTPUT, SYNTHETIC, Prepared, base_config, describe, open_data, overrides, prepare, resolve_data
 from mmnet.config import AUTO, Config, ConfigError, field_paths, get_value
 from mmnet.hold import Hold
 from mmnet.mirror import CHECKPOINTS, Mirror, open_output
@@ -80,9 +80,13 @@ class StudyFolder:
         splits = Splits.from_json(self.about["splits"]) if self.resumed else None
         prepared = prepare(self.config, self.data, console, device, splits)
         if self.resumed and prepared.dataset.fingerprint != self.about["data"]["fingerprint"]:
+            from data.store import changed_files
+
+            changed = changed_files(open_data(self.config, self.data), self.about["data"]["fingerprint"])
             raise DataError(
-                f"data {prepared.dataset.name} changed since study {self.name} began: fingerprint {prepared.dataset.fingerprint}, "
-                f"expected {self.about['data']['fingerprint']}; restore the data, or start a study under another --name"
+                f"data {prepared.dataset.name} changed since study {self.name} began: {f'{shortlist(changed)}; ' if changed else ''}"
+                f"fingerprint {prepared.dataset.fingerprint}, expected {self.about['data']['fingerprint']}; "
+                "restore the data, or start a study under another --name"
             )
         describe(prepared, self.config, console)
         if device is not None and trains_here and not self.resumed:

@@ -36,7 +36,7 @@ class StudyDatabase:
     """A study in a SQLite file; `write` brings trials in it to what they are now."""
 
     def __init__(self, path: Path, name: str, metric: str):
-        """Open the file, or make it. Raises InputError when it is no study that Optuna can open."""
+        """Open the file, or make it. Raises InputError when it is no study that Optuna can open, StorageError when the disk is full."""
         self._path = path
         self._written: set[int] = set()  # numbers whose parameters are in the file
         direction = "minimize" if METRICS[metric] == "min" else "maximize"
@@ -47,6 +47,8 @@ class StudyDatabase:
             self._ids = dict(self._file.execute("SELECT number, trial_id FROM trials WHERE study_id = ?", (self._study,)))
             ((self._last_id,),) = self._file.execute("SELECT coalesce(max(trial_id), 0) FROM trials")
         except Exception as error:  # sqlalchemy's, sqlite3's and optuna's own kinds
+            if "disk is full" in str(error) or "readonly database" in str(error):
+                raise self._error(error) from error
             raise InputError(
                 f"{path}: not a study that Optuna can open ({str(error).splitlines()[0]}); move it away, it is made again from the trial records"
             ) from error
@@ -94,8 +96,8 @@ class StudyDatabase:
     def close(self) -> None:
         self._file.close()
 
-    def _error(self, error: sqlite3.Error) -> StorageError:
-        return StorageError.of(self._path, error)
+    def _error(self, error: Exception) -> StorageError:
+        return StorageError.of(self._path, str(error).splitlines()[0])
 
 
 def _utc(moment: datetime.datetime | None) -> str | None:

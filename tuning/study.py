@@ -17,7 +17,7 @@ from ray import tune
 from rich.console import Console
 
 from data.dataset import Dataset
-from data.errors import InputError
+from data.errors import DISK, InputError, StorageError
 from data.splits import Splits
 from mmnet.config import Config
 from mmnet.metrics import METRICS
@@ -30,6 +30,7 @@ from tuning.limits import PRICE, Kept, hourly_price, surplus
 from tuning.mirror_callbacks import FetchCallback, SendCallback
 from tuning.progress import ProgressCallback
 from tuning.promotion import Ladder
+from tuning.recording import RecordingCallback
 from tuning.scheduler import RungScheduler
 from tuning.searcher import LOST_RETRIES, StudySearcher, all_trials, rebuild
 from tuning.settings import ASHA, StudySettings, chosen_sampler, expected_epochs
@@ -60,8 +61,12 @@ class StudyStopper(tune.Stopper):
 
     def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
         if "abort" in result:
-            self.error = result["abort"]
+            self.fail(result["abort"])
         return False
+
+    def fail(self, error: str) -> None:
+        """End the study with this error, the first one counts."""
+        self.error = self.error or error
 
     def stop_all(self) -> bool:
         if self.deadline is not None and time.monotonic() >= self.deadline and not self.reason:
@@ -115,7 +120,7 @@ class StatusCallback(tune.Callback):
     def _failure(self, reason: str) -> None:
         self._failed += 1
         if self._failed >= HOPELESS and not self._succeeded:
-            self._stopper.error = f"the first {self._failed} trials all failed, the last with: {reason}"
+            self._stopper.fail(f"the first {self._failed} trials all failed, the last with: {reason}")
         elif self._failures_left is not None and self._failed > self._failures_left and not self._stopper.reason:
             self._stopper.reason = f"more trials failed than --max-failures allows, the last with: {reason}"
 
@@ -279,6 +284,17 @@ def run_study(
             synthetic=dataset.synthetic,
             given_up=searcher.given_up,
         )
+        callbacks = [
+            FetchCallback(trials, mirror),
+            status,
+            cost,
+            DiskCallback(trials, base.metric, settings.disk_budget, records, mirror),
+            TensorBoardCallback(trials, space, base, levels, stopped, records, lambda: searcher.exhausted, searcher.given_up),
+            SaveCallback(searcher),
+            SendCallback(trials, mirror),
+            progress,
+            ForgetCallback(),
+        ]
         trainable = tune.with_parameters(
             MMNetTrainable, dataset=dataset, splits=splits, base=base, place=place, threads=max(int(settings.cpus_per_trial), 1)
         )
@@ -296,20 +312,14 @@ def run_study(
                 reuse_actors=True,
                 max_failures=0,  # the searcher gives a lost trial another process; Tune does not where it was lost while it changed hands
                 raise_on_failed_trial=False,
-                callbacks=[
-                    FetchCallback(trials, mirror),
-                    status,
-                    cost,
-                    DiskCallback(trials, base.metric, settings.disk_budget, records, mirror),
-                    TensorBoardCallback(trials, space, base, levels, stopped, records, lambda: searcher.exhausted, searcher.given_up),
-                    SaveCallback(searcher),
-                    SendCallback(trials, mirror),
-                    progress,
-                    ForgetCallback(),
-                ],
+                callbacks=[RecordingCallback(callbacks, trials.parent, stopper.fail)],
                 trial_dirname_creator=lambda trial: f"{trial_name(trial.config['number'])}-{trial.config['until']}",
                 verbose=0,
             )
+    except OSError as error:  # of Ray's own records in `ray_folder`
+        if error.errno not in DISK:
+            raise
+        stopper.fail(str(StorageError.of(trials.parent, error.strerror)))
     finally:
         ray.shutdown()  # no process writes to a trial any more
         joined.close()

@@ -7,11 +7,12 @@ import torch
 from ray import tune
 
 from data.dataset import Dataset
+from data.errors import DISK, StorageError
 from data.splits import Splits
 from mmnet import crossval
 from mmnet.config import Config
 from mmnet.device import is_out_of_memory
-from mmnet.records import StorageError, TrialWriter, peak_memory, record_failure
+from mmnet.records import TrialWriter, peak_memory, record_failure
 from tuning.heap import give_back
 from tuning.trial_place import TrialPlace
 
@@ -124,6 +125,8 @@ class _Recording:
     def __exit__(self, kind, error, trace) -> bool:
         if error is None or not isinstance(error, Exception):
             return False
+        if isinstance(error, OSError) and error.errno in DISK:
+            error = StorageError.of(error.filename or self.owner._place[0], error.strerror)
         if isinstance(error, StorageError):
             self.owner._failure = {"abort": str(error)}
             return True
@@ -143,5 +146,5 @@ def failure_reason(error: Exception) -> str:
     """One line that says what went wrong in a trial."""
     text = str(error).strip().splitlines()
     if is_out_of_memory(error):
-        return f"out of memory: lower optim.batch_size, data.image_size or model.width ({text[0][:200]})"
+        return f"out of memory: lower optim.batch_size, data.image_size or model.width ({text[0][:200] if text else type(error).__name__})"
     return f"{type(error).__name__}: {text[0][:500] if text else 'no message'}"

@@ -97,6 +97,22 @@ def test_a_changed_image_is_decoded_again_and_changes_the_fingerprint(tmp_path):
     assert (after.images[0] != pixels).any()
 
 
+def test_what_became_of_each_file_is_told_as_long_as_the_cache_holds_what_was_before(tmp_path, own_cache):
+    tree = write_tree(tmp_path)
+    before = load_dataset(tree, 32)
+    assert store.changed_files(before, before.fingerprint) == []
+    (tree / NAMES[0]).unlink()
+    write_png(tree / NAMES[1], seed=99)
+    write_png(tree / "SOB_B_F-14-1002-40-002.png", seed=98)
+    after = load_dataset(tree, 32)
+    told = [f"{NAMES[0]} is gone", "SOB_B_F-14-1002-40-002.png is new", f"{NAMES[1]} is another image"]
+    assert store.changed_files(after, before.fingerprint) == told
+    assert store.changed_files(load_dataset(tree, 48), before.fingerprint) == []  # at another size nothing was kept
+    for meta in own_cache.rglob("meta.json"):
+        meta.write_text("damaged")
+    assert store.changed_files(after, before.fingerprint) == []
+
+
 def test_a_touched_file_is_checked_again_but_is_the_same_data(tmp_path, monkeypatch):
     tree = write_tree(tmp_path)
     before = load_dataset(tree, 32)

@@ -1,6 +1,8 @@
 """A study whose files were damaged, or that is resumed with something else: one clear line, and every file is what it was."""
 
 import json
+import os
+import platform
 import shutil
 import sys
 from collections.abc import Callable
@@ -10,11 +12,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import save_file
 
 import main
+from data.store import load_dataset
 from data.synthetic import generate
-from tests.faults.corpus import Bad, attempt, hold
+from mmnet import study_folder
+from tests.faults.corpus import Bad, attempt, contents, hold
 
 pytestmark = pytest.mark.slow
 SMALL = (
@@ -265,6 +270,39 @@ for command, *words in (
     add(command, "", "as it was", nothing, *words)
 
 
+def with_data(change: Callable[[Path], object]) -> Callable[[Path], None]:
+    """The studies' data as {root}/data, decoded, and then changed."""
+
+    def make(root: Path) -> None:
+        about = json.loads((root / "m" / "study.json").read_text())
+        tree = shutil.copytree(about["data"]["path"], root / "data")
+        load_dataset(tree, 32)
+        change(next(tree.rglob("*-001.png")))
+
+    return make
+
+
+def paint(image: Path) -> None:
+    Image.new("RGB", (32, 32)).save(image)
+
+
+def add_another(image: Path) -> None:
+    Image.new("RGB", (32, 32)).save(image.with_name(image.name.replace("-001.png", "-900.png")))
+
+
+for verb in RESUME:
+    for name, change, *words in (
+        ("a file gone", Path.unlink, "-001.png is gone"),
+        ("a file more", add_another, "-900.png is new"),
+        ("another image", paint, "-001.png is another image"),
+        ("a patient gone", lambda image: shutil.rmtree(image.parents[1]), "do not fit the data", "not in the data"),
+    ):
+        make = with_data(change)
+        make.__name__ = name
+        changed = () if name == "a patient gone" else ("data {root}/data changed since study", "restore the data, or start a study under")
+        CORPUS.append(Bad(f"{RESUME[verb]} --data {{root}}/data", (*words, *changed), make))
+
+
 @pytest.fixture(scope="module")
 def environment(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
@@ -301,6 +339,23 @@ def root(studies, tmp_path):
 def test_a_damaged_study_is_one_clear_line_and_loses_nothing(bad: Bad, root: Path, data: Path, studies, monkeypatch, capfd):
     monkeypatch.setenv("MMNET_CACHE", str(studies / "cache"))
     hold(bad, root, data, monkeypatch, capfd)
+
+
+@pytest.mark.parametrize("verb", RESUME)
+def test_a_study_that_another_process_works_on_is_left_to_it(verb, root, studies, monkeypatch, capfd):
+    monkeypatch.setenv("MMNET_CACHE", str(studies / "cache"))
+    study = root / {"main": "m", "tune": "s"}[verb]
+    with study_folder._take(study):
+        before = contents(root)
+        status, said = attempt(monkeypatch, capfd, RESUME[verb].format(root=root))
+        assert (status, said.count("\n")) == (2, 1)
+        assert f"study {study}: process {os.getpid()} on {platform.node()} works on it; wait for its end, or start another --name" in said
+        assert contents(root) == before
+        for reader in ("eval --study {} --table --output {root}", "analysis export {} --output {root}"):  # they look at it meanwhile
+            assert attempt(monkeypatch, capfd, reader.format(study.name, root=root)) == (0, "")
+    expected = {"main": (0, ""), "tune": (2, "Ray was reached")}[verb]  # the holder is gone
+    status, said = attempt(monkeypatch, capfd, RESUME[verb].format(root=root))
+    assert status == expected[0] and expected[1] in said
 
 
 def test_the_studies_are_whole(root, studies, monkeypatch, capfd):

@@ -116,7 +116,9 @@ def test_what_an_earlier_run_left_counts(tmp_path):
 def test_more_failures_than_allowed_end_the_study_with_the_last_reason(tmp_path):
     stopper = StudyStopper(None)
     status = StatusCallback(tmp_path, Config(), (), stopper, failures_left=1)
-    good = SimpleNamespace(trial_id="a", config={"number": 0}, last_result={"epoch": 1, "score": 0.5})
+    good = SimpleNamespace(
+        trial_id="a", config={"number": 0}, last_result={"epoch": 1, "score": 0.5}, run_metadata=SimpleNamespace(num_failures=0)
+    )
     status.on_trial_result(0, [], good, good.last_result)
     for number in (1, 2):
         assert not stopper.reason
