@@ -30,6 +30,7 @@ from data.synthetic import generate
 EVERY = 60.0  # seconds between two samples
 KINDS = {  # of processes below the driver, by their command line
     "ray::_Inner": "workers",
+    "ray::MMNetTrainable": "workers",  # before its first call
     "ray::IDLE": "idle workers",
     "gcs_server": "GCS",
     "raylet/raylet": "raylet",
@@ -39,7 +40,7 @@ KINDS = {  # of processes below the driver, by their command line
     "dashboard/dashboard": "dashboard",
     "monitor.py": "autoscaler",
 }
-MEMORY = ("driver", *KINDS.values(), "others")
+MEMORY = ("driver", *dict.fromkeys(KINDS.values()), "others")
 
 
 def memory(process: int) -> float:
