@@ -15,7 +15,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from data.errors import StorageError
+from data.errors import InputError, StorageError
+from mmnet.config import ModelConfig
 from mmnet.mirror import EVENTS, Mirror, scratch
 
 MARKER = ".seen-from-every-node-"
@@ -89,6 +90,19 @@ def require_shared(study: Path, seen: Mapping[str, bool]) -> None:
     blind = [node for node, found in seen.items() if not found]
     if blind:
         raise StorageError(refusal(study, blind))
+
+
+def require_weights(model: ModelConfig) -> None:
+    """Raises InputError when a node lacks the file of weights that its trials would fine-tune; frozen features travel by themselves."""
+    if model.frozen or model.weights in (None, "imagenet"):
+        return
+    assert model.weights is not None
+    blind = [node for node, found in seen_by_nodes(Path(model.weights).expanduser()).items() if not found]
+    if blind:
+        raise InputError(
+            f"--weights {model.weights}: no such file on {', '.join(sorted(blind))}, where trials would run; put it there under the same "
+            "absolute path or in a folder that all nodes share, or train with --frozen, whose features travel to every node"
+        )
 
 
 def seen_by_nodes(marker: Path, look: Callable[[Path], bool] = sees) -> dict[str, bool]:

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from bench.faults import SEARCH, differences
+from bench.nodes import Nodes
 from data.errors import StorageError
 from data.splits import make_splits
 from mmnet.records import read_trial, read_trials
@@ -27,16 +28,20 @@ TRIALS = ["--trials", "4"]
 
 
 @pytest.fixture(scope="module")
-def environment(cache):
-    return os.environ | {"MMNET_CACHE": str(cache), "OMP_NUM_THREADS": "1", "COLUMNS": "200"}
+def nodes(cache) -> Iterator[Nodes]:
+    """A cluster that many searches join, one after the other."""
+    nodes = Nodes(1)
+    nodes.environment |= {"MMNET_CACHE": str(cache), "OMP_NUM_THREADS": "1", "COLUMNS": "200"}
+    with nodes:
+        yield nodes
 
 
 @pytest.fixture(scope="module")
-def peace(data, environment, tmp_path_factory) -> Path:
+def peace(data, nodes, tmp_path_factory) -> Path:
     """A study that nothing happened to."""
-    output = tmp_path_factory.mktemp("peace")
-    caller(environment)("tune_mmnet.py", "--data", data, "--name", "s", "--output", output, *TRIALS, *SEARCH)
-    return output / "s"
+    words = ["--data", data, "--name", "s", "--output", tmp_path_factory.mktemp("peace"), "--address", nodes.address]
+    caller(nodes.environment)("tune_mmnet.py", *words, *TRIALS, *SEARCH)
+    return words[5] / "s"
 
 
 @pytest.fixture
@@ -98,22 +103,22 @@ def test_a_trial_on_a_disk_that_fills_up_again_and_again_comes_to_the_same_numbe
     np.testing.assert_array_equal(first["oof"], second["oof"])
 
 
-def test_a_search_on_a_disk_that_fills_up_is_one_clear_line_and_goes_on_when_there_is_room(disk, peace, data, environment):
-    run = caller(environment)
+def test_a_search_on_a_disk_that_fills_up_is_one_clear_line_and_goes_on_when_there_is_room(disk, peace, data, nodes):
+    run, place = caller(nodes.environment), ["--name", "s", "--output", disk, "--address", nodes.address]
     words = ["--data", data, *TRIALS, *SEARCH]
     for kib in (12, 60, 600, 2000):  # study.json, optuna.db, trials, results
         with room(disk, kib):
-            said = run("tune_mmnet.py", *words, "--name", "s", "--output", disk, expect=2).stderr
+            said = run("tune_mmnet.py", *words, *place, expect=2).stderr
         assert said.startswith("error: ") and said.count("\n") == 1 and "full" in said or "No space left" in said
         assert str(disk) in said and "free some space" in said and "--resume" in said
         assert not half_written(disk)
         words = ["--resume"]
-    assert "best of 4 trials" in run("tune_mmnet.py", "--resume", "--name", "s", "--output", disk).stdout
+    assert "best of 4 trials" in run("tune_mmnet.py", "--resume", *place).stdout
     assert differences(peace, disk / "s") == []
 
 
-def test_where_nothing_can_be_written_every_verb_says_so_and_changes_nothing(disk, peace, data, environment, monkeypatch, capfd):
-    monkeypatch.setenv("MMNET_CACHE", environment["MMNET_CACHE"])
+def test_where_nothing_can_be_written_every_verb_says_so_and_changes_nothing(disk, peace, data, cache, monkeypatch, capfd):
+    monkeypatch.setenv("MMNET_CACHE", str(cache))
     subprocess.run(["cp", "-r", peace, disk / "s"], check=True)
     subprocess.run(["mount", "-o", "remount,ro", disk], check=True)
     new = " ".join(["--data", str(data), *SEARCH])
@@ -135,7 +140,7 @@ time.time = lambda: now() + float(shift.read_text())
 """
 
 
-def test_a_clock_that_jumps_changes_no_number_and_ends_no_study(peace, data, environment, tmp_path):
+def test_a_clock_that_jumps_changes_no_number_and_ends_no_study(peace, data, nodes, tmp_path):
     """Python reads this file before anything else in every process, Ray's as well."""
     (tmp_path / "sitecustomize.py").write_text(CLOCK)
 
@@ -144,25 +149,27 @@ def test_a_clock_that_jumps_changes_no_number_and_ends_no_study(peace, data, env
         (tmp_path / "building").replace(tmp_path / "shift")
 
     jump(0)
-    command = [sys.executable, "-u", "tune_mmnet.py", "--name", "s", "--output", tmp_path, "--time-budget", "1h"]
-    jumps, said = [400, -400, 3], []
-    for words in (["--data", data, *TRIALS, *SEARCH], ["--resume"]):
-        process = subprocess.Popen(
-            [*map(str, command), *map(str, words)],
-            cwd=ROOT,
-            env=environment | {"PYTHONPATH": str(tmp_path)},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-        assert process.stdout is not None
-        for line in process.stdout:
-            said.append(line)
-            if line.startswith("[") and jumps:
-                jump(jumps.pop(0))
-                if len(jumps) == 1:
-                    process.terminate()
-        assert process.wait() == (130 if words != ["--resume"] else 0), "".join(said)
+    jumps, said, elsewhen = [400, -400, 3], [], Nodes(1)
+    elsewhen.environment |= nodes.environment | {"PYTHONPATH": str(tmp_path)}
+    with elsewhen:
+        for words, status in (["--data", str(data), *TRIALS, *SEARCH], 130), (["--resume"], 0):
+            place = ["--name", "s", "--output", str(tmp_path), "--address", elsewhen.address, "--time-budget", "1h"]
+            process = subprocess.Popen(
+                [sys.executable, "-u", "tune_mmnet.py", *place, *words],
+                cwd=ROOT,
+                env=elsewhen.environment,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+            )
+            assert process.stdout is not None
+            for line in process.stdout:
+                said.append(line)
+                if line.startswith("[") and jumps:
+                    jump(jumps.pop(0))
+                    if len(jumps) == 1:
+                        process.terminate()
+            assert process.wait() == status, "".join(said)
     assert not jumps and differences(peace, tmp_path / "s") == []
     assert not re.search(r"-\d+ s this run|-\d+:\d\d", "".join(said))
     assert all(line["seconds"] >= 0 for record in read_trials(tmp_path / "s") for line in record.epochs)

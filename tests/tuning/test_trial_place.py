@@ -10,10 +10,11 @@ import ray
 from ray.cluster_utils import Cluster
 from rich.console import Console
 
-from data.errors import StorageError
+from data.errors import InputError, StorageError
 from data.splits import make_splits
 from data.store import load_dataset
 from mmnet.bucket import Bucket
+from mmnet.config import Config
 from mmnet.mirror import Mirror
 from mmnet.records import read_trials
 from tests.mmnet.tiny import tiny_config
@@ -24,7 +25,7 @@ from tuning import trial_place
 from tuning.cluster import joining
 from tuning.settings import StudySettings
 from tuning.study import run_study
-from tuning.trial_place import MARKER, TrialPlace, marked, reachable, require_shared, seen_by_nodes
+from tuning.trial_place import MARKER, TrialPlace, marked, reachable, require_shared, require_weights, seen_by_nodes
 
 
 def test_a_folder_that_every_node_sees_is_taken(tmp_path):
@@ -50,6 +51,20 @@ def test_a_marker_has_a_new_name_each_time_and_none_is_left_behind(tmp_path):
 def test_a_folder_that_cannot_be_written_is_an_error_of_storage(tmp_path):
     with pytest.raises(StorageError, match=f"cannot write {tmp_path}/gone/{MARKER}"), marked(tmp_path / "gone"):
         pass
+
+
+@pytest.mark.parametrize("asked", [{"model.frozen": True}, {"model.weights": None}, {"model.weights": "imagenet"}, {}])
+def test_weights_to_fine_tune_that_a_node_lacks_are_an_error_that_names_it_before_any_trial(monkeypatch, asked):
+    model = Config().with_values({"model.frozen": False, "model.weights": "/weights.safetensors"} | asked).model
+    monkeypatch.setattr(trial_place, "seen_by_nodes", lambda file: {"a": True, f"b without {file}": False})
+    if asked:
+        require_weights(model)
+        return
+    with pytest.raises(
+        InputError, match=r"^--weights /weights.safetensors: no such file on b without /weights.safetensors, .* --frozen"
+    ) as error:
+        require_weights(model)
+    assert "\n" not in str(error.value)
 
 
 def test_a_node_that_joined_later_and_sees_no_marker_says_so_before_its_first_epoch(tmp_path):
