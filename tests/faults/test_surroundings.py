@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from bench.faults import SEARCH, differences
-from bench.nodes import Nodes
+from bench.ray_nodes import Nodes
 from data.errors import StorageError
 from data.splits import make_splits
 from mmnet.records import read_trial, read_trials
