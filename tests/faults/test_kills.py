@@ -5,7 +5,7 @@ import random
 import pytest
 
 from bench.faults import OF_A_CLUSTER, VICTIMS, differences, search
-from bench.nodes import Nodes
+from bench.ray_nodes import Nodes
 from data.synthetic import generate
 
 pytestmark = pytest.mark.slow
