@@ -1,4 +1,4 @@
-"""The product on the recorded table: its searcher with its default sampler and rungs, and what it shows Optuna; only Ray is left out."""
+"""The product on the recorded table: its searcher with Optuna's sampler and its default rungs, and what it shows Optuna; only Ray is left out."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -12,7 +12,7 @@ from mmnet.config import Config
 from search_spaces.space import Space, Suggests
 from tuning.promotion import Ladder
 from tuning.searcher import StudySearcher, rebuild
-from tuning.settings import AUTO, chosen_sampler
+from tuning.settings import TPE
 
 
 @dataclass(frozen=True)
@@ -30,14 +30,14 @@ class TableSpace(Space):
 
 
 class Product(Rungs):
-    """What `tune_mmnet.py` does unless it is told otherwise."""
+    """What `tune_mmnet.py --sampler tpe` does. What it does by default is `Modelled`, on the same parts of the product."""
 
     def __init__(self, pool: Pool, seed: int):
         super().__init__(pool, seed, levels(pool))
         space, base, epochs = TableSpace("table", (), pool), Config(seed=seed), self.levels[-1]
         ladder = Ladder(self.levels[:-1], epochs, ETA, minimize=True)
         study, configurations = rebuild(space, base, [], resting=True), len(pool.table.points)
-        self.searcher = StudySearcher(study, space, base, [], ladder, configurations, sampler=chosen_sampler(AUTO, epochs))
+        self.searcher = StudySearcher(study, space, base, [], ladder, configurations, sampler=TPE)
         self.running: dict[int, tuple[str, int]] = {}  # by row: the searcher's name of its step, and the epoch that it began after
         self.steps = 0
 

@@ -1,7 +1,7 @@
 import pytest
 
 from data.errors import InputError
-from tuning.settings import AUTO, StudySettings, gpu_share, parse_concurrency, parse_duration, parse_gpus, rungs
+from tuning.settings import AUTO, StudySettings, chosen_sampler, gpu_share, parse_concurrency, parse_duration, parse_gpus, rungs
 
 
 @pytest.mark.parametrize(
@@ -9,6 +9,22 @@ from tuning.settings import AUTO, StudySettings, gpu_share, parse_concurrency, p
 )
 def test_rungs_start_at_one_epoch_or_a_27th_and_grow_by_eta(epochs, levels):
     assert rungs(epochs, 3) == levels
+
+
+@pytest.mark.parametrize(
+    ("sampler", "scheduler", "epochs", "chosen"),
+    [
+        ("auto", "promote", 27, "gp"),
+        ("auto", "promote", 1, "tpe"),
+        ("auto", "asha", 27, "tpe"),
+        ("auto", "none", 27, "tpe"),
+        ("gp", "asha", 27, "gp"),
+        ("gp", "promote", 1, "tpe"),
+        ("random", "promote", 27, "random"),
+    ],
+)
+def test_a_model_of_rungs_proposes_where_trials_rest_at_rungs_and_nothing_else_was_asked_for(sampler, scheduler, epochs, chosen):
+    assert chosen_sampler(sampler, scheduler, epochs) == chosen
 
 
 @pytest.mark.parametrize(("text", "seconds"), [("90", 90), ("90s", 90), ("30m", 1800), ("1.5h", 5400), ("1d", 86400)])
