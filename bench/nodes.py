@@ -17,7 +17,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from contextlib import ExitStack
+from contextlib import ExitStack, chdir
 from itertools import count
 from pathlib import Path
 from types import SimpleNamespace
@@ -269,6 +269,7 @@ def study(trials: int, cluster: Cluster, concurrency: int, folder: Path, console
             return super().suggest(trial_id)
 
     with ExitStack() as replaced:
+        replaced.enter_context(chdir(Path.cwd()))  # Tune's trainables go to their trial's folder
         for place, thing in {
             "ray.air.execution._internal.actor_manager.ray": cluster,
             "ray.air.execution._internal.event_manager.ray": cluster,

@@ -25,7 +25,7 @@ FAULTS = {  # of a trial's second epoch, by its number -> what its record says
     1: "TrainingError: loss is nan in epoch 2, fold 1, 2: lower optim.lr or optim.clip",
     2: "out of memory: lower optim.batch_size, data.image_size or model.width (CUDA out of memory. Tried to allocate 20 GiB)",
     3: "out of memory: lower optim.batch_size, data.image_size or model.width (MemoryError)",
-    4: "worker lost 3 times before another epoch: ",
+    4: "worker lost 6 times without finishing an epoch: ",
 }
 WIDE = Space("wide", (Dimension("loss.gamma", "scientific", "for this test", low=1.0, high=3.0),))
 

@@ -18,7 +18,8 @@ from safetensors.torch import save_file
 import main
 from data.store import load_dataset
 from data.synthetic import generate
-from mmnet import study_folder
+from mmnet.hold import Hold
+from mmnet.mirror import Mirror
 from tests.faults.corpus import Bad, attempt, contents, hold
 
 pytestmark = pytest.mark.slow
@@ -345,7 +346,8 @@ def test_a_damaged_study_is_one_clear_line_and_loses_nothing(bad: Bad, root: Pat
 def test_a_study_that_another_process_works_on_is_left_to_it(verb, root, studies, monkeypatch, capfd):
     monkeypatch.setenv("MMNET_CACHE", str(studies / "cache"))
     study = root / {"main": "m", "tune": "s"}[verb]
-    with study_folder._take(study):
+    held = Hold(Mirror(study))
+    try:
         before = contents(root)
         status, said = attempt(monkeypatch, capfd, RESUME[verb].format(root=root))
         assert (status, said.count("\n")) == (2, 1)
@@ -353,6 +355,8 @@ def test_a_study_that_another_process_works_on_is_left_to_it(verb, root, studies
         assert contents(root) == before
         for reader in ("eval --study {} --table --output {root}", "analysis export {} --output {root}"):  # they look at it meanwhile
             assert attempt(monkeypatch, capfd, reader.format(study.name, root=root)) == (0, "")
+    finally:
+        held.release()
     expected = {"main": (0, ""), "tune": (2, "Ray was reached")}[verb]  # the holder is gone
     status, said = attempt(monkeypatch, capfd, RESUME[verb].format(root=root))
     assert status == expected[0] and expected[1] in said
