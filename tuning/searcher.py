@@ -40,8 +40,8 @@ SAVE_EVERY = 3.0  # seconds
 class StudySearcher(Searcher):
     """Suggests what to train next: {"number", "params", "since": epoch it rested at, "until": epoch it rests at next, or ends}.
 
-    First those whose process was lost, then the trials that an earlier run left unfinished, then whoever is to be promoted, then new ones, and when there are enough
-    of those the best that still rest.
+    First those whose process was lost, then the trials that an earlier run left unfinished, then whoever is to be promoted, then new
+    ones, and when there are enough of those the best that still rest.
     """
 
     def __init__(
