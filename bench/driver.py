@@ -13,7 +13,7 @@ import tempfile
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -41,7 +41,7 @@ from tuning.database import StudyDatabase
 from tuning.progress import ProgressCallback
 from tuning.promotion import Ladder
 from tuning.searcher import StudySearcher, all_trials, rebuild
-from tuning.settings import StudySettings, rungs
+from tuning.settings import AUTO, PROMOTE, StudySettings, chosen_sampler, rungs
 from tuning.study import SaveCallback, StatusCallback, StudyStopper, run_study
 from tuning.tensorboard import TensorBoardCallback
 from tuning.trainable import MMNetTrainable, trial_name
@@ -97,14 +97,20 @@ def results(rng: np.random.Generator) -> Iterator[dict[str, Any]]:
 
 
 def past_trials(space: Space, count: int, rng: np.random.Generator) -> list[TrialRecord]:
-    """`count` trials as random search and the rungs leave them."""
-    drawn, records = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0)), []
-    for number in range(count):
-        params = space.sample(drawn.ask(), BASE)
-        last = int(rng.choice([1, 3, 9, EPOCHS], p=[0.6, 0.22, 0.1, 0.08]))
-        lines = list(islice(results(rng), last))
-        status = "done" if last == EPOCHS else "stopped"
-        records.append(TrialRecord(Path(trial_name(number)), number, params, {}, status, "", lines, 1.0, 1.0))
+    """`count` random configurations as promotion leaves them: nobody who rests is still to go on."""
+    drawn = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
+    ladder, records = Ladder(rungs(EPOCHS, 3), EPOCHS, 3, minimize=True), []
+    curves = [list(results(rng)) for _ in range(count)]
+    for number, lines in enumerate(curves):
+        params, folder = space.sample(drawn.ask(), BASE), Path(trial_name(number))
+        records.append(TrialRecord(folder, number, params, {}, "stopped", "", lines[: ladder.levels[0]], 1.0, 1.0))
+        ladder.report(folder.name, records[-1].epochs[-1])
+        while (step := ladder.promoted(())) is not None:
+            went_on = int(step.trial)
+            records[went_on] = replace(
+                records[went_on], epochs=curves[went_on][: step.epoch], status="done" if step.epoch == EPOCHS else "stopped"
+            )
+            ladder.report(step.trial, records[went_on].epochs[-1])
     return records
 
 
@@ -112,7 +118,8 @@ def ours(space: Space, past: list[TrialRecord], folder: Path) -> Driver:
     database, study = StudyDatabase(folder / "optuna.db", "s", "log_loss"), rebuild(space, BASE, past, resting=True)
     database.replace(all_trials(study))
     ladder = Ladder(rungs(EPOCHS, 3), EPOCHS, 3, minimize=True)
-    searcher = StudySearcher(study, space, BASE, past, ladder, 10**6, database=database)
+    sampler = chosen_sampler(AUTO, PROMOTE, EPOCHS)
+    searcher = StudySearcher(study, space, BASE, past, ladder, 10**6, database=database, sampler=sampler)
     progress = ProgressCallback(
         Console(file=(folder / "out").open("w"), width=100),
         name="s",
