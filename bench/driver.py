@@ -151,10 +151,11 @@ def stock(space: Space, past: list[TrialRecord], folder: Path) -> Driver:
     return searcher, scheduler, [CSVLoggerCallback(), JsonLoggerCallback(), TBXLoggerCallback()], False
 
 
-def drive(driver: Driver, count: int, folder: Path, rng: np.random.Generator) -> tuple[dict[str, float], int]:
-    """({part: CPU seconds}, reports) of `count` trials, `AT_ONCE` at a time, an epoch of each by turns."""
+def drive(driver: Driver, count: int, folder: Path, rng: np.random.Generator) -> tuple[dict[str, float], int, float]:
+    """({part: CPU seconds}, reports, CPU seconds of them) of `count` trials, `AT_ONCE` at a time, an epoch of each by turns."""
     searcher, scheduler, callbacks, records = driver
     spent: dict[str, float] = defaultdict(float)
+    of_reports = 0.0
 
     def timed(part: str, call: Callable, *arguments: Any, **named: Any) -> Any:
         started = time.process_time()
@@ -186,12 +187,14 @@ def drive(driver: Driver, count: int, folder: Path, rng: np.random.Generator) ->
             result = next(coming)
             result["rests"] = result["epoch"] == trial.config["until"] < EPOCHS
             reports += 1
+            before = sum(spent.values())
             trial.last_result = result
             decision = timed("scheduler", scheduler.on_trial_result, None, trial, result)
             ended = result["finished"] or result["rests"] or decision == TrialScheduler.STOP
             if not ended:
                 timed("searcher", searcher.on_trial_result, trial.trial_id, result)
             tell("on_trial_result", trial=trial, result=result)
+            of_reports += sum(spent.values()) - before
             if ended:
                 timed("searcher", searcher.on_trial_complete, trial.trial_id, result)
                 tell("on_trial_complete", trial=trial)
@@ -199,16 +202,16 @@ def drive(driver: Driver, count: int, folder: Path, rng: np.random.Generator) ->
             tell("on_step_end")
     if records:
         timed("SaveCallback", searcher.save_changes, now=True)
-    return spent, reports
+    return spent, reports, of_reports
 
 
 def simulated(sizes: list[int], count: int, repeats: int, console: Console) -> None:
     space = get_space("full", BASE)
     table = Table(title=f"CPU of the driver, ms: median (lowest to highest) of {repeats} times {count} trials, {AT_ONCE} at a time")
-    for column in ("trials before", "", "a suggestion", "a report, all else included", "reports a trial", "a trial", "of it, by part"):
+    for column in ("trials before", "", "its suggestions", "a report", "reports a trial", "a trial", "of it, by part"):
         table.add_column(column, justify="left" if column in ("", "of it, by part") else "right")
     for size in sizes:
-        found: dict[str, list[tuple[dict[str, float], int]]] = {"ours": [], "Ray's": []}
+        found: dict[str, list[tuple[dict[str, float], int, float]]] = {"ours": [], "Ray's": []}
         for repeat in range(repeats):
             for name, make in (("ours", ours), ("Ray's", stock)):
                 with tempfile.TemporaryDirectory() as place:
@@ -217,13 +220,13 @@ def simulated(sizes: list[int], count: int, repeats: int, console: Console) -> N
                     found[name].append(drive(driver, count, Path(place), np.random.default_rng(repeat)))
         totals = {}
         for name, runs in found.items():
-            suggestion = [1e3 * spent["suggestion"] / count for spent, _ in runs]
-            report = [1e3 * (sum(spent.values()) - spent["suggestion"]) / reports for spent, reports in runs]
-            whole = [1e3 * sum(spent.values()) / count for spent, _ in runs]
+            suggestion = [1e3 * spent["suggestion"] / count for spent, *_ in runs]
+            report = [1e3 * of_reports / reports for _, reports, of_reports in runs]
+            whole = [1e3 * sum(spent.values()) / count for spent, *_ in runs]
             totals[name] = np.median(whole)
-            parts = {part: float(np.median([1e3 * spent[part] / count for spent, _ in runs])) for part in runs[0][0]}
+            parts = {part: float(np.median([1e3 * spent[part] / count for spent, *_ in runs])) for part in runs[0][0]}
             shown = ", ".join(f"{part.removesuffix('Callback')} {value:.1f}" for part, value in parts.items())
-            a_trial = np.median([reports / count for _, reports in runs])
+            a_trial = np.median([reports / count for _, reports, _ in runs])
             table.add_row(str(size), name, _spread(suggestion), _spread(report), f"{a_trial:.1f}", _spread(whole), shown)
         table.add_row("", "ratio", "", "", "", f"{totals['Ray' + chr(39) + 's'] / totals['ours']:.1f}", end_section=True)
     console.print(table)
