@@ -45,7 +45,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--sampler",
         metavar="NAME",
-        help="what proposes configurations. gp: a model of the scores at all rungs (and so auto, the default); tpe: Optuna's; random",
+        help="what proposes configurations: random, tpe (Optuna's), gp (a model of the scores at all rungs); auto (default): random where trials rest at rungs, gp with --warm-start",
     )
     parser.add_argument("--eta", metavar="N", type=int, help="of a rung's trials the best 1/N go on (default 3)")
     parser.add_argument("--time-budget", metavar="TIME", help="stop after 90s, 30m, 2h, …")

@@ -243,7 +243,7 @@ def run_study(
     scheduler = RungScheduler(base.metric, epochs, settings.eta, levels, records) if stops else None
     stopped = scheduler.stopped if scheduler else set[str]()
     ladder = Ladder(() if stops else levels, epochs, settings.eta, minimize=minimize, others=settings.front)
-    sampler = chosen_sampler(settings.sampler, settings.scheduler, epochs)
+    sampler = chosen_sampler(settings.sampler, settings.scheduler, epochs, warm=bool(earlier))
     searcher = StudySearcher(optuna_study, space, base, records, ladder, settings.trials, stopped, database, sampler)
     if searcher.exhausted:
         return Outcome(complete=True, cost=spent)
