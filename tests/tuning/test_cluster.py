@@ -147,5 +147,5 @@ def test_ray_on_this_machine_listens_on_loopback_only_with_a_token_of_its_own_an
 def test_ray_on_this_machine_starts_no_process_that_a_search_has_no_use_for(local_ray):
     commands = local_ray[0]["commands"]
     assert sum(command.startswith("ray::Trial") for command in commands) == 1
-    begun = [" ".join(command.split()[:2]) for command in commands]
-    assert not [command for command in begun if command == "ray::IDLE" or command.endswith(("default_worker.py", "monitor.py"))]
+    programs = [word for command in commands for word in command.split()[:3]]
+    assert not [program for program in programs if program == "ray::IDLE" or program.endswith(("default_worker.py", "monitor.py"))]
