@@ -110,9 +110,9 @@ def main() -> int:
         print_plan(console, settings, space, study.config, levels, dimensions=True)
         return 0
     with joining(settings.address) as connected:
-        from mmnet.device import best_device
+        from mmnet.device_kind import device_kind
 
-        prepared = study.prepare(console, best_device(), trains_here=settings.address is None)
+        prepared = study.prepare(console, device_kind(), trains_here=settings.address is None)
         space = with_backbones(space, study, console)
         print_plan(console, settings, space, study.config, levels, dimensions=False)
         kept = {name: getattr(settings, name) for name in KEPT}

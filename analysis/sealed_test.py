@@ -3,13 +3,14 @@
 Whoever insists opens it again; every opening stays on record, and the newest is shown as the second, the third, … that it is.
 """
 
+from __future__ import annotations
+
 import json
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 from rich.console import Console
 from rich.table import Table
 
@@ -20,8 +21,10 @@ from data.splits import Splits
 from mmnet.command_line import say
 from mmnet.config import Config
 from mmnet.metrics import evaluate_one, patient_mean
-from mmnet.predict import predict_ensemble
 from mmnet.records import write_json
+
+if TYPE_CHECKING:
+    import torch
 
 METRICS = ("auc", "log_loss", "balanced_accuracy", "patient_auc", "patient_balanced_accuracy")
 RESAMPLES = 2000
@@ -54,6 +57,8 @@ def open_sealed_test(
     openings = read_openings(study)
     if openings and not again:
         return openings, False
+    from mmnet.predict import predict_ensemble  # with torch, which whoever only reads the openings does without
+
     sealed = dataset.select_patients(splits.test)
     by_model, views, index = predict_ensemble(study / "models", config, sealed, device)
     probability = by_model.mean(0)

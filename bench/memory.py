@@ -107,7 +107,7 @@ def main() -> None:
     console.print(describe_machine())
     about = read_study(arguments.study)
     base = Config().with_values(about["config"])
-    prepared = prepare(base, about["data"]["path"], console, best_device(), Splits.from_json(about["splits"]))
+    prepared = prepare(base, about["data"]["path"], console, best_device().type, Splits.from_json(about["splits"]))
     measure(base, prepared.development, prepared.splits, arguments.workers, console)
 
 

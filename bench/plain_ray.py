@@ -96,7 +96,7 @@ def main() -> None:
     parser.add_argument("--out", required=True, type=Path, metavar="DIR")
     arguments = parser.parse_args()
     base = load_config(arguments.base)
-    prepared = prepare(base, arguments.data, Console(), torch.device("cpu"))
+    prepared = prepare(base, arguments.data, Console(), "cpu")
     init(address="local", num_cpus=1, include_dashboard=False)
     begun = time.perf_counter()
     results = search(base, shareable(prepared.development), prepared.splits, arguments.seconds, arguments.out)

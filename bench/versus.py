@@ -64,8 +64,8 @@ def main() -> None:
     torch.set_num_threads(1)
     console, out = Console(width=160), arguments.out.resolve()
     console.print(describe_machine(), highlight=False, soft_wrap=True)
-    base, _ = decided(Config().with_values(VALUES | {"model.weights": arguments.weights}), torch.device("cpu"))
-    dataset = prepare(base, arguments.data, console, torch.device("cpu")).dataset  # features are cached before a clock runs
+    base, _ = decided(Config().with_values(VALUES | {"model.weights": arguments.weights}), "cpu")
+    dataset = prepare(base, arguments.data, console, "cpu").dataset  # features are cached before a clock runs
     searches = []
     for seed in range(arguments.seeds):
         folder = out / f"seed-{seed}"

@@ -34,6 +34,7 @@ from mmnet.metrics import evaluate
 from mmnet.network import MMNet
 from mmnet.predict import predict
 from mmnet.schedule import best_epoch, lr_factor, out_of_patience
+from mmnet.seeds import derive_seed
 from mmnet.stacked import Alone, Together
 
 
@@ -94,11 +95,6 @@ class StepBatch(NamedTuple):
 
     def part(self, views: slice) -> "StepBatch":
         return StepBatch(self.inputs[views], self.mask[views], self.target[views], self.trains[:, views], self.weight[:, views])
-
-
-def derive_seed(*parts: int) -> int:
-    """One 32-bit seed out of several numbers, well mixed."""
-    return int(np.random.SeedSequence((len(parts), *parts)).generate_state(1)[0])  # the length, because trailing zeros do not count
 
 
 class CrossValidation(Iterator[EpochReport]):

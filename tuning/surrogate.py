@@ -13,9 +13,6 @@ Additive Gaussian Processes, NeurIPS 2011; rank transform: Salinas et al., ICML 
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.linalg import cho_solve, cholesky, solve_triangular
-from scipy.special import ndtri
-from scipy.stats import rankdata
 
 LENGTH = 0.3  # length scale of a dimension whose range is 0 to 1
 KNOTS = np.linspace(0, 1, 6)  # at which a dimension's kernel is expanded: closer than LENGTH, so next to nothing is lost
@@ -52,7 +49,11 @@ def features(points: np.ndarray, choices: tuple[int, ...]) -> np.ndarray:
 
 def normal_scores(scores: np.ndarray) -> np.ndarray:
     """(N,) scores -> (N,) normal quantiles of their ranks; equal scores stay equal."""
-    return ndtri((rankdata(scores) - 0.5) / len(scores))
+    from scipy.special import ndtri  # SciPy is imported where it is used: a search has begun long before
+
+    _, place, ties = np.unique(scores, return_inverse=True, return_counts=True)
+    ranks = (np.cumsum(ties) - (ties - 1) / 2)[place]  # from 1; equal scores share their mean
+    return ndtri((ranks - 0.5) / len(scores))
 
 
 def thinned(epochs: np.ndarray, most: int = MOST) -> np.ndarray:
@@ -86,6 +87,8 @@ class Surrogate:
 
     def __init__(self, seen: Observations, epochs: int):
         """`epochs`: full length, above 1."""
+        from scipy.linalg import cho_solve, cholesky
+
         self._features, self._trials = seen.features, seen.trials
         u = 1 - np.log(seen.epochs) / np.log(epochs)
         low = np.multiply.outer(u, u)
@@ -99,6 +102,8 @@ class Surrogate:
 
     def predict(self, features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Mean and standard deviation (N,), (N,) of f at (N, F) features."""
+        from scipy.linalg import solve_triangular
+
         cross = features @ self._features.T
         explained = solve_triangular(self._root, cross.T, lower=True, check_finite=False)
         variance = (features**2).sum(1) - (explained**2).sum(0)
