@@ -35,6 +35,8 @@ class MagnificationEmbeddings(nn.Module):
     def forward(self, maps: Tensor) -> Tensor:
         """(B, M, C, H, W) -> (M, B, D)."""
         flat = maps.flatten(3)  # (B, M, C, P)
+        if flat.shape[3] == 1:
+            flat = flat.transpose(0, 1).contiguous().transpose(0, 1)  # laid out once as the products of each magnification read it
         means = flat.squeeze(3) if flat.shape[3] == 1 else flat.mean(3)
         gate = self.attention(means.transpose(0, 1)) if self.attention else None
         return self.embed(self.norm(self.pool(flat, gate, tuple(maps.shape[3:]))))
