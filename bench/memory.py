@@ -45,7 +45,8 @@ class Worker:
 
         self.imported = memory(os.getpid())
         self.trial = MMNetTrainable.__new__(MMNetTrainable)
-        self.trial.setup({"number": number, "params": {}}, dataset=dataset, splits=splits, base=base, place=TrialPlace(study), threads=1)
+        step = {"number": number, "params": {}, "since": 0, "until": base.optim.epochs}
+        self.trial.setup(step, dataset=dataset, splits=splits, base=base, place=TrialPlace(study), threads=1)
 
     def train(self, epochs: int) -> tuple[int, float]:
         """-> its process, the most MB seen meanwhile."""
