@@ -2,7 +2,8 @@
 
 `python -m bench faults [--kills 20] [--trials 24] [--nodes 2] [--concurrency 1]`. A search on a small synthetic data set runs with SIGKILL to
 a worker, to the driver, to a node of the cluster with all that runs on it, or to everything, each after a random number of lines that the
-search has printed and a random wait; a killed driver is resumed, and a lost node gets a successor. Then every trial on record is trained
+search has printed and a random wait; a killed driver is resumed, and a lost node gets a successor. A node may also be cut off ("split"),
+and come back some lines later, when another process has its trials. Then every trial on record is trained
 again by itself, as far as it came, and epochs, predictions and networks are compared; so are the states in optuna.db. One trial at a time,
 the same search also runs in peace and has to give the same trials; of several at once, which configurations come depends on who is first.
 Without nodes (`--nodes 0`) the driver starts Ray, which then dies with it or after it.
@@ -35,6 +36,7 @@ from data.synthetic import generate
 from mmnet import crossval
 from mmnet.command_line import prepare
 from mmnet.config import Config
+from mmnet.mirror import TAKEN
 from mmnet.records import TrialRecord, TrialWriter, read_trial, read_trials
 from mmnet.study_folder import read_study
 
@@ -44,7 +46,7 @@ SEARCH = (
     "--set model.width=8 --set model.heads=2 --set optim.lr=0.003 --set optim.batch_size=16"
 ).split()
 VICTIMS = ("worker", "driver", "everything")
-OF_A_CLUSTER = (*VICTIMS, "node")
+OF_A_CLUSTER = (*VICTIMS, "node", "split")
 
 
 def search(
@@ -87,6 +89,8 @@ def search(
                     done[kills.pop(0)] += 1
                 after = rng.randint(1, most_lines)
         status = process.wait()
+        if nodes:
+            nodes.let_back()
         if status == 0:
             return done
         if status != -signal.SIGKILL and "cannot reach or start Ray" not in "".join(said[-1:]):  # the machine is too busy: the next one may
@@ -94,14 +98,19 @@ def search(
 
 
 def kill(driver: int, victim: str, rng: random.Random, nodes: Nodes | None = None) -> bool:
-    """SIGKILL to one trial's process, the node that it runs on, the driver, or the driver and all of Ray; whether there was one."""
+    """SIGKILL to one trial's process, the node that it runs on, the driver, or the driver and all of Ray; whether there was one.
+
+    A "split" only cuts that node off, until the next one.
+    """
+    if nodes:
+        nodes.let_back()
     below = [*descendants(driver), *(nodes.processes() if nodes else ())]
     trials = [process for process in below if command(process).startswith("ray::_Inner")]
-    if victim == "node":
+    if victim in ("node", "split"):
         assert nodes is not None
         chosen = one_of([node for node in nodes.nodes if set(trials) & set(descendants(node))], rng)
         for node in chosen:
-            nodes.replace(node)
+            (nodes.replace if victim == "node" else nodes.cut_off)(node)
     else:
         chosen = {"worker": one_of(trials, rng), "driver": [driver], "everything": [*below, driver]}[victim]
         kill_all(chosen)
@@ -138,7 +147,7 @@ def remains(study: Path) -> list[str]:
     """What an ended study must not leave behind."""
     states = Counter(trial.state.name for trial in in_database(study))
     found = [f"{count} trials are {state} in optuna.db" for state, count in states.items() if state in ("RUNNING", "FAIL", "WAITING")]
-    return found + [f"{path} is left" for path in (study / "trials").rglob(".*") if path.is_file()]
+    return found + [f"{path} is left" for path in (study / "trials").rglob(".*") if path.is_file() and path.name != TAKEN]
 
 
 def in_database(study: Path) -> list[optuna.trial.FrozenTrial]:
@@ -205,7 +214,7 @@ def main() -> None:
     rng = random.Random(arguments.seed)  # noqa: S311
     with tempfile.TemporaryDirectory() as place, ExitStack() as stack:
         output, nodes = Path(place), stack.enter_context(Nodes(arguments.nodes)) if arguments.nodes else None
-        kills = rng.choices(OF_A_CLUSTER, (3, 3, 1, 3), k=arguments.kills) if nodes else rng.choices(VICTIMS, k=arguments.kills)
+        kills = rng.choices(OF_A_CLUSTER, (3, 3, 1, 3, 3), k=arguments.kills) if nodes else rng.choices(VICTIMS, k=arguments.kills)
         data = generate(output / "data", cases=16, images=2, size=32, seed=0)
         done = search(data, output, "war", arguments.trials, kills, rng, nodes=nodes, concurrency=arguments.concurrency)
         found = otherwise(output / "war", arguments.trials)

@@ -77,7 +77,7 @@ def test_a_search_leaves_the_same_records_in_an_object_store_as_in_a_folder(obje
 
     def files(study):
         found = (path.relative_to(study) for path in study.rglob("*") if path.is_file())
-        return {path.as_posix() for path in found if "tfevents" not in path.name and path.name != ".lock"}
+        return {path.as_posix() for path in found if "tfevents" not in path.name and not path.name.startswith(".")}
 
     assert files(here) == files(there) and numbers(here) == numbers(there)
     events = [len(list(study.glob("trials/*/events.out.tfevents.*"))) for study in (here, there)]
