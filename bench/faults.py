@@ -194,9 +194,9 @@ def retrained(record: TrialRecord, development: Dataset, splits: Splits) -> Iter
     if record.status == "stopped":
         networks = torch.load(record.folder / "checkpoint.pt", weights_only=True)["networks"]
         expected = [network.state_dict() for network in trial.networks]
-    else:
-        networks = [load_file(record.folder / "weights" / f"fold_{number}.safetensors") for number in range(1, len(splits.folds) + 1)]
-        expected = trial.best_weights or []
+    else:  # a study keeps those of its best trial
+        networks = [load_file(path) for path in sorted((record.folder / "weights").glob("fold_*.safetensors"))]
+        expected = trial.best_weights if networks and trial.best_weights else []
     for left, right in zip(networks, expected, strict=True):
         if left.keys() != right.keys() or not all(torch.equal(left[key], right[key]) for key in left):
             yield "networks"
