@@ -19,7 +19,7 @@ ROOT = Path(__file__).parent.parent
 STORE = 100_000_000  # bytes of a node's object store
 # a node that says nothing for so long is dead to the others: 10 questions, a second each
 GIVEN_UP = {"RAY_health_check_timeout_ms": "1000", "RAY_health_check_period_ms": "1000", "RAY_health_check_failure_threshold": "10"}
-PATIENCE = 20  # seconds for such a node to end
+PATIENCE = 10  # seconds for such a node to end
 TRIES = 50  # at a start, for which Ray waits 30 s: too short where others keep the machine busy
 
 
@@ -83,8 +83,10 @@ class Nodes:
         """Let what was cut off last go on, its trials first. Ray ends it when it was held to be dead: wait for that a while."""
         send(self._silent, signal.SIGCONT)
         deadline = time.monotonic() + PATIENCE
-        while any(Path(f"/proc/{process}/exe").exists() for process in self._silent) and time.monotonic() < deadline:
+        while (left := [process for process in self._silent if Path(f"/proc/{process}/exe").exists()]) and time.monotonic() < deadline:
             time.sleep(0.1)
+        if left and left[-1] == self._silent[-1]:
+            self.nodes.append(left[-1])  # nobody had missed it
         self._silent = []
 
     def _replaced(self, node: int) -> None:
