@@ -6,6 +6,7 @@
     trials/<id>/status.json      running, stopped (early), done, failed; reason; peak memory; the machine that it trained on last
     trials/<id>/checkpoint.pt    while it runs: what it needs to go on
     trials/<id>/weights/         best epoch's network of each fold, where it finished
+    trials/<id>/.taken           of a search: which process writes here, see mmnet.hold
 
 Every file appears under its name whole or not at all.
 """
