@@ -60,6 +60,12 @@ def main() -> int:
     console.print(f"study     {study.name}: {about['verb']}, data {about['data']['path']}", highlight=False, soft_wrap=True)
     if about["data"]["synthetic"]:
         say(console, "SYNTHETIC DATA", ": the numbers below say nothing about patients")
+    if arguments.predict:
+        if not arguments.data or chosen:
+            raise InputError("--predict: expected --data DIR with the new patients, and no other part")
+        predict(study, arguments.data, console)
+        mirror.store(console)
+        return 0
     members = member_names(about)
     if members:
         console.print(
@@ -68,12 +74,6 @@ def main() -> int:
             highlight=False,
             soft_wrap=True,
         )
-    if arguments.predict:
-        if not arguments.data or chosen:
-            raise InputError("--predict: expected --data DIR with the new patients, and no other part")
-        predict(study, arguments.data, console)
-        mirror.store(console)
-        return 0
     for part in chosen or PARTS:
         try:
             run_part(part, study, about, arguments.data, console)
