@@ -95,9 +95,7 @@ def _search(material: Material, cite: _Cited) -> str:
     if not rungs:
         stopping = "no trial was stopped early"
     elif settings.get("scheduler") == "promote":
-        stopping = (
-            f"by asynchronous successive halving {cite('asha')} trials rested {at} and {share} of each went on, at the end at least three"
-        )
+        stopping = f"by asynchronous successive halving {cite('asha')} trials rested {at} and {share} of each went on, at the end at least three"
     else:
         stopping = f"asynchronous successive halving {cite('asha')} stopped all but {share} {at}"
     return (
