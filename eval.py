@@ -106,7 +106,7 @@ def with_networks(
 
     config, device = study_networks(study)[0].config, best_device()
     wanted = config.with_values({"model.frozen": False}) if pixels else config
-    prepared = prepare(wanted, data or about["data"]["path"], console, device, Splits.from_json(about["splits"]))
+    prepared = prepare(wanted, data or about["data"]["path"], console, device.type, Splits.from_json(about["splits"]))
     if prepared.dataset.fingerprint != about["data"]["fingerprint"]:
         raise DataError(
             f"data {prepared.dataset.name}: fingerprint {prepared.dataset.fingerprint}, the study has {about['data']['fingerprint']}; "
@@ -131,7 +131,7 @@ def predict(study: Path, data: str, console: Console) -> None:
     check_new(dataset, study)
     if config.model.frozen:
         with progress_bar(console, f"features of {config.model.backbone}") as progress:
-            dataset = with_features(dataset, config, device, progress)
+            dataset = with_features(dataset, config, device.type, progress)
     print_predictions(predict_patients(study, dataset, device), console)
 
 

@@ -51,7 +51,7 @@ def main() -> int:
         raise InputError(
             "--again: nested and repeated cross-validation leave the sealed test closed; give it to the training of one configuration"
         )
-    prepared = study.prepare(console, device)
+    prepared = study.prepare(console, device.type)
     if arguments.again and not prepared.splits.test:
         raise InputError("--again: the study has no sealed test; it was made with --test-fraction 0; leave --again out")
     if repeats:

@@ -45,7 +45,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--sampler",
         metavar="NAME",
-        help="what proposes configurations. gp: a model of the scores at all rungs (and so auto, the default); tpe: Optuna's; random",
+        help="what proposes configurations: random, tpe (Optuna's), gp (a model of the scores at all rungs); auto (default): random where trials rest at rungs, gp with --warm-start",
     )
     parser.add_argument("--eta", metavar="N", type=int, help="of a rung's trials the best 1/N go on (default 3)")
     parser.add_argument("--time-budget", metavar="TIME", help="stop after 90s, 30m, 2h, …")
@@ -110,9 +110,9 @@ def main() -> int:
         print_plan(console, settings, space, study.config, levels, dimensions=True)
         return 0
     with joining(settings.address) as connected:
-        from mmnet.device import best_device
+        from mmnet.device_kind import device_kind
 
-        prepared = study.prepare(console, best_device(), trains_here=settings.address is None)
+        prepared = study.prepare(console, device_kind(), trains_here=settings.address is None)
         space = with_backbones(space, study, console)
         print_plan(console, settings, space, study.config, levels, dimensions=False)
         kept = {name: getattr(settings, name) for name in KEPT}

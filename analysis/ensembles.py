@@ -4,7 +4,7 @@ Whatever is fitted (the best trial, its best epoch, a selection, weights) is fit
 one; the same fitted and judged on everything stands beside it as the optimistic figure.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -92,7 +92,8 @@ def stacked(data: Fitting) -> Combine:
     return lambda probability: fitted.predict_proba(logit(probability).T)[:, 1]
 
 
-METHODS: dict[str, Callable[[Fitting], np.ndarray] | Callable[[Fitting], Combine]] = {
+Method = Callable[[Fitting], np.ndarray] | Callable[[Fitting], Combine]
+METHODS: dict[str, Method] = {
     "best single": mean_of_best(1),
     "mean of 3 best": mean_of_best(3),
     "mean of 10 best": mean_of_best(10),
@@ -146,12 +147,14 @@ class Judged(NamedTuple):
     weights: dict[str, float]  # of each trial, fitted on everything; empty where it is not a weighted mean
 
 
-def fit(candidates: Candidates, rows: np.ndarray, metric: str) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+def fit(
+    candidates: Candidates, rows: np.ndarray, metric: str, methods: Mapping[str, Method] = METHODS
+) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     """{method: ((V,) combined predictions, (T,) weights by trial)} fitted on some rows; no weights where it is not a weighted mean."""
     trials, probability = prepare(candidates, rows, metric)
     data = Fitting(probability[:, rows], candidates.label[rows], candidates.patient[rows], candidates.fold[rows], metric)
     fits = {}
-    for name, method in METHODS.items():
+    for name, method in methods.items():
         fitted, weights = method(data), np.zeros(len(candidates.oof))
         if callable(fitted):
             fits[name] = fitted(probability), weights
@@ -161,12 +164,12 @@ def fit(candidates: Candidates, rows: np.ndarray, metric: str) -> dict[str, tupl
     return fits
 
 
-def cross_fit(candidates: Candidates, metric: str) -> dict[str, np.ndarray]:
+def cross_fit(candidates: Candidates, metric: str, methods: Mapping[str, Method] = METHODS) -> dict[str, np.ndarray]:
     """{method: (V,) combined predictions}, those of each fold by what the other folds fitted."""
-    honest = {method: np.empty(len(candidates.label)) for method in METHODS}
+    honest = {method: np.empty(len(candidates.label)) for method in methods}
     for number in np.unique(candidates.fold):
         here = candidates.fold == number
-        for method, (combined, _) in fit(candidates, ~here, metric).items():
+        for method, (combined, _) in fit(candidates, ~here, metric, methods).items():
             honest[method][here] = combined[here]
     return honest
 

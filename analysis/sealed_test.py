@@ -3,24 +3,27 @@
 Whoever insists opens it again; every opening stays on record, and the newest is shown as the second, the third, … that it is.
 """
 
+from __future__ import annotations
+
 import json
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 from rich.console import Console
 from rich.table import Table
 
 from analysis.bootstrap import bootstrap_interval
-from analysis.networks import predict_all, study_networks
 from data.dataset import Dataset
 from data.errors import InputError
 from data.splits import Splits
 from mmnet.command_line import say
 from mmnet.metrics import evaluate_one, patient_mean
 from mmnet.records import write_json
+
+if TYPE_CHECKING:
+    import torch
 
 METRICS = ("auc", "log_loss", "balanced_accuracy", "patient_auc", "patient_balanced_accuracy")
 RESAMPLES = 2000
@@ -53,6 +56,8 @@ def open_sealed_test(
     openings = read_openings(study)
     if openings and not again:
         return openings, False
+    from analysis.networks import predict_all, study_networks  # with torch, which whoever only reads the openings does without
+
     sealed = dataset.select_patients(splits.test)
     networks = study_networks(study)
     by_member, views, index = predict_all(networks, sealed, device)  # (T, K, V)

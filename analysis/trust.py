@@ -12,6 +12,7 @@ from analysis.case_scores import weighted_scores
 from analysis.ensembles import read_candidates
 from analysis.importance import as_json, comparable_trials, importance_intervals, in_words
 from analysis.marginals import marginal_effects
+from analysis.mean_of_best import judge_mean, mean_in_words, write_members
 from analysis.noise_floor import below_noise, cases_needed, expected_gain
 from analysis.recommendation import RULE, choose_simplest, mechanisms_on, simplicity
 from analysis.tables import write_table
@@ -35,7 +36,7 @@ class Search:
     """The trials of a study that have predictions, on the same cases."""
 
     def __init__(self, records: list[TrialRecord], metric: str):
-        found = read_candidates(records)
+        self.found = found = read_candidates(records)
         by_name = {record.name: record for record in records}
         self.metric, self.mode = metric, METRICS[metric]
         self.records = [by_name[name] for name in found.names]
@@ -58,7 +59,7 @@ class Search:
 
 
 def write_trust(study: Path) -> dict[str, Any]:
-    """results/trust.json, tie_set.csv and recommended_config.yaml of a search as it stands; `ready` false: nothing can be judged yet."""
+    """results/trust.json, tie_set.csv, recommended_config.yaml and recommended_mean/ of a search as it stands; `ready` false: nothing can be judged yet."""
     about = read_study(study)
     metric, records = about["config"]["metric"], read_trials(study)
     head = {"format": FORMAT, "ready": False, "synthetic": about["data"]["synthetic"], "metric": metric}
@@ -77,6 +78,8 @@ def write_trust(study: Path) -> dict[str, Any]:
         chosen = next(record for record in records if record.name == report["recommended"]["trial"])
         with whole_file(study / "recommended_config.yaml") as building:
             save_config(Config().with_values(chosen.config), building, "\n".join(report["sentences"]))
+        if report["mean"] is not None:
+            write_members(study, {record.name: record for record in records}, report["mean"]["trials"], report["sentences"][-1])
     write_json(study / "results" / "trust.json", report)
     return report
 
@@ -116,8 +119,9 @@ def _report(study: Path, search: Search, records: list[TrialRecord], rng: np.ran
         "tie_set": ties,
         "noise": noise,
         "importance": _importance(comparable, metric, rng),
+        "mean": judge_mean(search.found, search.records, metric, rng),
     }
-    return report | {"sentences": sentences(metric, report), "notes": _notes(report)}
+    return report | {"sentences": sentences(metric, report, study), "notes": _notes(report)}
 
 
 def end_by_noise(records: list[TrialRecord], metric: str) -> str:
@@ -270,8 +274,8 @@ def _importance(comparable, metric: str, rng: np.random.Generator) -> dict[str, 
 _NOTHING: dict[str, Any] = {"ped_anova": {}, "fanova": {}, "marginals": {}, "interaction": None}
 
 
-def sentences(metric: str, report: dict[str, Any]) -> list[str]:
-    """The answer: what to use, how good that is, what it is tied with."""
+def sentences(metric: str, report: dict[str, Any], study: Path) -> list[str]:
+    """The answer: what to use, how good that is, what it is tied with, and what several networks together would be."""
     chosen, rows, ties, noise = report["recommended"], report["corrected"]["recommended"], report["tie_set"], report["noise"]
     names = list(report["importance"]["ped_anova"])[:STRONGEST] or list(chosen["params"])[:STRONGEST]
     told = [(path, chosen["params"][path]) for path in names if path in chosen["params"]]
@@ -294,6 +298,7 @@ def sentences(metric: str, report: dict[str, Any]) -> list[str]:
         f"Recommended: trial {chosen['trial']} ({params}), {chosen['why']}.",
         f"Corrected for the choice among {report['trials']['used']} trials and all their epochs: {scores}; uncorrected they read {naive}.",
         f"{tie}{needed}.",
+        *([mean_in_words(report["mean"], metric, study)] if report["mean"] is not None else []),
     ]
 
 

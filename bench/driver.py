@@ -13,7 +13,7 @@ import tempfile
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -33,7 +33,7 @@ from data.store import load_dataset
 from data.synthetic import generate
 from mmnet.config import Config
 from mmnet.metrics import METRICS
-from mmnet.records import TrialRecord, read_trials, write_json, write_status
+from mmnet.records import TrialRecord, write_json, write_status
 from search_spaces import get_space
 from search_spaces.space import Space
 from tuning.cluster import joining
@@ -41,7 +41,7 @@ from tuning.database import StudyDatabase
 from tuning.progress import ProgressCallback
 from tuning.promotion import Ladder
 from tuning.searcher import StudySearcher, all_trials, rebuild
-from tuning.settings import StudySettings, rungs
+from tuning.settings import AUTO, PROMOTE, StudySettings, chosen_sampler, rungs
 from tuning.study import SaveCallback, StatusCallback, StudyStopper, run_study
 from tuning.tensorboard import TensorBoardCallback
 from tuning.trainable import MMNetTrainable, trial_name
@@ -97,14 +97,20 @@ def results(rng: np.random.Generator) -> Iterator[dict[str, Any]]:
 
 
 def past_trials(space: Space, count: int, rng: np.random.Generator) -> list[TrialRecord]:
-    """`count` trials as random search and the rungs leave them."""
-    drawn, records = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0)), []
-    for number in range(count):
-        params = space.sample(drawn.ask(), BASE)
-        last = int(rng.choice([1, 3, 9, EPOCHS], p=[0.6, 0.22, 0.1, 0.08]))
-        lines = list(islice(results(rng), last))
-        status = "done" if last == EPOCHS else "stopped"
-        records.append(TrialRecord(Path(trial_name(number)), number, params, {}, status, "", lines, 1.0, 1.0))
+    """`count` random configurations as promotion leaves them: nobody who rests is still to go on."""
+    drawn = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
+    ladder, records = Ladder(rungs(EPOCHS, 3), EPOCHS, 3, minimize=True), []
+    curves = [list(results(rng)) for _ in range(count)]
+    for number, lines in enumerate(curves):
+        params, folder = space.sample(drawn.ask(), BASE), Path(trial_name(number))
+        records.append(TrialRecord(folder, number, params, {}, "stopped", "", lines[: ladder.levels[0]], 1.0, 1.0))
+        ladder.report(folder.name, records[-1].epochs[-1])
+        while (step := ladder.promoted(())) is not None:
+            went_on = int(step.trial)
+            records[went_on] = replace(
+                records[went_on], epochs=curves[went_on][: step.epoch], status="done" if step.epoch == EPOCHS else "stopped"
+            )
+            ladder.report(step.trial, records[went_on].epochs[-1])
     return records
 
 
@@ -112,7 +118,8 @@ def ours(space: Space, past: list[TrialRecord], folder: Path) -> Driver:
     database, study = StudyDatabase(folder / "optuna.db", "s", "log_loss"), rebuild(space, BASE, past, resting=True)
     database.replace(all_trials(study))
     ladder = Ladder(rungs(EPOCHS, 3), EPOCHS, 3, minimize=True)
-    searcher = StudySearcher(study, space, BASE, past, ladder, 10**6, database=database)
+    sampler = chosen_sampler(AUTO, PROMOTE, EPOCHS)
+    searcher = StudySearcher(study, space, BASE, past, ladder, 10**6, database=database, sampler=sampler)
     progress = ProgressCallback(
         Console(file=(folder / "out").open("w"), width=100),
         name="s",
@@ -144,10 +151,11 @@ def stock(space: Space, past: list[TrialRecord], folder: Path) -> Driver:
     return searcher, scheduler, [CSVLoggerCallback(), JsonLoggerCallback(), TBXLoggerCallback()], False
 
 
-def drive(driver: Driver, count: int, folder: Path, rng: np.random.Generator) -> tuple[dict[str, float], int]:
-    """({part: CPU seconds}, reports) of `count` trials, `AT_ONCE` at a time, an epoch of each by turns."""
+def drive(driver: Driver, count: int, folder: Path, rng: np.random.Generator) -> tuple[dict[str, float], int, float]:
+    """({part: CPU seconds}, reports, CPU seconds of them) of `count` trials, `AT_ONCE` at a time, an epoch of each by turns."""
     searcher, scheduler, callbacks, records = driver
     spent: dict[str, float] = defaultdict(float)
+    of_reports = 0.0
 
     def timed(part: str, call: Callable, *arguments: Any, **named: Any) -> Any:
         started = time.process_time()
@@ -179,12 +187,14 @@ def drive(driver: Driver, count: int, folder: Path, rng: np.random.Generator) ->
             result = next(coming)
             result["rests"] = result["epoch"] == trial.config["until"] < EPOCHS
             reports += 1
+            before = sum(spent.values())
             trial.last_result = result
             decision = timed("scheduler", scheduler.on_trial_result, None, trial, result)
             ended = result["finished"] or result["rests"] or decision == TrialScheduler.STOP
             if not ended:
                 timed("searcher", searcher.on_trial_result, trial.trial_id, result)
             tell("on_trial_result", trial=trial, result=result)
+            of_reports += sum(spent.values()) - before
             if ended:
                 timed("searcher", searcher.on_trial_complete, trial.trial_id, result)
                 tell("on_trial_complete", trial=trial)
@@ -192,16 +202,16 @@ def drive(driver: Driver, count: int, folder: Path, rng: np.random.Generator) ->
             tell("on_step_end")
     if records:
         timed("SaveCallback", searcher.save_changes, now=True)
-    return spent, reports
+    return spent, reports, of_reports
 
 
 def simulated(sizes: list[int], count: int, repeats: int, console: Console) -> None:
     space = get_space("full", BASE)
     table = Table(title=f"CPU of the driver, ms: median (lowest to highest) of {repeats} times {count} trials, {AT_ONCE} at a time")
-    for column in ("trials before", "", "a suggestion", "a report, all else included", "reports a trial", "a trial", "of it, by part"):
+    for column in ("trials before", "", "its suggestions", "a report", "reports a trial", "a trial", "of it, by part"):
         table.add_column(column, justify="left" if column in ("", "of it, by part") else "right")
     for size in sizes:
-        found: dict[str, list[tuple[dict[str, float], int]]] = {"ours": [], "Ray's": []}
+        found: dict[str, list[tuple[dict[str, float], int, float]]] = {"ours": [], "Ray's": []}
         for repeat in range(repeats):
             for name, make in (("ours", ours), ("Ray's", stock)):
                 with tempfile.TemporaryDirectory() as place:
@@ -210,13 +220,13 @@ def simulated(sizes: list[int], count: int, repeats: int, console: Console) -> N
                     found[name].append(drive(driver, count, Path(place), np.random.default_rng(repeat)))
         totals = {}
         for name, runs in found.items():
-            suggestion = [1e3 * spent["suggestion"] / count for spent, _ in runs]
-            report = [1e3 * (sum(spent.values()) - spent["suggestion"]) / reports for spent, reports in runs]
-            whole = [1e3 * sum(spent.values()) / count for spent, _ in runs]
+            suggestion = [1e3 * spent["suggestion"] / count for spent, *_ in runs]
+            report = [1e3 * of_reports / reports for _, reports, of_reports in runs]
+            whole = [1e3 * sum(spent.values()) / count for spent, *_ in runs]
             totals[name] = np.median(whole)
-            parts = {part: float(np.median([1e3 * spent[part] / count for spent, _ in runs])) for part in runs[0][0]}
+            parts = {part: float(np.median([1e3 * spent[part] / count for spent, *_ in runs])) for part in runs[0][0]}
             shown = ", ".join(f"{part.removesuffix('Callback')} {value:.1f}" for part, value in parts.items())
-            a_trial = np.median([reports / count for _, reports in runs])
+            a_trial = np.median([reports / count for _, reports, _ in runs])
             table.add_row(str(size), name, _spread(suggestion), _spread(report), f"{a_trial:.1f}", _spread(whole), shown)
         table.add_row("", "ratio", "", "", "", f"{totals['Ray' + chr(39) + 's'] / totals['ours']:.1f}", end_section=True)
     console.print(table)
@@ -264,14 +274,14 @@ def real(count: int, console: Console) -> None:
             with joining(None) as connected:
                 run_study(settings, get_space("full", BASE), BASE, rungs(EPOCHS, 3), dataset, splits, Console(quiet=True), connected)
         whole, cpu = time.perf_counter() - started, time.process_time() - cpu
-        records = read_trials(settings.folder)
+        trials = sum(1 for _ in (settings.folder / "trials").iterdir())
         slots = 2
         seconds = (events[-1] - events[20]) / (len(events) - 21)
         busy = cpu / count
     load = 64 * busy / 60
     wait = busy * load / (2 * (1 - load)) if load < 1 else float("inf")
     console.print(
-        f"{len(records)} real trials in {whole:.1f} s: one every {1e3 * seconds:.0f} ms, {1e3 * seconds * slots:.0f} ms of a slot each (2 slots); "
+        f"{trials} real trials in {whole:.1f} s: one every {1e3 * seconds:.0f} ms, {1e3 * seconds * slots:.0f} ms of a slot each (2 slots); "
         f"driver {1e3 * busy:.0f} ms of CPU a trial, Ray's own work included\n"
         f"64 GPUs, trials of 60 s: driver busy {load:.1%} of the time, a free GPU waits {1e3 * wait:.0f} ms for it; "
         f"overhead {(seconds * slots + wait) / 60:.1%}"

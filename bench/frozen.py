@@ -1,8 +1,9 @@
-"""The k folds of a frozen trial together against one after the other: `python -m bench frozen --files FILE [--maps]`.
+"""The k folds of a frozen trial as the product trains them against one after the other: `python -m bench frozen --files FILE [--maps]`.
 
 All of BreakHis by its file list (a CSV with a column `file`; the names say everything else), random features of 1,280
 channels, the default MMNet head, 5 case-wise folds, every image once an epoch. The two alternate in one run: the folds as one
-batched computation, and the same code with a network and an optimizer for each fold, trained one after the other. Epochs cost the same, so
+batched computation where these are maps, side by side in threads where they are pooled features on a CPU; and the same code with a
+network and an optimizer for each fold, trained one after the other with the same number of threads. Epochs cost the same, so
 `--epochs 6` measures as much as the 27 of a trial; the whole trial is given as 27 times the median.
 """
 
@@ -47,13 +48,12 @@ def random_features(files: Path, side: int) -> Dataset:
     return Dataset(table, None, "random", "random features", synthetic=True, features=features)
 
 
-def trained(trial: CrossValidation, dataset: Dataset, together: bool) -> CrossValidation:
-    """The trial with its folds as one batched computation, or with a network and an optimizer for each fold."""
+def one_after_the_other(trial: CrossValidation, dataset: Dataset) -> CrossValidation:
+    """The trial with a network and an optimizer for each fold, which all threads train before the next."""
     config = trial.config
     trial.networks = [build_network(config, dataset, derive_seed(config.seed, fold)).to(trial.device) for fold in range(config.data.folds)]
-    trial.learners = (
-        [Together(trial.networks, config.optim)] if together else [Alone(network, config.optim) for network in trial.networks]
-    )
+    trial.learners = [Alone(network, config.optim) for network in trial.networks]
+    trial.side_by_side = False
     return trial
 
 
@@ -71,7 +71,7 @@ def clock(owner: Any, name: str, stage: str, spent: dict[str, float]) -> None:
 
 
 def clocked(trial: CrossValidation) -> dict[str, float]:
-    """{stage: seconds}, filled while the trial trains (a GPU works asynchronously: there it says nothing)."""
+    """{stage: seconds of all threads}, filled while the trial trains (a GPU works asynchronously: there it says nothing)."""
     spent: dict[str, float] = defaultdict(float)
     clock(trial.batches, "training", "gather features", spent)
     for learner in trial.learners:
@@ -97,10 +97,11 @@ def main() -> None:
         {"model.frozen": True, "model.pooled": not arguments.maps, "optim.patience": None, "optim.batch_size": arguments.batch_size}
     )
     splits = build_splits(dataset.table, None, folds=config.data.folds, test_fraction=0.0, grouping="case", seed=0)
-    chosen = crossval.run(config, dataset, splits, device=device)
-    ours, peer = (trained(crossval.run(config, dataset, splits, device=device), dataset, together) for together in (True, False))
-    spent = {True: clocked(ours), False: clocked(peer)}[isinstance(chosen.learners[0], Together)]
-    seconds: dict[str, list[float]] = {"together": [], "one after the other": []}
+    ours = crossval.run(config, dataset, splits, device=device)
+    peer = one_after_the_other(crossval.run(config, dataset, splits, device=device), dataset)
+    spent = clocked(ours)
+    way = "together" if isinstance(ours.learners[0], Together) else "side by side"
+    seconds: dict[str, list[float]] = {way: [], "one after the other": []}
     work: dict[str, list[float]] = {name: [] for name in seconds}
     for trial in (ours, peer):
         next(trial)  # warm
@@ -131,10 +132,10 @@ def main() -> None:
             f"{np.median(work[name]):.2f} ({np.median(np.array(work['one after the other']) / np.array(work[name])):.2f})",
         )
     console.print(table)
-    product = "together" if isinstance(chosen.learners[0], Together) else "one after the other"
-    stages = ", ".join(f"{stage} {value / sum(seconds[product]):.0%}" for stage, value in spent.items())
+    threads = min(arguments.threads, len(ours.learners))
+    stages = ", ".join(f"{stage} {value / sum(seconds[way]) / threads:.0%}" for stage, value in spent.items())
     console.print(
-        f"a trial trains them {product}, {chosen.batch_size} views a step; where its epoch goes: {stages}; the rest is judging, metrics, the loop",
+        f"a trial trains them {way}, {ours.batch_size} views a step; where its epoch goes: {stages}; the rest is judging, metrics, the loop",
         soft_wrap=True,
     )
 

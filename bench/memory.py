@@ -45,7 +45,8 @@ class Worker:
 
         self.imported = memory(os.getpid())
         self.trial = MMNetTrainable.__new__(MMNetTrainable)
-        self.trial.setup({"number": number, "params": {}}, dataset=dataset, splits=splits, base=base, place=TrialPlace(study), threads=1)
+        step = {"number": number, "params": {}, "since": 0, "until": base.optim.epochs}
+        self.trial.setup(step, dataset=dataset, splits=splits, base=base, place=TrialPlace(study), threads=1)
 
     def train(self, epochs: int) -> tuple[int, float]:
         """-> its process, the most MB seen meanwhile."""
@@ -107,7 +108,7 @@ def main() -> None:
     console.print(describe_machine())
     about = read_study(arguments.study)
     base = Config().with_values(about["config"])
-    prepared = prepare(base, about["data"]["path"], console, best_device(), Splits.from_json(about["splits"]))
+    prepared = prepare(base, about["data"]["path"], console, best_device().type, Splits.from_json(about["splits"]))
     measure(base, prepared.development, prepared.splits, arguments.workers, console)
 
 

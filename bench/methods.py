@@ -14,13 +14,10 @@ from tuning.surrogate import Observations, Surrogate, choose, features, thinned
 ETA = 3
 
 
-def best_at_highest(rungs: dict[int, dict[str, float]]) -> int | None:
-    """The best score of the highest rung that has any."""
-    reached = [level for level in sorted(rungs) if rungs[level]]
-    if not reached:
-        return None
-    scores = rungs[reached[-1]]
-    return int(min(scores, key=lambda trial: scores[trial]))
+def best_first(rungs: dict[int, dict[str, float]]) -> list[int]:
+    """Who came furthest first, then by score there; a trial once."""
+    order = (trial for level in sorted(rungs, reverse=True) for trial in sorted(rungs[level], key=rungs[level].__getitem__))
+    return list(map(int, dict.fromkeys(order)))
 
 
 class Rungs:
@@ -47,8 +44,8 @@ class Rungs:
         self.rungs[epoch][str(trial)] = float(self.pool.table.scores[trial, epoch - 1])
         self.away.discard(str(trial))
 
-    def recommend(self) -> int | None:
-        return best_at_highest(self.rungs)
+    def ranking(self) -> list[int]:
+        return best_first(self.rungs)
 
 
 class Full(Rungs):
@@ -132,12 +129,14 @@ class Modelled(Promoting):
         trials, epochs = trials[kept], epochs[kept]
         return Surrogate(Observations(self.features[trials], trials, epochs, self.pool.table.scores[trials, epochs - 1]), self.levels[-1])
 
-    def recommend(self) -> int | None:
-        """The best expected of those at the two highest rungs, once there is something to learn from."""
-        if len(self.rungs[self.levels[0]]) < FIRST or not any(self.rungs[level] for level in self.levels[-2:]):
-            return super().recommend()
-        far = np.array([int(trial) for trial in {**self.rungs[self.levels[-2]], **self.rungs[self.levels[-1]]}])
-        return int(far[self.surrogate().expect(self.features[far], far).argmin()])
+    def ranking(self) -> list[int]:
+        """The best expected of those at the two highest rungs, once there is something to learn from, then the others."""
+        trials = super().ranking()
+        count = len({**self.rungs[self.levels[-2]], **self.rungs[self.levels[-1]]})
+        if len(self.rungs[self.levels[0]]) < FIRST or not count:
+            return trials
+        far = np.array(trials[:count])
+        return far[self.surrogate().expect(self.features[far], far).argsort()].tolist() + trials[count:]
 
 
 def levels(pool: Pool) -> tuple[int, ...]:

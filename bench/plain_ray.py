@@ -19,6 +19,7 @@ from ray.tune.schedulers import ASHAScheduler
 from ray.tune.search.optuna import OptunaSearch
 from rich.console import Console
 
+from analysis.mean_of_best import MEMBERS
 from data.dataset import Dataset
 from data.splits import Splits
 from mmnet import crossval
@@ -67,17 +68,24 @@ def search(base: Config, dataset: Dataset, splits: Splits, seconds: float, folde
 
 
 def about(results: tune.ResultGrid, metric: str) -> dict[str, Any]:
-    """What it recommends, and what it took."""
+    """What it recommends, what it took, and its best few."""
     best = results.get_best_result("score", METRICS[metric])
-    assert best.config is not None and best.metrics is not None
-    reported = [result.metrics for result in results if result.metrics and "score" in result.metrics]
+    scored = [result for result in results if result.metrics and "score" in result.metrics]
+    several = sorted(scored, key=lambda result: (1 if METRICS[metric] == "min" else -1) * result.metrics["score"])[:MEMBERS]
+    reported = [result.metrics for result in scored]
     return {
         "trials": len(reported),
         "full": sum(last["finished"] for last in reported),
         "fold_epochs": sum(last["fold_epochs"] for last in reported),
         "training_seconds": sum(last["time_total_s"] for last in reported),
-        "recommended": {"params": best.config["params"], "score": best.metrics["score"], "epochs": best.metrics["training_iteration"]},
+        "recommended": _choice(best),
+        "several": [_choice(result) for result in several],
     }
+
+
+def _choice(result: tune.Result) -> dict[str, Any]:
+    assert result.config is not None and result.metrics is not None
+    return {"params": result.config["params"], "score": result.metrics["score"], "epochs": result.metrics["training_iteration"]}
 
 
 def main() -> None:
@@ -88,7 +96,7 @@ def main() -> None:
     parser.add_argument("--out", required=True, type=Path, metavar="DIR")
     arguments = parser.parse_args()
     base = load_config(arguments.base)
-    prepared = prepare(base, arguments.data, Console(), torch.device("cpu"))
+    prepared = prepare(base, arguments.data, Console(), "cpu")
     init(address="local", num_cpus=1, include_dashboard=False)
     begun = time.perf_counter()
     results = search(base, shareable(prepared.development), prepared.splits, arguments.seconds, arguments.out)

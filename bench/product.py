@@ -30,7 +30,7 @@ class TableSpace(Space):
 
 
 class Product(Rungs):
-    """What `tune_mmnet.py --sampler tpe` does. What it does by default is `Modelled`, on the same parts of the product."""
+    """What `tune_mmnet.py --sampler tpe` does. What it does by default is `Promoting`, and with gp `Modelled`, on the same parts of the product."""
 
     def __init__(self, pool: Pool, seed: int):
         super().__init__(pool, seed, levels(pool))

@@ -86,7 +86,7 @@ def make_plan(arguments: argparse.Namespace, console: Console) -> Plan:
     base = Config().with_values(values)
     space = get_space(arguments.space, base).with_choices("optim.batch_size", BATCH_SIZES)
     space.check(base)
-    dataset = prepare(base, arguments.data, console, torch.device("cpu")).dataset
+    dataset = prepare(base, arguments.data, console, "cpu").dataset
     splits, other = (
         build_splits(dataset.table, None, folds=base.data.folds, test_fraction=0.0, grouping="case", seed=base.data.split_seed + turn)
         for turn in (0, 1)
@@ -145,7 +145,7 @@ def both(plan: Plan, values: dict[str, Any]) -> tuple[np.ndarray, np.ndarray]:
 
 def curves(config: Config, dataset: Dataset, splits: Splits) -> np.ndarray:
     """(E, V) float16, views in the order of `view_order`, which no partition changes."""
-    trial = trained(crossval.run(config, dataset, splits, device=torch.device("cpu")), dataset, together=True)
+    trial = trained(crossval.run(config, dataset, splits, device="cpu"), dataset, together=True)
     order = view_order(trial)
     return np.stack([report.probability[order] for report in trial]).astype(np.float16)
 
@@ -170,7 +170,7 @@ def save(plan: Plan, path: Path, table: dict[str, Any]) -> None:
     if not table["config"]:
         return
     views = {
-        name: crossval.CrossValidation(plan.base, plan.dataset, splits, torch.device("cpu"))
+        name: crossval.CrossValidation(plan.base, plan.dataset, splits, "cpu")
         for name, splits in (("fold", plan.splits), ("fold_replicate", plan.other_splits))
     }
     first = views["fold"].out_of_fold

@@ -1,7 +1,9 @@
 """Recorded learning curves: a table of configurations that a search can be replayed on, see `bench/search.py` for the format."""
 
 import json
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -14,12 +16,23 @@ class Table:
     points: np.ndarray  # (C, D) configurations in the unit cube
     choices: tuple[int, ...]  # (D,) number of values of a dimension; 0: any between 0 and 1
     scores: np.ndarray  # (C, E) class-balanced log loss after each epoch; lower is better
-    percentiles: np.ndarray  # (C,) percentage of configurations with a better replicate
+    replicate: np.ndarray  # (C, V) probability of class 1 of every view, trained again on another partition
+    label: np.ndarray  # (V,)
     last_by_fold: np.ndarray  # (C, F) class-balanced log loss of each fold after the last epoch
 
     @property
     def folds(self) -> int:
         return self.last_by_fold.shape[1]
+
+    @cached_property
+    def replicate_scores(self) -> np.ndarray:
+        """(C,) class-balanced log loss of each replicate."""
+        return balanced_log_loss(self.replicate, self.label)
+
+    def percentile(self, rows: Sequence[int]) -> float:
+        """Percentage of the configurations whose replicate is better than the mean of the replicates of `rows`."""
+        together = balanced_log_loss(self.replicate[list(rows)].astype(np.float64).mean(0), self.label)
+        return float(100 * (self.replicate_scores < together - 1e-9).mean())
 
     def nearest(self, point: np.ndarray, used: set[int]) -> int | None:
         """The recorded configuration nearest to a proposal that nobody has used yet; None: all are used."""
@@ -29,14 +42,9 @@ class Table:
 
 def balanced_log_loss(probability: np.ndarray, label: np.ndarray) -> np.ndarray:
     """(..., V) probability of class 1, (V,) label -> (...): mean of the two classes' mean log loss."""
-    probability = np.clip(probability.astype(np.float32), CLIP, 1 - CLIP)
+    probability = np.clip(probability.astype(np.float64), CLIP, 1 - CLIP)
     loss = -np.log(np.where(label == 1, probability, 1 - probability))
     return (loss[..., label == 1].mean(-1) + loss[..., label == 0].mean(-1)) / 2
-
-
-def percentiles(replicate: np.ndarray) -> np.ndarray:
-    """Replicate score (C,), lower is better -> percentage of configurations that are better (C,)."""
-    return 100 * (replicate[:, None] > replicate).mean(1)
 
 
 def unit_cube(configs: list[dict]) -> tuple[np.ndarray, tuple[int, ...]]:
@@ -77,12 +85,13 @@ def _drawn_on_a_log_scale(values: np.ndarray) -> bool:
 def load(path: Path) -> Table:
     with np.load(path) as file:
         points, choices = unit_cube([json.loads(text) for text in file["config"]])
-        oof, label, fold = file["oof"], file["label"], file["fold"]
-        replicate = balanced_log_loss(file["oof_replicate"], label)
+        oof, label, fold, replicate = file["oof"], file["label"], file["fold"], file["oof_replicate"]
     folds = [balanced_log_loss(oof[:, -1, fold == number], label[fold == number]) for number in np.unique(fold)]
-    return Table(points, choices, balanced_log_loss(oof, label), percentiles(replicate), np.stack(folds, 1))
+    return Table(points, choices, balanced_log_loss(oof, label), replicate, label, np.stack(folds, 1))
 
 
 def subset(table: Table, rows: np.ndarray) -> Table:
     """The table with some of its configurations only; percentiles among these."""
-    return Table(table.points[rows], table.choices, table.scores[rows], percentiles(table.percentiles[rows]), table.last_by_fold[rows])
+    return replace(
+        table, points=table.points[rows], scores=table.scores[rows], replicate=table.replicate[rows], last_by_fold=table.last_by_fold[rows]
+    )

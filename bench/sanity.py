@@ -112,7 +112,7 @@ def main() -> None:
         dataset = load_dataset(arguments.data, 224)
         present = [int(m) for m in np.unique(dataset.table.magnification)]
         config = Config().with_values(values | {"data.magnifications": present})
-        dataset = with_features(dataset, config, CPU)
+        dataset = with_features(dataset, config, CPU.type)
         console.print(f"{arguments.data}, frozen features, {','.join(map(str, present))}X:")
         for line in (overfit(dataset, config), permuted(dataset, config, 10), repeatable(dataset, config)):
             console.print("  " + line)

@@ -9,11 +9,12 @@ from pathlib import Path
 
 import numpy as np
 
+from analysis.mean_of_best import MEMBERS
 from bench.methods import METHODS as OURS
 from bench.peers import PEERS
 from bench.product import Product
 from bench.recorded import Table, load, subset
-from bench.simulation import Pool, simulate
+from bench.simulation import Found, Pool, simulate
 
 METHODS = OURS | {"promotion, TPE": Product} | PEERS
 BUDGETS = (405, 810, 1350, 2700, 5400)  # fold-epochs
@@ -33,7 +34,8 @@ def main() -> None:
     for name in arguments.methods or METHODS:
         try:
             for workers in arguments.workers:
-                print(row(name, workers, np.array(repeat(arguments, whole, name, workers))), flush=True)
+                best, mean = np.moveaxis(np.array(repeat(arguments, whole, name, workers)), -1, 0)
+                print(row(name, workers, best), row(f"  mean of its best {MEMBERS}", workers, mean), sep="\n", flush=True)
         except ModuleNotFoundError as missing:
             print(f"{name:28s} left out: {missing.name} is not installed; python -m pip install --no-deps -r requirements-bench.txt")
 
@@ -52,8 +54,8 @@ def parse() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def repeat(arguments: argparse.Namespace, whole: Table, name: str, workers: int) -> list[list[float]]:
-    """(repeats, looks): percentile of what is recommended after every `STEP` fold-epochs."""
+def repeat(arguments: argparse.Namespace, whole: Table, name: str, workers: int) -> list[list[Found]]:
+    """(repeats, looks, 2): percentiles of what is recommended after every `STEP` fold-epochs."""
     tables = (half(whole, seed) if arguments.halves else whole for seed in range(arguments.repeats))
     return [simulate(table, METHODS[name](Pool(table), seed), workers, looks()) for seed, table in enumerate(tables)]
 

@@ -2,11 +2,19 @@
 
 import heapq
 from collections.abc import Mapping
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 
+from analysis.mean_of_best import MEMBERS
 from bench.recorded import Table
+
+
+class Found(NamedTuple):
+    """Replicate percentiles of what is recommended; the median 50 while nothing is."""
+
+    best: float  # the first of a method's ranking
+    mean: float  # the mean of the predictions of the first MEMBERS, which the product recommends besides
 
 
 class Pool:
@@ -50,15 +58,16 @@ class Method(Protocol):
     def report(self, trial: int, epoch: float) -> None:
         """`trial` has been trained up to `epoch`; the scores up to there may be read off the table."""
 
-    def recommend(self) -> int | None: ...
+    def ranking(self) -> list[int]:
+        """The trials so far, the one that is recommended first."""
 
 
-def simulate(table: Table, method: Method, workers: int, budgets: list[int]) -> list[float]:
-    """Replicate percentile of what is recommended when `budgets` (ascending, fold-epochs) are spent; the median 50 while nothing is.
+def simulate(table: Table, method: Method, workers: int, budgets: list[int]) -> list[Found]:
+    """What is recommended when `budgets` (ascending, fold-epochs) are spent.
 
     An epoch of all folds takes one unit of time. What a job trains is known when it ends, but paid as it trains.
     """
-    found: list[float] = []
+    found: list[Found] = []
     times = [budget / table.folds / workers for budget in budgets]
     trained: dict[int, float] = {}
     jobs: list[tuple[float, int, int, float]] = []
@@ -81,6 +90,6 @@ def simulate(table: Table, method: Method, workers: int, budgets: list[int]) -> 
     return found + [_judge(table, method)] * (len(budgets) - len(found))
 
 
-def _judge(table: Table, method: Method) -> float:
-    trial = method.recommend()
-    return 50.0 if trial is None else float(table.percentiles[trial])
+def _judge(table: Table, method: Method) -> Found:
+    trials = method.ranking()
+    return Found(*(table.percentile(trials[:count]) for count in (1, MEMBERS))) if trials else Found(50.0, 50.0)

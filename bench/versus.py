@@ -3,8 +3,8 @@
 For each seed both search side by side for the same time, one trial at a time on one thread each, so that whatever else the machine
 does slows both: ours is `tune_mmnet.py` with its defaults, the peer `bench/plain_ray.py`. Same tiles (200X), frozen backbone, folds,
 space, base configuration and metric. What each recommends, and the base, is then trained to its end under new seeds on new partitions,
-the same ones for all, and judged there as `main.py --repeats` does, at its best epoch. Of ours the trial with the best score is judged
-as well, which is what Ray recommends of its own.
+the same ones for all, and judged there as `main.py --repeats` does, at its best epoch. Ours recommends the mean of three configurations;
+its single one is judged as well, and the mean of Ray's three best, which Ray does not recommend.
 
 A search that is done and a replicate that is done are files in `--out` and not run again: the same command goes on.
 """
@@ -27,7 +27,7 @@ import torch
 from rich.console import Console
 from scipy.stats import t as student
 
-from analysis.leaderboard import best_trial
+from analysis.leaderboard import rank
 from bench.machine import describe_machine
 from data.dataset import Dataset
 from data.errors import InputError
@@ -35,11 +35,12 @@ from data.splits import make_splits
 from mmnet import crossval
 from mmnet.command_line import prepare
 from mmnet.config import Config, save_config
+from mmnet.metrics import evaluate
 from mmnet.precision import decided
 from mmnet.records import TrialRecord, read_trials, write_json
 
 ROOT = Path(__file__).parents[1]
-OURS, BEST, RAY = METHODS = ("ours", "ours, best score", "plain Ray")
+OURS, ONE, RAY, RAY_MEAN = METHODS = ("ours", "ours, single", "plain Ray", "plain Ray, mean of 3")
 JUDGES = ("log_loss", "auc", "patient_auc")
 VALUES = {
     "data.magnifications": (200,), "data.test_fraction": 0.0, "model.backbone": "timm:tf_efficientnet_lite0", "model.frozen": True,
@@ -63,8 +64,8 @@ def main() -> None:
     torch.set_num_threads(1)
     console, out = Console(width=160), arguments.out.resolve()
     console.print(describe_machine(), highlight=False, soft_wrap=True)
-    base, _ = decided(Config().with_values(VALUES | {"model.weights": arguments.weights}), torch.device("cpu"))
-    dataset = prepare(base, arguments.data, console, torch.device("cpu")).dataset  # features are cached before a clock runs
+    base, _ = decided(Config().with_values(VALUES | {"model.weights": arguments.weights}), "cpu")
+    dataset = prepare(base, arguments.data, console, "cpu").dataset  # features are cached before a clock runs
     searches = []
     for seed in range(arguments.seeds):
         folder = out / f"seed-{seed}"
@@ -72,10 +73,9 @@ def main() -> None:
         searches.append(once(folder / "found.json", lambda c=config, f=folder: side_by_side(c, arguments.data, arguments.minutes, f)))
         console.print(f"seed {seed}: {json.dumps(searches[-1])}", highlight=False, soft_wrap=True)
 
-    def judge(params: dict[str, Any], number: int) -> list[float]:
-        config = fresh(base, params, number)
-        stored = once(out / "replicates" / f"{digest(config)}.json", lambda: replicate(config, dataset))
-        return [stored["metrics"][name] for name in JUDGES]
+    def judge(members: list[dict[str, Any]], number: int) -> list[float]:
+        configs = [fresh(base, params, number) for params in members]
+        return judge_mean([once(out / "replicates" / f"{digest(c)}.json", lambda c=c: replicate(c, dataset)) for c in configs])
 
     for count in range(1, arguments.replicates + 1):  # a block of all at a time: what is compared is paired also where it is cut off
         reference, values = judged(searches, judge, count)
@@ -102,8 +102,7 @@ def side_by_side(base: Config, data: str, minutes: float, folder: Path) -> dict[
     plain = ["-m", "bench.plain_ray", "--base", str(folder / "base.yaml"), "--seconds", f"{seconds:g}", "--out", str(folder / "plain")]
     walls = run_both([[*ours, *common], [*plain, *common]], [folder / "ours.log", folder / "plain.log"], seconds + GRACE)
     trust = json.loads((folder / "ours" / "results" / "trust.json").read_text())
-    recommended = trust["recommended"]["trial"] if trust["ready"] else None
-    took = ours_took(read_trials(folder / "ours"), base.metric, recommended)
+    took = ours_took(read_trials(folder / "ours"), base.metric, trust)
     return {
         OURS: took | {"wall_seconds": walls[0]},
         RAY: json.loads((folder / "plain" / "found.json").read_text()) | {"wall_seconds": walls[1]},
@@ -136,19 +135,20 @@ def run_both(commands: list[list[str]], logs: list[Path], limit: float) -> list[
     return walls
 
 
-def ours_took(records: list[TrialRecord], metric: str, recommended: str | None) -> dict[str, Any]:
-    """As `plain_ray.about`, of our records; `recommended`: a trial's name, None: too little on record to judge, the best score it is."""
-    best = best_trial(records, metric)
-    if best is None:
+def ours_took(records: list[TrialRecord], metric: str, trust: dict[str, Any]) -> dict[str, Any]:
+    """As `plain_ray.about`, of our records; `trust`: results/trust.json. Too little on record to judge: the best score is recommended."""
+    ranked = [record for record in rank(records, metric) if record.ranked]
+    if not ranked:
         raise InputError(f"none of {len(records)} trials has a score; expected one: give the searches more --minutes")
-    chosen = next((record for record in records if record.name == recommended), best)
+    by_name = {record.name: record for record in records}
+    mean = trust.get("mean")
     return {
         "trials": len(records),
         "full": sum(record.status == "done" for record in records),
         "fold_epochs": sum(record.fold_epochs for record in records),
         "training_seconds": sum(record.seconds for record in records),
-        "recommended": _choice(chosen),
-        "best": _choice(best),
+        "recommended": _choice(by_name[trust["recommended"]["trial"]] if trust["ready"] else ranked[0]),
+        "several": [_choice(by_name[name]) for name in mean["trials"]] if mean else [_choice(ranked[0])],
     }
 
 
@@ -166,21 +166,33 @@ def digest(config: Config) -> str:
 
 
 def replicate(config: Config, dataset: Dataset) -> dict[str, Any]:
-    """Its metrics at the best epoch."""
+    """Its out-of-fold predictions at the best epoch."""
     settings = config.data
     splits = make_splits(dataset.table, folds=settings.folds, test_fraction=0.0, grouping=settings.grouping, seed=settings.split_seed)
-    history = list(crossval.run(config, dataset, splits))
-    best = history[-1].best_epoch
-    return {"config": config.to_dict(), "epoch": best, "metrics": history[best - 1].metrics}
+    training = crossval.run(config, dataset, splits)
+    history = list(training)
+    best, views = history[-1].best_epoch, training.out_of_fold
+    columns = {"probability": history[best - 1].probability, "label": views.label, "patient": views.patient, "row": views.rows[:, 0]}
+    return {"config": config.to_dict(), "epoch": best} | {name: column.tolist() for name, column in columns.items()}
+
+
+def judge_mean(replicates: list[dict[str, Any]]) -> list[float]:
+    """The JUDGES of the mean of their predictions, which are of the same views."""
+    first = replicates[0]
+    assert all(other["row"] == first["row"] for other in replicates)
+    probability = np.mean([one["probability"] for one in replicates], 0)
+    found = evaluate(probability, np.array(first["label"]), np.array(first["patient"]))
+    return [found[name] for name in JUDGES]
 
 
 def judged(
-    searches: list[dict[str, Any]], judge: Callable[[dict[str, Any], int], list[float]], count: int
+    searches: list[dict[str, Any]], judge: Callable[[list[dict[str, Any]], int], list[float]], count: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """(of the base (R, J), of what each method recommends (S, M, R, J)) by `judge(params, replicate)`; S searches, J judges, R = `count`."""
-    chosen = [[found[OURS]["recommended"], found[OURS]["best"], found[RAY]["recommended"]] for found in searches]
-    values = [[[judge(one["params"], number) for one in row] for row in chosen] for number in range(count)]  # (R, S, M, J)
-    return np.array([judge({}, number) for number in range(count)]), np.array(values).transpose(1, 2, 0, 3)
+    """(of the base (R, J), of what each method recommends (S, M, R, J)) by `judge(configurations, replicate)`; S searches, J judges, R = `count`."""
+    chosen = [[found[OURS]["several"], [found[OURS]["recommended"]], [found[RAY]["recommended"]], found[RAY]["several"]] for found in searches]
+    params = [[[one["params"] for one in members] for members in row] for row in chosen]
+    values = [[[judge(members, number) for members in row] for row in params] for number in range(count)]  # (R, S, M, J)
+    return np.array([judge([{}], number) for number in range(count)]), np.array(values).transpose(1, 2, 0, 3)
 
 
 def mean_interval(differences: np.ndarray) -> tuple[float, float, float]:
@@ -211,7 +223,7 @@ def report(searches: list[dict[str, Any]], base: np.ndarray, values: np.ndarray)
     lines.append(_row("base", nothing, base.mean(0)[None]))
     lines.append("")
     others = {RAY: mean[:, ray], "base": base.mean(0)[None]}
-    for first, second in ((OURS, RAY), (BEST, RAY), (OURS, "base"), (RAY, "base")):
+    for first, second in ((OURS, RAY), (ONE, RAY), (RAY_MEAN, RAY), (OURS, "base"), (RAY, "base")):
         differences = mean[:, METHODS.index(first)] - others[second]  # (S, J)
         shown = [
             f"{name} {middle:+.3f} ({low:+.3f} to {high:+.3f})"

@@ -28,7 +28,9 @@ def decode(content: bytes, size: int) -> np.ndarray:
     if min(width, height) < MIN_SIDE or width * height > MAX_PIXELS:
         raise ValueError(f"{width}x{height} px: expected at least {MIN_SIDE} px a side and at most {MAX_PIXELS // 10**6} megapixels")
     try:
-        image = image.convert("RGB")
+        image.load()
+        if image.mode != "RGB":  # else it would copy every pixel
+            image = image.convert("RGB")
     except Exception as error:
         raise ValueError(f"truncated or damaged image ({error})") from error
     if image.size != (size, size):

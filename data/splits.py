@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from data.errors import DataError, LeakageError, shortlist
+from data.stratified import deal_folds, draw_sealed
 from data.table import GROUPINGS, PatientTable
 
 OFFICIAL_FOLDS = Path(__file__).with_name("official_folds.csv")
@@ -48,8 +49,6 @@ def make_splits(table: PatientTable, *, folds: int, test_fraction: float, groupi
     Every group counts once, so stratification is over groups: each fold's class ratio is off by less than one group.
     Raises DataError when a class has too few groups to stand in the test and in every fold.
     """
-    from sklearn.model_selection import StratifiedKFold, StratifiedShuffleSplit  # here: 50 MB and a second, which no worker needs
-
     group_of = table.groups(grouping)
     label_of = table.of_patients("label")
     label_of_group = {group: label_of[patient] for patient, group in group_of.items()}
@@ -60,8 +59,7 @@ def make_splits(table: PatientTable, *, folds: int, test_fraction: float, groupi
     sealed = np.zeros(len(names), dtype=bool)
     if test_fraction:
         test_size = min(max(round(test_fraction * len(names)), 2), len(names) - 2)
-        chooser = StratifiedShuffleSplit(n_splits=1, test_size=test_size, random_state=seed)
-        sealed[next(chooser.split(names, labels))[1]] = True
+        sealed = draw_sealed(labels, test_size, seed)
         for label, kind in ((0, "benign"), (1, "malignant")):
             left = int((labels[~sealed] == label).sum())
             if left == int((labels == label).sum()):
@@ -75,8 +73,8 @@ def make_splits(table: PatientTable, *, folds: int, test_fraction: float, groupi
                     "expected at least one a fold; lower --folds or --test-fraction"
                 )
     open_names, open_labels = names[~sealed], labels[~sealed]
-    dealt = StratifiedKFold(folds, shuffle=True, random_state=seed).split(open_names, open_labels)
-    parts = [frozenset(open_names[held_out].tolist()) for _, held_out in dealt]
+    dealt = deal_folds(open_labels, folds, seed)
+    parts = [frozenset(open_names[dealt == fold].tolist()) for fold in range(folds)]
 
     def members(groups: frozenset[str]) -> tuple[str, ...]:
         return tuple(patient for patient in sorted(group_of) if group_of[patient] in groups)

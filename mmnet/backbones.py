@@ -1,7 +1,6 @@
 """Backbones: images (B, 3, H, W) in [0, 1] -> feature maps (B, C, h, w), by torchvision name, `timm:<name>` or `tiny`."""
 
 import difflib
-import hashlib
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -212,16 +211,3 @@ def _load(model: nn.Module, config: ModelConfig, classifier: tuple[str, ...]) ->
         )
     usable = {key: value for key, value in state.items() if key in expected and expected[key].shape == value.shape}
     model.load_state_dict(usable, strict=False)
-
-
-def weights_digest(config: ModelConfig, seed: int) -> str:
-    """What decides a backbone's weights: the file's contents, the hub's name, or the seed of random ones."""
-    if config.weights is None:
-        return f"random-{seed}"
-    if config.weights == "imagenet":
-        return "imagenet"
-    try:
-        with Path(config.weights).expanduser().open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()[:16]
-    except OSError as error:
-        raise ConfigError(f"model.weights = {config.weights!r}: cannot read it: {error.strerror}; pass imagenet, none or a file") from error

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 if TYPE_CHECKING:
-    import torch
     from rich.console import Console
 
     from data.dataset import Dataset
@@ -174,16 +173,19 @@ class Prepared:
 def open_data(config: Config, data: str, progress: Callable[[int, int], None] | None = None) -> Dataset:
     """All images of a data set, scanned and decoded, or from the cache."""
     from data.store import load_dataset
-    from data.synthetic import default_synthetic
 
-    path: str | Path = default_synthetic() if data == SYNTHETIC else data
+    path: str | Path = data
+    if data == SYNTHETIC:
+        from data.synthetic import default_synthetic
+
+        path = default_synthetic()
     return load_dataset(path, config.data.image_size, config.data.on_bad_file, progress)
 
 
-def prepare(config: Config, data: str, console: Console, device: torch.device | None, splits: Splits | None = None) -> Prepared:
+def prepare(config: Config, data: str, console: Console, kind: str | None, splits: Splits | None = None) -> Prepared:
     """Scan, decode (or open the cache), split, and where the backbone is frozen compute features (or open the cache).
 
-    `device` None: no features (a dry run). `splits`: those of an existing study, held against the data again.
+    `kind` of device that computes features, see `mmnet.device_kind`; None: no features (a dry run). `splits`: those of an existing study, held against the data again.
     """
     from data.splits import build_splits, check_splits
 
@@ -202,7 +204,7 @@ def prepare(config: Config, data: str, console: Console, device: torch.device | 
     else:
         check_splits(splits, dataset.table)
     dataset = dataset.select_magnifications(config.data.magnifications)
-    if device is None:
+    if kind is None:
         return Prepared(dataset, splits)
     if not config.model.frozen:
         from mmnet.backbones import build_backbone
@@ -212,7 +214,7 @@ def prepare(config: Config, data: str, console: Console, device: torch.device | 
         from mmnet.features import with_features
 
         with progress_bar(console, f"features of {config.model.backbone}") as progress:
-            dataset = with_features(dataset, config, device, progress)
+            dataset = with_features(dataset, config, kind, progress)
     return Prepared(dataset, splits)
 
 

@@ -3,13 +3,15 @@
 Lockstep makes the score of epoch e a score of all folds at epoch e, so an early-stopping rung compares like with like
 and the best epoch is common to all folds. Networks with a trained backbone are trained one after the other; without one,
 all folds take each step together, on the same features, each fold passing over the views of its held-out patients (see
-mmnet.stacked), but for pooled features on a CPU. Every random number is derived from (seed, epoch, fold), so a run restored between epochs goes on with the
-same numbers as one never stopped.
+mmnet.stacked). Pooled features on a CPU leave nothing to share: there as many folds train at once as torch has threads, a thread
+each (see mmnet.side_by_side). Every random number is derived from (seed, epoch, fold), so a run restored between epochs goes on
+with the same numbers as one never stopped.
 """
 
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, NamedTuple, cast
@@ -29,11 +31,14 @@ from mmnet.build import build_network
 from mmnet.compiling import commonest_batch, compile_backbones, compiles, images_of
 from mmnet.config import Config
 from mmnet.device import autocast, best_device, free_unused, is_out_of_memory
+from mmnet.dropout import drawing_from
 from mmnet.losses import focal_loss
 from mmnet.metrics import evaluate
 from mmnet.network import MMNet
 from mmnet.predict import predict
 from mmnet.schedule import best_epoch, lr_factor, out_of_patience
+from mmnet.seeds import derive_seed
+from mmnet.side_by_side import side_by_side
 from mmnet.stacked import Alone, Together
 
 
@@ -83,6 +88,9 @@ class OutOfFold:
     fold: np.ndarray  # (V,)
 
 
+Judged = tuple[np.ndarray, np.ndarray]  # of V views: (V,) probability, (V, M) importance
+
+
 class StepBatch(NamedTuple):
     """The B views of one step of K networks."""
 
@@ -94,11 +102,6 @@ class StepBatch(NamedTuple):
 
     def part(self, views: slice) -> "StepBatch":
         return StepBatch(self.inputs[views], self.mask[views], self.target[views], self.trains[:, views], self.weight[:, views])
-
-
-def derive_seed(*parts: int) -> int:
-    """One 32-bit seed out of several numbers, well mixed."""
-    return int(np.random.SeedSequence((len(parts), *parts)).generate_state(1)[0])  # the length, because trailing zeros do not count
 
 
 class CrossValidation(Iterator[EpochReport]):
@@ -135,10 +138,14 @@ class CrossValidation(Iterator[EpochReport]):
         self.batches = Batches(dataset, config, device)
         self.networks = [build_network(config, dataset, derive_seed(config.seed, f)).to(device) for f in range(len(splits.folds))]
         self.parameters = sum(parameter.numel() for parameter in self.networks[0].parameters() if parameter.requires_grad)
-        # on a CPU pooled features leave nothing to share, and the weights of one network at a time stay in its cache (bench/RESULTS.md)
-        together = config.model.frozen and dataset.features is not None and (device.type != "cpu" or dataset.features[0, 0].size > 1)
+        # on a CPU pooled features leave nothing to share, and the weights of one network at a time stay nearer (bench/RESULTS.md)
+        self.side_by_side = (
+            config.model.frozen and device.type == "cpu" and dataset.features is not None and dataset.features[0, 0].size == 1
+        )
         self.learners: Sequence[Alone | Together] = (
-            [Together(self.networks, config.optim)] if together else [Alone(network, config.optim) for network in self.networks]
+            [Together(self.networks, config.optim)]
+            if config.model.frozen and not self.side_by_side
+            else [Alone(network, config.optim) for network in self.networks]
         )
         shown = self.index.natural(config.sampling.views_per_patient)
         self.views = [int(shown[members].sum()) for members in self.train_patients]  # of each fold an epoch, but for balancing's rounding
@@ -167,15 +174,13 @@ class CrossValidation(Iterator[EpochReport]):
         if self.compiled is None:
             self.compile_backbones()
         epoch, folds = len(self.history), range(len(self.networks))
-        losses: list[float] = []
-        for learner in self.learners:
-            losses += self._train(learner, range(len(losses), len(losses) + len(learner.networks)), epoch)
+        threads = torch.get_num_threads() if self.side_by_side else 1  # one would take turns, and its cache hold another fold at every step
+        losses, judged = self._side_by_side(epoch) if threads > 1 else self._in_turn(epoch)
         broken = [str(fold + 1) for fold, loss in enumerate(losses) if not np.isfinite(loss)]
         if broken:
             raise TrainingError(
                 f"loss is {losses[int(broken[0]) - 1]} in epoch {epoch + 1}, fold {', '.join(broken)}: lower optim.lr or optim.clip"
             )
-        judged = [predict(self.networks[fold], self.batches, self.out_of_fold.rows[self.out_of_fold.fold == fold]) for fold in folds]
         broken = [str(fold + 1) for fold, part in enumerate(judged) if not np.isfinite(part[0]).all()]
         if broken:
             raise TrainingError(
@@ -222,8 +227,37 @@ class CrossValidation(Iterator[EpochReport]):
         failure = compile_backbones(backbones, images_of(config, size), config.input_size, config.optim.precision, self.device)
         self.compiled = f"no: {failure}" if failure else "yes"
 
+    def _in_turn(self, epoch: int) -> tuple[list[float], list[Judged]]:
+        """An epoch of one learner after the other -> the mean loss of each fold, what its network says of its held-out views."""
+        losses: list[float] = []
+        for learner in self.learners:
+            losses += self._train(learner, range(len(losses), len(losses) + len(learner.networks)), epoch)
+        return losses, [self._judge(fold) for fold in range(len(self.networks))]
+
+    def _side_by_side(self, epoch: int) -> tuple[list[float], list[Judged]]:
+        """As `_in_turn`, as many folds at once as there are threads."""
+
+        def fold(number: int) -> Generator[None, None, tuple[list[float], Judged]]:
+            loss = yield from self._steps(self.learners[number], range(number, number + 1), epoch)
+            return loss, self._judge(number)
+
+        ended = side_by_side([fold(number) for number in range(len(self.networks))])
+        return [loss for losses, _ in ended for loss in losses], [judged for _, judged in ended]
+
+    def _judge(self, fold: int) -> Judged:
+        return predict(self.networks[fold], self.batches, self.out_of_fold.rows[self.out_of_fold.fold == fold])
+
     def _train(self, learner: Alone | Together, folds: range, epoch: int) -> list[float]:
-        """One epoch of some folds -> the mean loss of each. The only synchronisation with the device is at the end."""
+        """One epoch of some folds -> the mean loss of each."""
+        steps = self._steps(learner, folds, epoch)
+        while True:
+            try:
+                next(steps)
+            except StopIteration as end:
+                return end.value
+
+    def _steps(self, learner: Alone | Together, folds: range, epoch: int) -> Generator[None, None, list[float]]:
+        """`_train` that yields after each step. The only synchronisation with the device is at the end."""
         config, optim = self.config, self.config.optim
         seeds = [derive_seed(config.seed, epoch, folds[0], purpose) for purpose in range(4)]
         patients = [self.train_patients[fold] for fold in folds]
@@ -240,8 +274,7 @@ class CrossValidation(Iterator[EpochReport]):
         total = torch.zeros(len(folds), device=self.device)
         for network in learner.networks:
             network.train()
-        with torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else []):
-            torch.manual_seed(seeds[2])  # dropout and stochastic depth draw from the global generator
+        with self._seeded(learner, seeds[2]):
             for step, part in enumerate(np.array_split(np.arange(len(rows)), steps)):
                 part = part[alike[part].argsort(kind="stable")]
                 shown = self._inputs(rows[part], label[part], alike[part], generator)
@@ -253,9 +286,16 @@ class CrossValidation(Iterator[EpochReport]):
                 losses = self._accumulate(learner, StepBatch(*shown, trains[:, part], weight))
                 total += losses * send(torch.from_numpy(count), self.device)
                 learner.descend(count > 0)
+                yield
         for _ in folds:
             self.after_fold()
         return (total.cpu().numpy() / trains.sum(1)).tolist()
+
+    def _seeded(self, learner: Alone | Together, seed: int) -> AbstractContextManager[None]:
+        """Meanwhile dropout and stochastic depth draw what the seed says, beside other folds from a generator of the learner's own."""
+        if self.side_by_side:
+            return drawing_from(learner.networks[0], torch.Generator().manual_seed(seed))
+        return globally_seeded(seed, self.device)
 
     def _accumulate(self, learner: Alone | Together, batch: StepBatch) -> Tensor:
         """Leave the gradients of a step's views with the learner -> the loss (K,) of each of its networks.
@@ -337,6 +377,14 @@ def run(
     if state is not None:
         trial.load_state_dict(state)
     return trial
+
+
+@contextmanager
+def globally_seeded(seed: int, device: torch.device) -> Iterator[None]:
+    """Meanwhile torch's global generators begin at `seed`; afterwards they go on as if nothing had been drawn."""
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.manual_seed(seed)
+        yield
 
 
 def micro_batches(count: int, size: int | None) -> list[slice]:

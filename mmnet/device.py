@@ -5,7 +5,7 @@ from contextlib import AbstractContextManager, nullcontext
 
 import torch
 
-from mmnet.config import AUTO
+from mmnet.device_kind import computes_in_bfloat16
 
 BFLOAT16_FLAGS = {"avx2", "avx512f", "avx512_bf16", "amx_bf16"}
 
@@ -30,14 +30,9 @@ def free_unused(device: torch.device) -> None:
         torch.cuda.empty_cache()
 
 
-def computes_in_bfloat16(device: torch.device, precision: str) -> bool:
-    """Whether networks run in bfloat16; `auto` that nothing has decided means on CUDA only. Never on MPS, where it is not faster."""
-    return device.type != "mps" and (precision == "bfloat16" or (precision == AUTO and device.type == "cuda"))
-
-
 def autocast(device: torch.device, precision: str) -> AbstractContextManager:
     """The precision of what runs within; bfloat16 needs no loss scaling."""
-    return torch.autocast(device.type, dtype=torch.bfloat16) if computes_in_bfloat16(device, precision) else nullcontext()
+    return torch.autocast(device.type, dtype=torch.bfloat16) if computes_in_bfloat16(device.type, precision) else nullcontext()
 
 
 def machine_name(device: torch.device) -> str:

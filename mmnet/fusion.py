@@ -4,6 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from mmnet.config import DropoutConfig, ModelConfig
+from mmnet.dropout import Dropout
 from mmnet.hierarchical_attention import MultiHeadAttention
 from mmnet.stochastic_depth import StochasticDepth
 
@@ -41,13 +42,13 @@ class HybridCrossMagFusion(nn.Module):
         self.norm = nn.LayerNorm(width, elementwise_affine=False)
         self.cross_attention = MultiHeadAttention(width, config.heads, dropout.attention) if config.cross_attention else None
         self.concatenation = (
-            nn.Sequential(nn.Linear(magnifications * width, width), nn.GELU(), nn.Dropout(dropout.fusion), nn.Linear(width, width))
+            nn.Sequential(nn.Linear(magnifications * width, width), nn.GELU(), Dropout(dropout.fusion), nn.Linear(width, width))
             if config.concatenation
             else None
         )
         branches = int(config.cross_attention) + int(config.concatenation)
         self.gain = nn.Parameter(torch.zeros(branches)) if config.mixing == "learned" else None
-        self.dropout = nn.Dropout(dropout.fusion)
+        self.dropout = Dropout(dropout.fusion)
         self.path = StochasticDepth(dropout.path)
 
     def forward(self, tokens: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:

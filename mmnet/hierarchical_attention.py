@@ -4,8 +4,8 @@ import math
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
+from mmnet.dropout import Dropout
 from mmnet.stochastic_depth import StochasticDepth
 
 
@@ -14,7 +14,7 @@ class MultiHeadAttention(nn.Module):
 
     def __init__(self, width: int, heads: int, dropout: float):
         super().__init__()
-        self.heads, self.dropout = heads, dropout
+        self.heads, self.dropout = heads, Dropout(dropout)
         self.query, self.key_value, self.out = nn.Linear(width, width), nn.Linear(width, 2 * width), nn.Linear(width, width)
 
     def forward(self, queries: Tensor, tokens: Tensor, allowed: Tensor) -> Tensor:
@@ -27,7 +27,7 @@ class MultiHeadAttention(nn.Module):
         # written out: with four tokens a fused kernel gains nothing, and those of the CPU cannot run the networks of k folds at once
         scores = split(self.query(queries)) @ split(key).mT / math.sqrt(key.shape[2] // self.heads)  # (B, heads, Q, T)
         weights = scores.masked_fill(~allowed[:, None], -torch.inf).softmax(3)
-        mixed = F.dropout(weights, self.dropout, self.training) @ split(value)
+        mixed = self.dropout(weights) @ split(value)
         return self.out(mixed.transpose(1, 2).flatten(2))
 
 

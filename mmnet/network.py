@@ -11,6 +11,7 @@ from mmnet.attention_pool import MultiScaleAttentionPool
 from mmnet.backbones import Backbone
 from mmnet.channel_attention import ChannelAttention
 from mmnet.config import DropoutConfig, ModelConfig
+from mmnet.dropout import Dropout
 from mmnet.fusion import HybridCrossMagFusion
 from mmnet.hierarchical_attention import HierarchicalMagnificationAttention
 from mmnet.magnification_linear import MagnificationLinear
@@ -29,11 +30,13 @@ class MagnificationEmbeddings(nn.Module):
         self.attention = ChannelAttention(magnifications, channels) if config.channel_attention else None
         self.pool = MultiScaleAttentionPool(magnifications, channels, config.pool_scales)
         self.norm = nn.LayerNorm(channels, elementwise_affine=False)  # the linear layer that follows holds gain and shift
-        self.embed = nn.Sequential(MagnificationLinear(magnifications, channels, config.width), nn.GELU(), nn.Dropout(dropout.fusion))
+        self.embed = nn.Sequential(MagnificationLinear(magnifications, channels, config.width), nn.GELU(), Dropout(dropout.fusion))
 
     def forward(self, maps: Tensor) -> Tensor:
         """(B, M, C, H, W) -> (M, B, D)."""
         flat = maps.flatten(3)  # (B, M, C, P)
+        if flat.shape[3] == 1:
+            flat = flat.transpose(0, 1).contiguous().transpose(0, 1)  # laid out once as the products of each magnification read it
         means = flat.squeeze(3) if flat.shape[3] == 1 else flat.mean(3)
         gate = self.attention(means.transpose(0, 1)) if self.attention else None
         return self.embed(self.norm(self.pool(flat, gate, tuple(maps.shape[3:]))))
@@ -57,7 +60,7 @@ class Head(nn.Module):
             else None  # one token has nothing to attend to
         )
         self.fusion = HybridCrossMagFusion(magnifications, config, dropout)
-        self.classifier = nn.Sequential(nn.LayerNorm(config.width), nn.Dropout(dropout.classifier), nn.Linear(config.width, 1))
+        self.classifier = nn.Sequential(nn.LayerNorm(config.width), Dropout(dropout.classifier), nn.Linear(config.width, 1))
 
     def forward(self, maps: Tensor, mask: Tensor) -> Output:
         """maps (B, M, C, H, W) finite, mask (B, M) bool with one True a row."""

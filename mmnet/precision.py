@@ -13,7 +13,7 @@ import torch
 from mmnet.backbones import build_backbone
 from mmnet.build import channels_of
 from mmnet.config import AUTO, Config, ModelConfig
-from mmnet.device import computes_in_bfloat16
+from mmnet.device_kind import computes_in_bfloat16
 from mmnet.step_timing import apart, remembered, seconds_of_pass
 
 GAIN = 1.1  # times as fast as float32 at least: less is not worth its rounding
@@ -25,14 +25,14 @@ IMAGES = {"cuda": 64, "cpu": 4}  # at once
 def decided(config: Config, device: torch.device) -> tuple[Config, str]:
     """(the configuration with its precision decided, a line for people where that took a timing).
 
-    Nothing is timed where the backbone is not trained or too small to matter; where timing fails, `auto` stays. Raises
-    ConfigError where the backbone cannot take the images' size.
+    Nothing is timed where the backbone is too small to matter; where timing fails, `auto` stays. Raises ConfigError where the
+    backbone cannot take the images' size. Of a frozen one see `mmnet.device_kind.untimed`.
     """
     if config.optim.precision != AUTO:
         return config, ""
     model, size = config.model, config.input_size
-    if model.frozen or model.backbone == "tiny" or device.type not in IMAGES:
-        chosen, line = "bfloat16" if computes_in_bfloat16(device, AUTO) else "float32", ""
+    if model.backbone == "tiny" or device.type not in IMAGES:
+        chosen, line = "bfloat16" if computes_in_bfloat16(device.type, AUTO) else "float32", ""
     else:
         try:
             seconds = timing(model, size, device)

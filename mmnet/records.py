@@ -7,7 +7,8 @@
     trials/<id>/checkpoint.pt    while it runs: what it needs to go on
     trials/<id>/weights/         best epoch's network of each fold, where it finished
 
-Every file appears under its name whole or not at all.
+Every file appears under its name whole or not at all. Torch is imported where networks are written or read: whoever only reads
+records, and a search before its workers run, does without.
 """
 
 from __future__ import annotations
@@ -26,16 +27,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 from safetensors import SafetensorError
-from safetensors.torch import save_file
 
 from data.errors import InputError, StorageError
 from mmnet.config import Config
-from mmnet.crossval import CrossValidation, EpochReport
-from mmnet.device import is_out_of_memory
 
 if TYPE_CHECKING:
+    from mmnet.crossval import CrossValidation, EpochReport
     from mmnet.mirror import Mirror
 
 STATUSES = ("running", "stopped", "done", "failed")
@@ -187,6 +185,10 @@ class TrialWriter:
         A checkpoint that cannot be read is set aside, and the run begins again: it comes to the same numbers. Raises InputError when
         it is of another network.
         """
+        import torch
+
+        from mmnet.device import is_out_of_memory
+
         path = self.folder / "checkpoint.pt"
         state = None
         if path.exists():
@@ -233,6 +235,8 @@ class TrialWriter:
 
     def save(self, trial: CrossValidation) -> None:
         """Write checkpoint.pt."""
+        import torch
+
         with whole_file(self.folder / "checkpoint.pt") as building:
             buffer = io.BytesIO()  # torch's own writer hides a full disk behind an internal message
             torch.save(trial.state_dict(), buffer)
@@ -297,6 +301,8 @@ def peak_memory() -> float:
 
 def write_weights(folder: Path, trial: CrossValidation) -> None:
     """fold_<n>.safetensors of the best epoch, and network.json: all that is needed to build the networks again."""
+    from safetensors.torch import save_file
+
     if trial.best_weights is None:
         return
     folder.mkdir(parents=True, exist_ok=True)

@@ -1,10 +1,12 @@
 """Stochastic depth: skip a residual branch for a random part of the batch."""
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
+
+from mmnet.dropout import Drawing
 
 
-class StochasticDepth(nn.Module):
+class StochasticDepth(Drawing):
     """Huang et al., Deep Networks with Stochastic Depth, ECCV 2016; survivors are scaled so that the mean stays."""
 
     def __init__(self, probability: float):
@@ -15,5 +17,5 @@ class StochasticDepth(nn.Module):
         """(B, …) -> (B, …), whole samples zeroed with the given probability while training."""
         if not self.training or self.probability == 0:
             return branch
-        keep = torch.rand(len(branch), *[1] * (branch.dim() - 1), device=branch.device) >= self.probability
-        return branch * keep / (1 - self.probability)
+        drawn = torch.rand(len(branch), *[1] * (branch.dim() - 1), generator=self.generator, device=branch.device)
+        return branch * (drawn >= self.probability) / (1 - self.probability)

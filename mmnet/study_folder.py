@@ -12,7 +12,7 @@ import reprlib
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from rich.console import Console
 
@@ -31,12 +31,10 @@ from mmnet.command_line import (
     resolve_data,
 )
 from mmnet.config import AUTO, Config, ConfigError, get_value
+from mmnet.device_kind import untimed
 from mmnet.hold import Hold
 from mmnet.members import differences
 from mmnet.mirror import CHECKPOINTS, Mirror, open_output
-
-if TYPE_CHECKING:
-    import torch
 
 FORMAT = 2
 # what the readers of study.json rely on
@@ -85,13 +83,14 @@ class StudyFolder:
     def resumed(self) -> bool:
         return bool(self.about)
 
-    def prepare(self, console: Console, device: torch.device | None, *, trains_here: bool = True) -> Prepared:
+    def prepare(self, console: Console, kind: str | None, *, trains_here: bool = True) -> Prepared:
         """Data and splits, described to the console; where a study starts that trains on this machine, what a timing decides is decided.
 
+        `kind` of device that trains, see `mmnet.device_kind`; None: nothing will be trained.
         Raises DataError when the data of a resumed study changed.
         """
         splits = Splits.from_json(self.about["splits"]) if self.resumed else None
-        prepared = prepare(self.config, self.data, console, device, splits)
+        prepared = prepare(self.config, self.data, console, kind, splits)
         if self.resumed and prepared.dataset.fingerprint != self.about["data"]["fingerprint"]:
             from data.store import changed_files
 
@@ -102,23 +101,32 @@ class StudyFolder:
                 "restore the data, or start a study under another --name"
             )
         describe(prepared, self.config, console)
-        if device is not None and trains_here and not self.resumed:
-            from mmnet import precision, worth_compiling
-
-            self.config, line = precision.decided(self.config, device)
-            if line:
-                console.print(f"precision {line}", soft_wrap=True, highlight=False)
-            self.config, line = worth_compiling.decided(self.config, device, prepared.dataset.table, prepared.splits)
-            if line:
-                console.print(f"compile   {line}", soft_wrap=True, highlight=False)
+        if kind is not None and trains_here and not self.resumed:
+            self._decide(prepared, console, kind)
         return prepared
+
+    def _decide(self, prepared: Prepared, console: Console, kind: str) -> None:
+        """What of precision and compiling the configuration leaves open."""
+        if self.config.model.frozen:
+            self.config = untimed(self.config, kind)
+            return
+        import torch
+
+        from mmnet import precision, worth_compiling
+
+        self.config, line = precision.decided(self.config, torch.device(kind))
+        if line:
+            console.print(f"precision {line}", soft_wrap=True, highlight=False)
+        self.config, line = worth_compiling.decided(self.config, torch.device(kind), prepared.dataset.table, prepared.splits)
+        if line:
+            console.print(f"compile   {line}", soft_wrap=True, highlight=False)
 
     def write(self, prepared: Prepared, **more: Any) -> None:
         """Make the folder and study.json, and hold them while this process lives.
 
         A resumed study keeps its own but for `more`, and has not ended any more. Raises InputError when another process holds it.
         """
-        from mmnet.records import write_json  # here: it brings torch, and Ray starts beside that import
+        from mmnet.records import write_json  # here, as Ray starts beside what it imports
 
         dataset, splits = prepared.dataset, prepared.splits
         about = self.about or {

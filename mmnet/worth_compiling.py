@@ -18,7 +18,7 @@ from mmnet.backbones import build_backbone
 from mmnet.batches import default_batch_size
 from mmnet.compiling import commonest_batch, compile_backbones, compiles, images_of
 from mmnet.config import Config, ModelConfig
-from mmnet.device import computes_in_bfloat16
+from mmnet.device_kind import computes_in_bfloat16
 from mmnet.precision import timing
 from mmnet.step_timing import apart, remembered, seconds_of_pass
 
@@ -62,7 +62,7 @@ def passes_of_a_trial(config: Config, device: torch.device, table: PatientTable,
 
 def _timed(config: Config, device: torch.device, images: int, passes: int) -> tuple[bool, str]:
     model, size = config.model, config.input_size
-    precision = "bfloat16" if computes_in_bfloat16(device, config.optim.precision) else "float32"
+    precision = "bfloat16" if computes_in_bfloat16(device.type, config.optim.precision) else "float32"
     if passes * images * timing(model, size, device)[precision] < SHORT:
         return False, ""
     key = {"compiled": model.backbone, "size": size, "images": images, "precision": precision}

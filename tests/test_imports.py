@@ -6,6 +6,10 @@ import sys
 from pathlib import Path
 
 import pytest
+from rich.console import Console
+
+from mmnet.command_line import prepare
+from mmnet.config import Config
 
 ROOT = Path(__file__).resolve().parents[1]
 # room -> what it may import of other rooms: a whole room, or one module of it
@@ -110,6 +114,33 @@ def test_a_worker_of_a_frozen_study_imports_nothing_heavy_that_it_does_not_use()
     done = subprocess.run([sys.executable, "-c", WORKER], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert HEAVY & set(done.stdout.split()) == set()
+
+
+DRIVER = """
+import contextlib, os, sys
+import tuning.cluster, tune_mmnet
+
+class Connected:
+    def result(self):  # here the driver waits for Ray, and then starts the workers
+        print(*sys.modules, flush=True)
+        os._exit(0)
+
+tuning.cluster.joining = lambda address: contextlib.nullcontext(Connected())
+tune_mmnet.main()
+"""
+
+
+@pytest.mark.slow
+def test_a_search_with_cached_features_comes_to_its_workers_without_what_only_they_or_the_analysis_need(synthetic_root, tmp_path):
+    named = {"model.backbone": "tiny", "model.weights": None, "model.frozen": True, "data.image_size": 32, "data.folds": 2}
+    prepare(Config().with_values(named), str(synthetic_root), Console(quiet=True), "cpu")
+    flags = ["--frozen", "--backbone", "tiny", "--weights", "none", "--image-size", "32", "--folds", "2", "--data", str(synthetic_root)]
+    command = [sys.executable, "-c", DRIVER, *flags, "--output", str(tmp_path)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    imported = set(done.stdout.splitlines()[-1].split())
+    assert {"ray.tune", "optuna"} <= imported
+    assert (HEAVY - {"optuna", "tensorboard", "search_spaces"} | {"torch", "sqlalchemy", "alembic"}) & imported == set()
 
 
 def test_a_search_is_planned_without_heavy_libraries_so_that_ray_starts_at_once():

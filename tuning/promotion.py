@@ -64,6 +64,7 @@ class Ladder:
         self._scores: dict[int, dict[str, float]] = {level: {} for level in self.levels}
         self._orders: dict[int, list[tuple[float, str]]] = {level: [] for level in self.levels}
         self._values: dict[int, dict[str, list[float]]] = {level: {} for level in self.levels}  # of the others
+        self.observed: list[tuple[str, int, float]] = []  # (trial, rung, score, lower is better), by trial: the same after a restart
 
     def report(self, trial: str, line: Mapping) -> None:
         """An epoch (a line of epochs.jsonl). A trial that ended early by itself has its last score at all later rungs."""
@@ -77,16 +78,14 @@ class Ladder:
         scores, order = self._scores[level], self._orders[level]
         if trial in scores:  # it went on from an earlier checkpoint, and came here again
             del order[bisect_left(order, (scores[trial], trial))]
+            del self.observed[bisect_left(self.observed, (trial, level, scores[trial]))]
         scores[trial] = score
         insort(order, (score, trial))
+        insort(self.observed, (trial, level, score))
 
     def rest_after(self, epoch: int) -> int:
         """The next epoch at which a trial with `epoch` epochs on record rests or ends: `epoch` itself where that is a rung."""
         return next((level for level in self.levels if level >= epoch), self.levels[-1])
-
-    def observed(self) -> list[tuple[str, int, float]]:
-        """(trial, rung, score, lower is better) of every trial at every rung, by trial: in the same order after a restart."""
-        return sorted((trial, level, score) for level, scores in self._scores.items() for trial, score in scores.items())
 
     def promoted(self, away: Collection[str], least: int = 0) -> Step | None:
         """See `promotion`."""

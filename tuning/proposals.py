@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from optuna.trial import FrozenTrial
 
-from mmnet.config import Config, text_of
+from mmnet.config import Config, get_value, text_of
 from search_spaces.space import Dimension, Space
 from tuning.promotion import Ladder
 from tuning.surrogate import Observations, Surrogate, choose, features, thinned
@@ -17,29 +17,53 @@ FIRST = 8  # configurations that are drawn at random before there is something t
 AT_RANDOM = 0.25  # share of those after them: what no model expects
 
 
-class Drawn:
-    """Stands in for an optuna.Trial: every value is drawn from its whole range, and kept as the sampler would hold it."""
+def draw(space: Space, base: Config, generator: np.random.Generator, count: int) -> np.ndarray:
+    """(count, D) configurations with every value drawn from its whole range, as `coordinates`; NaN where a condition is not met."""
+    points, dimensions = generator.random((count, len(space.searched()))), space.searched()
+    for place, dimension in enumerate(dimensions):
+        points[:, place] = _settled(dimension, points[:, place])
+        if dimension.when is not None:
+            points[~_met(dimension.when, dimensions[:place], points, base), place] = math.nan
+    return points
 
-    def __init__(self, generator: np.random.Generator):
-        self._generator = generator
-        self.params: dict[str, Any] = {}
-        self.shares: dict[str, float] = {}  # where in its range each value lies, as in `coordinates`
 
-    def suggest_float(self, name: str, low: float, high: float, *, log: bool = False) -> float:
-        share = self.shares[name] = self._generator.random()
-        value = self.params[name] = min(low * (high / low) ** share if log else low + (high - low) * share, high)
-        return value
+def _settled(dimension: Dimension, shares: np.ndarray) -> np.ndarray:
+    """(N,) evenly drawn from 0 to 1 -> where those values lie that the dimension can have: whole numbers and choices are as likely each."""
+    if dimension.choices:
+        count = len(dimension.choices)
+        return np.floor(shares * count) / max(count - 1, 1)
+    low, high = dimension.low, dimension.high
+    if not (isinstance(low, int) and isinstance(high, int)):
+        return shares
+    end = high + 1
+    values = np.minimum(np.floor(low * (end / low) ** shares if dimension.log else low + (end - low) * shares), high)
+    return np.log(values / low) / math.log(high / low) if dimension.log else (values - low) / (high - low)
 
-    def suggest_int(self, name: str, low: int, high: int, *, log: bool = False) -> int:
-        value = self.params[name] = min(int(self.suggest_float(name, low, high + 1, log=log)), high)
-        self.shares[name] = _share(value, low, high, log)
-        return value
 
-    def suggest_categorical(self, name: str, choices: tuple) -> Any:
-        place = int(self._generator.random() * len(choices))
-        self.shares[name] = place / max(len(choices) - 1, 1)
-        self.params[name] = choices[place]
-        return choices[place]
+def _met(when: tuple[str, tuple[Any, ...]], before: Sequence[Dimension], points: np.ndarray, base: Config) -> np.ndarray:
+    """(N,) whether the condition holds; a field that is not searched, or not there, has the base's value."""
+    path, allowed = when
+    otherwise = get_value(base, path) in allowed
+    for place, dimension in enumerate(before):
+        if dimension.path == path:
+            return np.array([otherwise if math.isnan(share) else _value(dimension, share) in allowed for share in points[:, place]])
+    return np.full(len(points), otherwise)
+
+
+def _value(dimension: Dimension, share: float) -> Any:
+    """What the configuration holds at a place of the range."""
+    if dimension.choices:
+        return dimension.choices[round(share * (len(dimension.choices) - 1))]
+    low, high = dimension.low, dimension.high
+    assert low is not None and high is not None
+    value = low * (high / low) ** share if dimension.log else low + (high - low) * share
+    return round(value) if isinstance(low, int) and isinstance(high, int) else min(value, high)
+
+
+def parameters(space: Space, point: np.ndarray) -> dict[str, Any]:
+    """A configuration as the sampler holds it, of its `coordinates`."""
+    pairs = zip(space.searched(), point.tolist(), strict=True)
+    return {dimension.path: dimension.encode(_value(dimension, share)) for dimension, share in pairs if not math.isnan(share)}
 
 
 def _share(value: float, low: float, high: float, log: bool) -> float:
@@ -69,13 +93,8 @@ def propose(space: Space, base: Config, surrogate: Surrogate, generator: np.rand
 
     Only random ones, no moves from the best: the draw of confidence in `choose` and the draw of candidates keep workers apart.
     """
-    drawn = []
-    for _ in range(count):
-        trial = Drawn(generator)
-        space.sample(trial, base)
-        drawn.append(trial)
-    points = np.array([[trial.shares.get(dimension.path, math.nan) for dimension in space.searched()] for trial in drawn])
-    return drawn[choose(surrogate, features(points, counts(space)), generator)].params
+    points = draw(space, base, generator, count)
+    return parameters(space, points[choose(surrogate, features(points, counts(space)), generator)])
 
 
 class Proposer:
@@ -86,7 +105,7 @@ class Proposer:
         self._space, self._base, self._ladder = space, base, ladder
         self._points = {trial.number: coordinates(space, trial.params) for trial in earlier}
         self._earlier = [
-            (trial.number, level, ladder.sign * trial.intermediate_values[level])
+            (str(trial.number), level, ladder.sign * trial.intermediate_values[level])
             for trial in earlier
             for level in ladder.levels
             if level in trial.intermediate_values
@@ -94,10 +113,11 @@ class Proposer:
 
     def proposal(self, params: Callable[[int], Mapping[str, Any]], generator: np.random.Generator) -> dict[str, Any] | None:
         """The sampler's parameters of the next trial; None: any, at random. `params`: those of a trial by its number."""
-        seen = self._earlier + [(int(trial), level, score) for trial, level, score in self._ladder.observed()]
-        if sum(level == self._ladder.levels[0] for _, level, _ in seen) < FIRST or generator.random() < AT_RANDOM:
+        seen = self._earlier + self._ladder.observed
+        epochs = np.array([level for _, level, _ in seen])
+        if (epochs == self._ladder.levels[0]).sum() < FIRST or generator.random() < AT_RANDOM:
             return None
-        kept = [seen[place] for place in thinned(np.array([level for _, level, _ in seen]))]
+        kept = [(int(trial), level, score) for trial, level, score in (seen[place] for place in thinned(epochs))]
         for number, _, _ in kept:
             if number not in self._points:
                 self._points[number] = coordinates(self._space, params(number))

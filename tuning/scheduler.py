@@ -8,10 +8,11 @@ from ray.tune.schedulers import AsyncHyperBandScheduler, TrialScheduler
 
 from mmnet.metrics import METRICS
 from mmnet.records import TrialRecord
+from tuning.forgetting import Forgetting
 from tuning.trainable import trial_name
 
 
-class RungScheduler(AsyncHyperBandScheduler):
+class RungScheduler(Forgetting, AsyncHyperBandScheduler):
     """ASHA over epochs: at each rung the best 1/η of the trials seen there go on.
 
     Ray loses the rungs on a restart; here they are filled again from the trial records. `stopped` holds the ids of the

@@ -21,9 +21,9 @@ from optuna.trial import FrozenTrial, TrialState
 from ray.tune.search import Searcher
 
 from mmnet.config import Config
-from mmnet.crossval import derive_seed
 from mmnet.metrics import METRICS
 from mmnet.records import TrialRecord
+from mmnet.seeds import derive_seed
 from search_spaces.space import Space
 from tuning.database import StudyDatabase
 from tuning.promotion import Ladder, Step

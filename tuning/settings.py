@@ -34,7 +34,7 @@ class StudySettings:
     disk_budget: float = 20.0  # GiB of what can be computed again: checkpoints of resting trials, networks of those that are not best
     retry_failed: bool = False  # of a resumed study
     front: Sequence[str] = ()  # objectives beside the metric, see mmnet.pareto
-    sampler: str = AUTO  # what proposes configurations; gp, and so auto: a model of all rungs; tpe: Optuna's
+    sampler: str = AUTO  # what proposes configurations; gp: a model of all rungs; tpe: Optuna's; auto: see `chosen_sampler`
     eta: int = 3  # a rung keeps the best 1 / eta of its trials; the next one comes after eta times the epochs
 
     def __post_init__(self) -> None:
@@ -63,13 +63,15 @@ def _is_gpu_share(value: float | str | None) -> bool:
     return value in (None, AUTO) or (not isinstance(value, str) and 0 <= value < math.inf)
 
 
-def chosen_sampler(sampler: str, scheduler: str, epochs: int) -> str:
-    """What `auto` is: where trials rest at rungs the model of all rungs, which did better than Optuna's on two recorded tables.
+def chosen_sampler(sampler: str, scheduler: str, epochs: int, *, warm: bool = False) -> str:
+    """What `auto` is: at random where trials rest at rungs, `warm` from an earlier study gp, else Optuna's. gp with one epoch has no
+    rungs to model: Optuna's.
 
-    bench/RESULTS.md. Where they do not, or with one epoch, there is little to model but the last score: Optuna's.
+    On two recorded tables neither model found better configurations than chance under promotion, and the mean of the three best was
+    better of random ones, which differ more (bench/RESULTS.md).
     """
     if sampler == AUTO:
-        sampler = GP if scheduler == PROMOTE else TPE
+        sampler = (GP if warm else RANDOM) if scheduler == PROMOTE else TPE
     return TPE if sampler == GP and epochs == 1 else sampler
 
 

@@ -26,6 +26,7 @@ from mmnet.records import TrialRecord, read_trials, record_failure, write_status
 from search_spaces.space import Space
 from tuning.cluster import joining, resources, shareable
 from tuning.database import StudyDatabase
+from tuning.forgetting import Forgetting, NoProgress
 from tuning.limits import PRICE, Kept, hourly_price, surplus
 from tuning.mirror_callbacks import FetchCallback, SendCallback
 from tuning.progress import ProgressCallback
@@ -195,20 +196,6 @@ class DiskCallback(tune.Callback):
         self._size += self._kept[number].size
 
 
-class ForgetCallback(tune.Callback):
-    """Frees what Tune keeps of every trial to the end of the study, though nothing here asks for it.
-
-    Extremes and running means of each number in a trial's results: 50 KB of memory a trial, and 15 ms when Tune writes them down at
-    the end (bench/RESULTS.md).
-    """
-
-    def on_trial_complete(self, iteration: int, trials: list, trial, **info: Any) -> None:
-        trial.run_metadata.metric_analysis.clear()
-        trial.run_metadata.metric_n_steps.clear()
-
-    on_trial_error = on_trial_complete
-
-
 class SaveCallback(tune.Callback):
     """Brings optuna.db up to date every few seconds."""
 
@@ -256,7 +243,7 @@ def run_study(
     scheduler = RungScheduler(base.metric, epochs, settings.eta, levels, records) if stops else None
     stopped = scheduler.stopped if scheduler else set[str]()
     ladder = Ladder(() if stops else levels, epochs, settings.eta, minimize=minimize, others=settings.front)
-    sampler = chosen_sampler(settings.sampler, settings.scheduler, epochs)
+    sampler = chosen_sampler(settings.sampler, settings.scheduler, epochs, warm=bool(earlier))
     searcher = StudySearcher(optuna_study, space, base, records, ladder, settings.trials, stopped, database, sampler)
     if searcher.exhausted:
         return Outcome(complete=True, cost=spent)
@@ -294,7 +281,6 @@ def run_study(
             SaveCallback(searcher),
             SendCallback(trials, mirror),
             progress,
-            ForgetCallback(),
         ]
         trainable = tune.with_parameters(
             MMNetTrainable, dataset=dataset, splits=splits, base=base, place=place, threads=max(int(settings.cpus_per_trial), 1)
@@ -307,13 +293,13 @@ def run_study(
                 num_samples=-1,  # until the searcher has no more
                 search_alg=searcher,
                 max_concurrent_trials=concurrency,
-                scheduler=scheduler,
+                scheduler=scheduler or Forgetting(),  # who trains next is the searcher's decision
                 stop=stopper,
                 resources_per_trial=per_trial,
                 reuse_actors=True,
                 max_failures=0,  # the searcher gives a lost trial another process; Tune does not where it was lost while it changed hands
                 raise_on_failed_trial=False,
-                callbacks=[RecordingCallback(callbacks, trials.parent, stopper.fail)],
+                callbacks=[RecordingCallback(callbacks, trials.parent, stopper.fail), NoProgress()],
                 trial_dirname_creator=lambda trial: f"{trial_name(trial.config['number'])}-{trial.config['until']}",
                 verbose=0,
             )

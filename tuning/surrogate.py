@@ -13,9 +13,6 @@ Additive Gaussian Processes, NeurIPS 2011; rank transform: Salinas et al., ICML 
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.linalg import solve_triangular
-from scipy.special import ndtri
-from scipy.stats import rankdata
 
 LENGTH = 0.3  # length scale of a dimension whose range is 0 to 1
 KNOTS = np.linspace(0, 1, 6)  # at which a dimension's kernel is expanded: closer than LENGTH, so next to nothing is lost
@@ -39,19 +36,24 @@ def features(points: np.ndarray, choices: tuple[int, ...]) -> np.ndarray:
     values, evenly spaced from 0 to 1, alike or not. NaN: the dimension does not exist there (conditional), which is like nothing
     but itself.
     """
-    columns = []
-    for place, count in enumerate(choices):
-        values = points[:, place]
-        absent = np.isnan(values)
-        known = np.where(absent, 0.0, values)
-        basis = (np.rint(known * (count - 1))[:, None] == np.arange(count)).astype(float) if count else _rbf(known, KNOTS) @ _ROOT
-        columns += [np.where(absent[:, None], 0.0, basis), absent[:, None].astype(float)]
+    absent = np.isnan(points)
+    known = np.where(absent, 0.0, points)
+    numbers = np.array([count == 0 for count in choices])
+    smooth = _rbf(known[:, numbers], KNOTS) @ _ROOT
+    columns = [np.where(absent[:, numbers, None], 0.0, smooth).reshape(len(points), -1), absent.astype(float)]
+    for place in np.flatnonzero(~numbers):
+        values = np.where(absent[:, place], -1, np.rint(known[:, place] * (choices[place] - 1)))
+        columns.append((values[:, None] == np.arange(choices[place])).astype(float))
     return np.concatenate(columns, 1) / np.sqrt(len(choices))
 
 
 def normal_scores(scores: np.ndarray) -> np.ndarray:
     """(N,) scores -> (N,) normal quantiles of their ranks; equal scores stay equal."""
-    return ndtri((rankdata(scores) - 0.5) / len(scores))
+    from scipy.special import ndtri  # SciPy is imported where it is used: a search has begun long before
+
+    _, place, ties = np.unique(scores, return_inverse=True, return_counts=True)
+    ranks = (np.cumsum(ties) - (ties - 1) / 2)[place]  # from 1; equal scores share their mean
+    return ndtri((ranks - 0.5) / len(scores))
 
 
 def thinned(epochs: np.ndarray, most: int = MOST) -> np.ndarray:
@@ -62,7 +64,7 @@ def thinned(epochs: np.ndarray, most: int = MOST) -> np.ndarray:
     if len(epochs) <= most:
         return np.arange(len(epochs))
     kept: list[int] = []
-    rungs = sorted(set(epochs.tolist()), reverse=True)
+    rungs = np.unique(epochs)[::-1]
     for rung in rungs:
         places = np.flatnonzero(epochs == rung)
         room = (most - len(kept)) // (1 if rung == rungs[-1] else 2)
@@ -85,19 +87,25 @@ class Surrogate:
 
     def __init__(self, seen: Observations, epochs: int):
         """`epochs`: full length, above 1."""
+        from scipy.linalg import cho_solve, cholesky
+
         self._features, self._trials = seen.features, seen.trials
-        self._u = 1 - np.log(seen.epochs) / np.log(epochs)
-        self._speed = 1 + np.multiply.outer(self._u, self._u) * SPEED
-        same = TRIAL * (self._trials[:, None] == self._trials)
-        covariance = self._features @ self._features.T * self._speed + CURVE * np.multiply.outer(self._u, self._u) + same
-        self._root = np.linalg.cholesky(covariance + NOISE * np.eye(len(self._trials)))
-        z = normal_scores(seen.scores)
-        self._weights = solve_triangular(self._root.T, solve_triangular(self._root, z, lower=True))
+        u = 1 - np.log(seen.epochs) / np.log(epochs)
+        low = np.multiply.outer(u, u)
+        covariance = self._features @ self._features.T  # in place from here on: a new array of this size costs as much as a sum
+        covariance *= 1 + SPEED * low
+        covariance += CURVE * low
+        covariance += TRIAL * (self._trials[:, None] == self._trials)
+        covariance[np.diag_indices_from(covariance)] += NOISE
+        self._root = cholesky(covariance, lower=True, overwrite_a=True, check_finite=False)
+        self._weights = cho_solve((self._root, True), normal_scores(seen.scores), check_finite=False)
 
     def predict(self, features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Mean and standard deviation (N,), (N,) of f at (N, F) features."""
+        from scipy.linalg import solve_triangular
+
         cross = features @ self._features.T
-        explained = solve_triangular(self._root, cross.T, lower=True)
+        explained = solve_triangular(self._root, cross.T, lower=True, check_finite=False)
         variance = (features**2).sum(1) - (explained**2).sum(0)
         return cross @ self._weights, np.sqrt(np.maximum(variance, 1e-12))
 

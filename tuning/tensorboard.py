@@ -109,6 +109,7 @@ class TensorBoardCallback(tune.Callback):
         `given_up`: see `StudySearcher`."""
         self._trials, self._space, self._base = trials, space, base
         self._levels, self._stopped, self._is_over, self._given_up = levels, stopped, is_over, given_up
+        self._columns = HParamsPluginData(experiment=experiment(space, base))
         self._records = {record.number: record for record in records}
         self._writers: dict[int, EventFile] = {}  # by number
         self._resting: dict[int, int] = {}  # {number: epoch} of trials of this run
@@ -132,7 +133,7 @@ class TensorBoardCallback(tune.Callback):
         start = SessionStartInfo(hparams=hparams(self._space, self._base, trial.config["params"]), start_time_secs=time.time())
         writer.hparams(
             {
-                metadata.EXPERIMENT_TAG: HParamsPluginData(experiment=experiment(self._space, self._base)),
+                metadata.EXPERIMENT_TAG: self._columns,
                 metadata.SESSION_START_INFO_TAG: HParamsPluginData(session_start_info=start),
             }
         )

@@ -1,20 +1,22 @@
 """A trial inside a Ray worker: steps a `CrossValidation`, reports each epoch, leaves its records."""
 
-import traceback
-from typing import Any
+from __future__ import annotations
 
-import torch
+import traceback
+from typing import TYPE_CHECKING, Any
+
 from ray import tune
 
 from data.dataset import Dataset
 from data.errors import DISK, StorageError
 from data.splits import Splits
-from mmnet import crossval
 from mmnet.config import Config
-from mmnet.device import is_out_of_memory
 from mmnet.records import TrialWriter, peak_memory, record_failure
 from tuning.heap import give_back
 from tuning.trial_place import TrialPlace
+
+if TYPE_CHECKING:  # torch is imported by the worker, not by the driver, which has the class only
+    from mmnet.crossval import CrossValidation
 
 
 def trial_name(number: int) -> str:
@@ -31,6 +33,8 @@ class MMNetTrainable(tune.Trainable):
     """
 
     def setup(self, config: dict[str, Any], *, dataset: Dataset, splits: Splits, base: Config, place: TrialPlace, threads: int) -> None:
+        import torch
+
         torch.set_num_threads(threads)
         self._trial_place, self._mirror = place, place.mirror()
         self._shared = dataset, splits, base, self._mirror.folder / "trials"
@@ -51,12 +55,14 @@ class MMNetTrainable(tune.Trainable):
         self._close()
         give_back()
         self._failure: dict[str, Any] | None = None
-        self._trial: crossval.CrossValidation | None = None
+        self._trial: CrossValidation | None = None
         self._writer: TrialWriter | None = None
         self._rests = self._goes_on = False
         return True
 
     def _open(self) -> None:
+        from mmnet import crossval
+
         dataset, splits, base, _ = self._shared
         folder, number, params, _ = self._place
         self._trial_place.take_up(self._mirror, folder)
@@ -95,7 +101,7 @@ class MMNetTrainable(tune.Trainable):
     def cleanup(self) -> None:
         self._close()
 
-    def _recording(self) -> "_Recording":
+    def _recording(self) -> _Recording:
         return _Recording(self)
 
     def _close(self) -> None:
@@ -144,6 +150,8 @@ class _Recording:
 
 def failure_reason(error: Exception) -> str:
     """One line that says what went wrong in a trial."""
+    from mmnet.device import is_out_of_memory
+
     text = str(error).strip().splitlines()
     if is_out_of_memory(error):
         return f"out of memory: lower optim.batch_size, data.image_size or model.width ({text[0][:200] if text else type(error).__name__})"

@@ -3,6 +3,7 @@
 import copy
 from collections.abc import Container, Sequence
 
+from optuna.distributions import BaseDistribution
 from optuna.storages import InMemoryStorage
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
@@ -32,6 +33,12 @@ class WindowStorage(InMemoryStorage):
         self._old: list[int] = []  # numbers of the trials before the latest that are among the best, or still run
         self._passed = 0  # so many trials came before the latest
         self._resting: dict[int, FrozenTrial] = {}  # by number, as they are shown
+        self._distributions: dict[str, BaseDistribution] = {}  # by parameter
+
+    def set_trial_param(self, trial_id: int, param_name: str, param_value_internal: float, distribution: BaseDistribution) -> None:
+        """Trials share what a parameter is drawn from; a copy each would be most of what a study takes in memory."""
+        shared = self._distributions.setdefault(param_name, distribution)
+        super().set_trial_param(trial_id, param_name, param_value_internal, shared if shared == distribution else distribution)
 
     def rest(self, study_id: int, number: int) -> None:
         """Show a running trial as PRUNED, until it goes on."""

@@ -29,7 +29,7 @@ def answer(material: Material) -> Section:
     if trust["ready"] and trust["notes"]:
         parts.append(bullets(map(sentence, trust["notes"])))
     if trust["ready"] and material.searched:
-        parts += [_scores(trust), _tie_set(trust), paragraph(sentence(trust["noise"]["words"])), _configuration(trust)]
+        parts += [_scores(trust), *_mean(trust), _tie_set(trust), paragraph(sentence(trust["noise"]["words"])), _configuration(trust)]
     return Section("answer", "Answer", joined(*parts))
 
 
@@ -89,6 +89,23 @@ def _scores(trust: dict[str, Any]) -> Html:
         paragraph(f"Corrected by {corrected['method'].rstrip('.')}. {sentence(corrected['words'])}", kind="note"),
     )
     return joined(heading("What it is worth"), *tables, *notes)
+
+
+def _mean(trust: dict[str, Any]) -> list[Html]:
+    found = trust["mean"]
+    if found is None:
+        return []
+    rows = [
+        [metric_name(name), number(found["honest"][name]), number(found["single"][name]), _signed(found["honest"][name] - found["single"][name])]
+        for name in shown_metrics(trust["metric"])
+    ]
+    columns = ["metric", "mean of three", "one trial", "difference"]
+    words = "Each fold is judged by what the others chose, the three as well as the one; the networks of all three are needed to use it."
+    return [
+        heading("The mean of the best three"),
+        table(columns, rows, f"Mean of the predictions of trials {', '.join(found['trials'])}, and the best single trial."),
+        paragraph(words, kind="note"),
+    ]
 
 
 def _configuration(trust: dict[str, Any]) -> Html:

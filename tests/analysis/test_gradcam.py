@@ -189,7 +189,7 @@ def test_a_patient_is_explained_by_its_own_fold_for_the_class_that_it_was_called
 def make_study(study, frozen: bool):
     """Two folds trained on pixels, or on features of a frozen backbone -> (folder, configuration)."""
     config = tiny_config({"model.frozen": frozen, "optim.epochs": 4, "optim.patience": None, "optim.lr": 5e-3})
-    trial = CrossValidation(config, with_features(DATASET, config, CPU) if frozen else DATASET, deal(DATASET), CPU)
+    trial = CrossValidation(config, with_features(DATASET, config, CPU.type) if frozen else DATASET, deal(DATASET), CPU)
     writer = TrialWriter(study / "trials" / "0000", 0, {}, config)
     for _ in trial:
         writer.report(trial)

@@ -148,7 +148,7 @@ def test_the_sealed_test_is_opened_once_for_the_mean_over_members_and_folds(stud
         assert result["members"][name] == pytest.approx({metric: alone[metric] for metric in result["metrics"]})
     text = " ".join(shown(lambda console: print_sealed_test(study, [result], True, console), width=200).split())
     assert "mean of the 6 fold models of 3 members" in text and all(name in text for name in MEMBERS)
-    monkeypatch.setattr(sealed_test, "predict_all", lambda *_: pytest.fail("evaluated again"))
+    monkeypatch.setattr("analysis.networks.predict_all", lambda *_: pytest.fail("evaluated again"))
     assert open_sealed_test(study, DATASET, splits(), CPU) == ([json.loads(json.dumps(result))], False)
 
 

@@ -49,7 +49,7 @@ def test_it_judges_the_sealed_patients_and_nobody_else(opened):
 
 def test_it_is_recorded_and_never_evaluated_again(opened, monkeypatch):
     study, config, result = opened
-    monkeypatch.setattr(sealed_test, "predict_all", lambda *_: pytest.fail("evaluated again"))
+    monkeypatch.setattr("analysis.networks.predict_ensemble", lambda *_: pytest.fail("evaluated again"))
     openings, new = open_sealed_test(study, DATASET, splits(), CPU)
     assert not new and openings == [json.loads(json.dumps(result))]
 

@@ -10,6 +10,7 @@ import pytest
 from rich.console import Console
 
 from analysis import trust
+from analysis.mean_of_best import FOLDER
 from analysis.trust import end_by_noise, print_trust, write_trust
 from mmnet.metrics import METRICS
 from mmnet.records import read_trials, write_status
@@ -62,11 +63,12 @@ def test_the_tie_set_has_every_trial_once_and_one_recommended_full_length_trial(
         assert [row["trial"] for row in csv.DictReader(file)] == [row["trial"] for row in rows]
 
 
-def test_the_answer_is_three_sentences(report):
-    found, _ = report
+def test_the_answer_is_four_sentences_the_last_of_which_is_the_mean_of_the_best_three(report):
+    found, study = report
     out = io.StringIO()
     print_trust(found, Console(file=out, width=200))
-    assert len(found["sentences"]) == 3 and all(sentence in out.getvalue() for sentence in found["sentences"])
+    assert len(found["sentences"]) == 4 and all(sentence in out.getvalue() for sentence in found["sentences"])
+    assert f"the mean of trials 0001, 0000 and 0002 (python main.py --config {study / FOLDER})" in found["sentences"][-1]
     assert "SYNTHETIC DATA" in out.getvalue() and "only 4 benign cases" in out.getvalue() and "not enough trials" in out.getvalue()
 
 

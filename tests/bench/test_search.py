@@ -34,7 +34,7 @@ def test_a_half_has_half_of_the_configurations_and_the_same_ones_for_a_seed(curv
     half = search.half(whole, 0)
     assert len(half.points) == 10 and half.folds == 3
     assert (half.scores == search.half(whole, 0).scores).all()
-    assert half.percentiles[half.scores[:, -1].argmin()] == 0
+    assert half.percentile([half.scores[:, -1].argmin()]) == 0
 
 
 def test_a_goal_is_reached_at_the_first_look_whose_mean_is_good_enough():
@@ -47,7 +47,8 @@ def test_every_method_asked_for_gives_a_line_for_each_number_of_workers(curves, 
     monkeypatch.setattr(sys, "argv", ["search", "--curves", str(curves), "--repeats", "2", "--methods", "full", "promotion", "--workers", "1", "4"])
     search.main()
     lines = capsys.readouterr().out.splitlines()
-    assert [line.split()[:2] for line in lines[2:]] == [["full", "1"], ["full", "4"], ["promotion", "1"], ["promotion", "4"]]
+    assert [line.split()[:2] for line in lines[2::2]] == [["full", "1"], ["full", "4"], ["promotion", "1"], ["promotion", "4"]]
+    assert [line.split()[:5] for line in lines[3::2]] == [["mean", "of", "its", "best", "3"]] * 4
 
 
 def test_a_missing_library_is_told_with_its_remedy_and_the_other_methods_go_on(curves, monkeypatch, capsys):
@@ -55,6 +56,6 @@ def test_a_missing_library_is_told_with_its_remedy_and_the_other_methods_go_on(c
     monkeypatch.delitem(sys.modules, "bench.peer_dehb", raising=False)
     monkeypatch.setattr(sys, "argv", ["search", "--curves", str(curves), "--repeats", "2", "--methods", "DEHB", "full", "--workers", "1"])
     search.main()
-    left_out, full = capsys.readouterr().out.splitlines()[2:]
+    left_out, full, _ = capsys.readouterr().out.splitlines()[2:]
     assert "dehb is not installed" in left_out and "requirements-bench.txt" in left_out
     assert full.startswith("full")

@@ -3,17 +3,17 @@
 import numpy as np
 import pytest
 
-from bench.versus import FRESH, OURS, RAY, digest, fresh, judged, mean_interval, once, ours_took, report, run_both
+from bench.versus import FRESH, OURS, RAY, digest, fresh, judge_mean, judged, mean_interval, once, ours_took, report, run_both
 from data.errors import InputError
 from mmnet.config import Config
 from mmnet.records import TrialRecord
 
 
-def found(ours, best, ray):
+def found(ours, one, ray):
     """A search whose recommendations are told apart by their learning rates."""
     took = {"trials": 9, "full": 2, "fold_epochs": 90, "training_seconds": 60.0, "wall_seconds": 70.0}
-    choices = [{"params": {"optim.lr": lr}, "score": 0.4, "epochs": 27} for lr in (ours, best, ray)]
-    return {OURS: took | {"recommended": choices[0], "best": choices[1]}, RAY: took | {"recommended": choices[2]}}
+    several, single, ray = [{"params": {"optim.lr": lr}, "score": 0.4, "epochs": 27} for lr in (ours, one, ray)]
+    return {OURS: took | {"recommended": single, "several": [several, single]}, RAY: took | {"recommended": ray, "several": [ray, ray]}}
 
 
 def trial(tmp_path, number, status, scores):
@@ -45,12 +45,13 @@ def test_replicates_are_the_same_for_all_and_not_the_seeds_of_a_search():
 
 
 def test_replicates_stand_by_seed_method_and_replicate():
-    def judge(params, number):
-        return [params.get("optim.lr", 0.0), number, 0.0]
+    def judge(members, number):
+        return [np.mean([params.get("optim.lr", 0.0) for params in members]), number, len(members)]
 
     base, values = judged([found(1, 2, 3), found(4, 5, 6)], judge, count=4)
-    assert values.shape == (2, 3, 4, 3)
-    np.testing.assert_array_equal(values[:, :, 0, 0], [[1, 2, 3], [4, 5, 6]])
+    assert values.shape == (2, 4, 4, 3)
+    np.testing.assert_array_equal(values[:, :, 0, 0], [[1.5, 2, 3, 3], [4.5, 5, 6, 6]])
+    np.testing.assert_array_equal(values[0, :, 0, 2], [2, 1, 1, 2])
     np.testing.assert_array_equal(values[1, 2, :, 1], range(4))
     np.testing.assert_array_equal(base[:, 1], range(4))
 
@@ -63,7 +64,7 @@ def test_interval_of_a_mean_by_student():
 
 
 def test_table_shows_each_seed_and_the_mean_difference():
-    values = np.zeros((2, 3, 2, 3))
+    values = np.zeros((2, 4, 2, 3))
     values[:, 0, :, 0] = [[0.40, 0.42], [0.50, 0.50]]  # ours
     values[:, 2, :, 0] = [[0.41, 0.45], [0.52, 0.52]]  # Ray's
     lines = report([found(1, 2, 3), found(4, 5, 6)], np.full((2, 3), 0.6), values)
@@ -75,12 +76,21 @@ def test_table_shows_each_seed_and_the_mean_difference():
 
 def test_our_search_is_read_from_its_records(tmp_path):
     records = [trial(tmp_path, 0, "done", [0.5, 0.45]), trial(tmp_path, 1, "stopped", [0.4])]
-    took = ours_took(records, "log_loss", "0000")
+    took = ours_took(records, "log_loss", {"ready": True, "recommended": {"trial": "0000"}, "mean": {"trials": ["0001", "0000"]}})
     assert (took["trials"], took["full"], took["fold_epochs"], took["training_seconds"]) == (2, 1, 15, 6.0)
-    assert took["recommended"]["score"] == 0.45 and took["best"]["score"] == 0.4
-    assert ours_took(records, "log_loss", None)["recommended"] == took["best"]
+    assert took["recommended"]["score"] == 0.45 and [one["score"] for one in took["several"]] == [0.4, 0.45]
+    unjudged = ours_took(records, "log_loss", {"ready": False})
+    assert unjudged["recommended"]["score"] == 0.4 and unjudged["several"] == [unjudged["recommended"]]
     with pytest.raises(InputError, match="none of 0 trials has a score"):
-        ours_took([], "log_loss", None)
+        ours_took([], "log_loss", {"ready": False})
+
+
+def test_several_are_judged_by_their_mean_prediction_on_the_same_views():
+    one = {"probability": [0.2, 0.6], "label": [0, 1], "patient": ["a", "b"], "row": [3, 4]}
+    other = one | {"probability": [0.4, 0.8]}
+    assert judge_mean([one, other])[0] == pytest.approx(-np.log(0.7))
+    with pytest.raises(AssertionError):
+        judge_mean([one, one | {"row": [4, 3]}])
 
 
 def test_a_search_that_fails_ends_the_other_and_names_its_log(tmp_path):

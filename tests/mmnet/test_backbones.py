@@ -8,10 +8,10 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from mmnet.backbones import build_backbone, obtainable, read_weights, weights_digest
+from mmnet.backbones import build_backbone, obtainable, read_weights
 from mmnet.build import build_network
 from mmnet.config import ConfigError
-from mmnet.features import with_features
+from mmnet.features import weights_digest, with_features
 from mmnet.torchvision_ops import import_torchvision
 from tests.mmnet.tiny import CPU, pixel_dataset, tiny_config
 from tests.test_imports import ROOT
@@ -99,7 +99,7 @@ def test_a_size_that_a_backbone_cannot_take_is_an_error(backbone):
     with pytest.raises(ConfigError, match="images of 40 px: the backbone cannot take them"):
         build_network(tiny_config(values), dataset, 0)
     with pytest.raises(ConfigError, match="images of 40 px: the backbone cannot take them"):
-        with_features(dataset, tiny_config(values | {"model.frozen": True}), CPU)
+        with_features(dataset, tiny_config(values | {"model.frozen": True}), CPU.type)
 
 
 def test_the_tiny_backbone_has_no_weights_to_load():

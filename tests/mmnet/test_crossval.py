@@ -22,6 +22,7 @@ from mmnet.records import TrialWriter, write_weights
 from tests.mmnet.tiny import CPU, deal, feature_dataset, pixel_dataset, tiny_config, train
 
 PIXELS, FEATURES = pixel_dataset(), feature_dataset()
+POOLED = replace(FEATURES, features=FEATURES.features[:, :, :1, :1])
 FROZEN = {"model.frozen": True}
 STILL = {f"dropout.{place}": 0.0 for place in ("classifier", "fusion", "attention", "path")} | {
     "augment.flip": False,
@@ -234,7 +235,9 @@ def test_every_epoch_and_fold_hides_other_images(monkeypatch):
 # seeds and restarts --------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("values", "dataset"), [({}, PIXELS), (FROZEN, FEATURES)], ids=["fine-tuned", "frozen"])
+@pytest.mark.parametrize(
+    ("values", "dataset"), [({}, PIXELS), (FROZEN, FEATURES), (FROZEN, POOLED)], ids=["fine-tuned", "frozen", "pooled"]
+)
 def test_the_seed_decides_every_number(values, dataset):
     def reports(seed):
         torch.manual_seed(torch.seed())  # whatever the process drew before
@@ -252,8 +255,9 @@ def test_the_seed_decides_every_number(values, dataset):
         ({}, PIXELS),
         (FROZEN, FEATURES),
         (FROZEN | {"optim.schedule": "cosine", "optim.warmup": 0.5}, FEATURES),
+        (FROZEN, POOLED),
     ],
-    ids=["backbones of their own", "fine-tuned", "frozen", "frozen, cosine"],
+    ids=["backbones of their own", "fine-tuned", "frozen", "frozen, cosine", "pooled"],
 )
 def test_a_restored_run_gives_the_numbers_of_one_never_stopped(tmp_path, values, dataset):
     config = tiny_config(values | RANDOM | {"optim.epochs": 6})
@@ -271,6 +275,29 @@ def test_a_restored_run_gives_the_numbers_of_one_never_stopped(tmp_path, values,
     assert numbers(restored) == numbers(expected[3:])
     for one, two in zip(straight.best_weights, restored.best_weights, strict=True):
         assert all(torch.equal(value, two[key]) for key, value in one.items())
+
+
+@pytest.fixture
+def threads():
+    before = torch.get_num_threads()
+    yield torch.set_num_threads
+    torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("count", [1, 2, 4])
+def test_folds_in_threads_beside_one_another_give_the_numbers_of_one_after_the_other(threads, count):
+    def trained(side_by_side):
+        trial = CrossValidation(tiny_config(FROZEN | RANDOM), POOLED, deal(POOLED, 4), CPU)
+        assert trial.side_by_side
+        trial.side_by_side = side_by_side
+        return numbers(trial), [parameter for network in trial.networks for parameter in network.parameters()]
+
+    threads(1)
+    expected, weights = trained(False)
+    threads(count)
+    reports, own = trained(True)
+    assert reports == expected
+    assert all(torch.equal(one, two) for one, two in zip(own, weights, strict=True))
 
 
 def test_every_epoch_and_fold_draws_its_own_augmentation_and_dropout(monkeypatch):
@@ -312,7 +339,7 @@ DEVICE_WORK = pytest.mark.parametrize(
         ({"augment.masking": 0.5, "augment.mixup": 0.4, "augment.rotation": 20.0, "augment.erase": 0.5, "dropout.path": 0.2}, PIXELS),
         ({"augment.masking": 0.5, "model.shared": False}, PIXELS),
         (FROZEN | {"augment.masking": 0.5, "augment.mixup": 0.4}, FEATURES),
-        (FROZEN, replace(FEATURES, features=FEATURES.features[:, :, :1, :1])),
+        (FROZEN, POOLED),
     ],
     ids=["fine-tuned", "augmented", "backbones of their own", "frozen", "pooled"],
 )
@@ -369,7 +396,7 @@ PIECES = pytest.mark.parametrize(
     [
         (STILL, PIXELS),
         (STILL | FROZEN, FEATURES),
-        (STILL | FROZEN, replace(FEATURES, features=FEATURES.features[:, :, :1, :1])),
+        (STILL | FROZEN, POOLED),
         (STILL | {"augment.mixup": 0.4, "augment.masking": 0.3, "optim.clip": 0.05}, PIXELS),
     ],
     ids=["fine-tuned", "frozen", "pooled", "mixup, masking and clipping"],

@@ -5,7 +5,7 @@ import torch
 
 from mmnet.batches import default_batch_size
 from mmnet.config import ModelConfig
-from mmnet.device import autocast, best_device, computes_in_bfloat16, is_out_of_memory, machine_name
+from mmnet.device import autocast, best_device, is_out_of_memory, machine_name
 
 
 def test_the_best_device_can_hold_a_tensor():
@@ -17,13 +17,6 @@ def test_the_best_device_can_hold_a_tensor():
 def test_the_precision_is_that_of_products(precision, expected):
     with autocast(torch.device("cpu"), precision):
         assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == getattr(torch, expected)
-
-
-def test_what_nothing_decided_is_bfloat16_on_cuda_only():
-    kinds = ("cuda", "cpu", "mps")
-    assert [computes_in_bfloat16(torch.device(kind), "auto") for kind in kinds] == [True, False, False]
-    assert [computes_in_bfloat16(torch.device(kind), "bfloat16") for kind in kinds] == [True, True, False]
-    assert not any(computes_in_bfloat16(torch.device(kind), "float32") for kind in kinds)
 
 
 def test_a_processor_has_a_name():

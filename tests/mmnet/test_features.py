@@ -8,7 +8,7 @@ import torch
 
 from data.augment import to_float
 from data.errors import InputError
-from mmnet import features
+from mmnet import feature_maps
 from mmnet.backbones import build_backbone
 from mmnet.features import with_features
 from tests.mmnet.tiny import CPU, pixel_dataset, tiny_config
@@ -18,14 +18,14 @@ DATASET = pixel_dataset(cases=5)  # 40 images: two batches
 
 def compute(dataset=DATASET, progress=None, **values):
     named = {name.replace("__", "."): value for name, value in values.items()}
-    return with_features(dataset, tiny_config({"model.frozen": True} | named), CPU, progress).features
+    return with_features(dataset, tiny_config({"model.frozen": True} | named), CPU.type, progress).features
 
 
 @pytest.fixture
 def computed(monkeypatch):
     """How often features were really computed."""
-    calls, original = [], features._compute
-    monkeypatch.setattr(features, "_compute", lambda *arguments: calls.append(1) or original(*arguments))
+    calls, original = [], feature_maps.computed
+    monkeypatch.setattr(feature_maps, "computed", lambda *arguments: calls.append(1) or original(*arguments))
     return calls
 
 
@@ -39,10 +39,10 @@ def test_features_are_what_the_backbone_gives(computed):
 
 
 def test_features_replace_the_pixels():
-    dataset = with_features(DATASET, tiny_config({"model.frozen": True}), CPU)
+    dataset = with_features(DATASET, tiny_config({"model.frozen": True}), CPU.type)
     assert dataset.images is None and dataset.table is DATASET.table and dataset.fingerprint == DATASET.fingerprint
     with pytest.raises(ValueError, match="no pixels"):
-        with_features(dataset, tiny_config({"model.frozen": True}), CPU)
+        with_features(dataset, tiny_config({"model.frozen": True}), CPU.type)
 
 
 def test_they_are_computed_once_for_every_configuration_of_the_head(computed):

@@ -137,14 +137,14 @@ def test_a_study_records_the_choice_and_keeps_it(tmp_path, monkeypatch):
     monkeypatch.setattr(study_folder, "prepare", lambda *_: study_folder.Prepared(PIXELS, SPLITS))
     monkeypatch.setattr(study_folder, "describe", lambda *_: None)
     study = StudyFolder(tmp_path / "output" / "s", undecided, "nowhere", "tune")
-    study.write(study.prepare(Console(quiet=True), CUDA))
+    study.write(study.prepare(Console(quiet=True), CUDA.type))
     assert json.loads((study.path / "study.json").read_text())["config"]["optim"]["compile"] is True
     no_timing(monkeypatch)
     save_config(undecided, tmp_path / "undecided.yaml")
     given = ["--resume", "--name", "s", "--output", str(tmp_path / "output")]
     for more in ((), ("--config", str(tmp_path / "undecided.yaml")), ("--set", "optim.compile=null")):
         again = open_or_create(tune_mmnet.parse([*given, *more]), "tune")
-        again.prepare(Console(quiet=True), CUDA)
+        again.prepare(Console(quiet=True), CUDA.type)
         assert again.config.optim.compile is True
     with pytest.raises(ConfigError, match="optim.compile True -> False"):
         open_or_create(tune_mmnet.parse([*given, "--set", "optim.compile=off"]), "tune")

@@ -108,24 +108,44 @@ with joining(None) as connected:
     import ray
     import psutil  # Ray brings it
     from ray._common.usage.usage_lib import usage_stats_enabled
-    ray.get(ray.remote(lambda: None).remote())  # a worker listens too
-    addresses = []
+    class Trial:
+        def train(self):
+            pass
+    trial = ray.remote(runtime_env={"env_vars": {"AS": "Tune"}})(Trial).remote()  # a worker listens too
+    ray.get(trial.train.remote())
+    addresses, commands = [], []
     for process in [psutil.Process(), *psutil.Process().children(recursive=True)]:
         try:
+            commands.append(" ".join(process.cmdline()))
             addresses += [socket.laddr.ip for socket in process.net_connections("tcp") if socket.status == psutil.CONN_LISTEN]
         except psutil.NoSuchProcess:
             pass
-    print(json.dumps({"addresses": addresses, "statistics": usage_stats_enabled()}))
+    print(json.dumps({"addresses": addresses, "commands": commands, "statistics": usage_stats_enabled()}))
 """
 
 
-@pytest.mark.slow
-def test_ray_on_this_machine_listens_on_loopback_only_with_a_token_of_its_own_and_sends_no_statistics(tmp_path):
+@pytest.fixture(scope="module")
+def local_ray(tmp_path_factory):
+    """What LOCAL says of Ray as a search starts it on one machine, and its home folder."""
+    home = tmp_path_factory.mktemp("home")
     environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
-    environment |= {"OMP_NUM_THREADS": "1", "HOME": str(tmp_path)}
+    environment |= {"OMP_NUM_THREADS": "1", "HOME": str(home)}
     done = subprocess.run([sys.executable, "-c", LOCAL], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stdout + done.stderr
-    found = json.loads(done.stdout.splitlines()[-1])
+    return json.loads(done.stdout.splitlines()[-1]), home
+
+
+@pytest.mark.slow
+def test_ray_on_this_machine_listens_on_loopback_only_with_a_token_of_its_own_and_sends_no_statistics(local_ray):
+    found, home = local_ray
     assert len(found["addresses"]) >= 5 and set(found["addresses"]) <= {"127.0.0.1", "::1", "::ffff:127.0.0.1"}
     assert not found["statistics"]
-    assert (tmp_path / ".ray" / "auth_token").stat().st_mode & 0o777 == 0o600
+    assert (home / ".ray" / "auth_token").stat().st_mode & 0o777 == 0o600
+
+
+@pytest.mark.slow
+def test_ray_on_this_machine_starts_no_process_that_a_search_has_no_use_for(local_ray):
+    commands = local_ray[0]["commands"]
+    assert sum(command.startswith("ray::Trial") for command in commands) == 1
+    programs = [word for command in commands for word in command.split()[:3]]
+    assert not [program for program in programs if program == "ray::IDLE" or program.endswith(("default_worker.py", "monitor.py"))]

@@ -1,5 +1,6 @@
 """optuna.db as Optuna itself reads it."""
 
+import re
 import sqlite3
 
 import optuna
@@ -56,6 +57,19 @@ def test_optuna_reads_what_was_written(path, study):
     StudyDatabase(path, "s", "log_loss").write(all_trials(study))
     assert [essence(t) for t in stored(path).trials] == [essence(t) for t in all_trials(study)]
     assert stored(path).direction == optuna.study.StudyDirection.MINIMIZE and stored(path).best_value == 0.4
+
+
+@pytest.mark.parametrize(("metric", "direction"), [("log_loss", "minimize"), ("auc", "maximize")])
+def test_a_new_file_is_the_one_that_optuna_makes(path, metric, direction):
+    def content(path):
+        file = sqlite3.connect(path)
+        made = file.execute("SELECT type, name, sql FROM sqlite_master").fetchall()
+        rows = {name: file.execute(f"SELECT * FROM {name}").fetchall() for kind, name, _ in made if kind == "table"}
+        return {(kind, name, re.sub(r"\s", "", text or "")) for kind, name, text in made}, rows
+
+    StudyDatabase(path, "s", metric).close()
+    optuna.create_study(storage=f"sqlite:///{path.with_name('its.db')}", study_name="s", direction=direction)
+    assert content(path) == content(path.with_name("its.db"))
 
 
 def test_a_running_trial_is_brought_to_its_end(path, study):

@@ -4,7 +4,6 @@ import json
 from types import SimpleNamespace
 
 import pytest
-from ray.tune.trainable.metadata import _TrainingRunMetadata
 
 from data.errors import InputError
 from mmnet.config import Config
@@ -12,7 +11,7 @@ from mmnet.mirror import Mirror
 from mmnet.records import TrialRecord
 from tuning import study as study_module
 from tuning.limits import Kept, hourly_price, surplus
-from tuning.study import CostCallback, DiskCallback, ForgetCallback, StatusCallback, StudyStopper
+from tuning.study import CostCallback, DiskCallback, StatusCallback, StudyStopper
 
 
 def kept(rank, size):
@@ -126,14 +125,6 @@ def test_more_failures_than_allowed_end_the_study_with_the_last_reason(tmp_path)
             0, [], SimpleNamespace(trial_id=str(number), config={"number": number}, last_result={"failed": "no memory"})
         )
     assert stopper.reason == "more trials failed than --max-failures allows, the last with: no memory" and not stopper.error
-
-
-def test_what_tune_adds_up_of_a_trial_is_gone_when_it_has_ended():
-    metadata = _TrainingRunMetadata()
-    metadata.update_metric("score", 0.5)
-    ForgetCallback().on_trial_complete(0, [], SimpleNamespace(run_metadata=metadata))
-    assert "last-5-avg" not in metadata.get_json_state()
-    metadata.update_metric("score", 0.4)  # nothing is broken
 
 
 def test_a_trial_that_lost_its_process_fails_when_it_gets_no_other_and_with_what_ray_says(tmp_path):

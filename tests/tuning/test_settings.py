@@ -12,19 +12,20 @@ def test_rungs_start_at_one_epoch_or_a_27th_and_grow_by_eta(epochs, levels):
 
 
 @pytest.mark.parametrize(
-    ("sampler", "scheduler", "epochs", "chosen"),
+    ("sampler", "scheduler", "epochs", "warm", "chosen"),
     [
-        ("auto", "promote", 27, "gp"),
-        ("auto", "promote", 1, "tpe"),
-        ("auto", "asha", 27, "tpe"),
-        ("auto", "none", 27, "tpe"),
-        ("gp", "asha", 27, "gp"),
-        ("gp", "promote", 1, "tpe"),
-        ("random", "promote", 27, "random"),
+        ("auto", "promote", 27, False, "random"),
+        ("auto", "promote", 27, True, "gp"),
+        ("auto", "promote", 1, True, "tpe"),
+        ("auto", "asha", 27, False, "tpe"),
+        ("auto", "none", 27, True, "tpe"),
+        ("gp", "asha", 27, False, "gp"),
+        ("gp", "promote", 1, False, "tpe"),
+        ("tpe", "promote", 27, True, "tpe"),
     ],
 )
-def test_a_model_of_rungs_proposes_where_trials_rest_at_rungs_and_nothing_else_was_asked_for(sampler, scheduler, epochs, chosen):
-    assert chosen_sampler(sampler, scheduler, epochs) == chosen
+def test_chance_proposes_where_trials_rest_at_rungs_a_model_where_it_has_an_earlier_study(sampler, scheduler, epochs, warm, chosen):
+    assert chosen_sampler(sampler, scheduler, epochs, warm=warm) == chosen
 
 
 @pytest.mark.parametrize(("text", "seconds"), [("90", 90), ("90s", 90), ("30m", 1800), ("1.5h", 5400), ("1d", 86400)])

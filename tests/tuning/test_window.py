@@ -73,3 +73,11 @@ def test_a_trial_that_ends_behind_the_window_is_seen_among_the_best():
     study.tell(late.number, 1e-9)
     study.add_trial(create_trial(value=0.5, params={"x": 0.5}, distributions=SPACE))
     assert late.number in {trial.number for trial in study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))}
+
+
+def test_trials_share_what_their_parameters_are_drawn_from_unless_it_differs():
+    study = new_study("log_loss")
+    for high in (1.0, 1.0, 2.0):
+        study.ask().suggest_float("x", 0.0, high)
+    first, second, other = (trial.distributions["x"] for trial in all_trials(study))
+    assert first is second and other.high == 2.0
