@@ -99,6 +99,7 @@ def with_networks(
 ) -> Any:
     """Call `write` with the development patients of a study (pixels, or what its networks take) and the configuration of its models."""
     from analysis.networks import study_networks
+    from data.dataset import same_data
     from data.errors import DataError
     from data.splits import Splits
     from mmnet.command_line import prepare
@@ -107,7 +108,7 @@ def with_networks(
     config, device = study_networks(study)[0].config, best_device()
     wanted = config.with_values({"model.frozen": False}) if pixels else config
     prepared = prepare(wanted, data or about["data"]["path"], console, device.type, Splits.from_json(about["splits"]))
-    if prepared.dataset.fingerprint != about["data"]["fingerprint"]:
+    if not same_data(prepared.dataset.fingerprint, about["data"]["fingerprint"]):
         raise DataError(
             f"data {prepared.dataset.name}: fingerprint {prepared.dataset.fingerprint}, the study has {about['data']['fingerprint']}; "
             "pass the study's data by --data"

@@ -15,6 +15,7 @@ from analysis.leaderboard import is_search
 from analysis.performance import performance
 from analysis.predictions import Level, study_predictions
 from analysis.tables import interval_text, narrow_table, write_table
+from data.dataset import same_data
 from data.errors import InputError, shortlist
 from mmnet.records import write_json
 from mmnet.study_folder import read_study
@@ -59,7 +60,7 @@ def differences(about: tuple[dict[str, Any], dict[str, Any]], levels: tuple[Leve
     """What a reader must know before comparing: data, partition, epochs, metric, judged patients."""
     found = []
     first, second = about
-    if first["data"].get("fingerprint") != second["data"].get("fingerprint"):
+    if not same_data(first["data"].get("fingerprint", ""), second["data"].get("fingerprint", "")):
         found.append(f"data: fingerprint {first['data'].get('fingerprint')} and {second['data'].get('fingerprint')}")
     folds = [dict(zip(level.patient.tolist(), level.fold.tolist(), strict=True)) for level in levels]
     if partition(folds[0]) != partition(folds[1]):

@@ -14,7 +14,7 @@ from analysis.predictions import Predictions, study_predictions, trial_predictio
 from analysis.roc_curves import Curve, study_curves, write_curves_table
 from analysis.sealed_test import read_openings
 from analysis.thresholds import thresholds_report, write_thresholds_table
-from data.dataset import Dataset
+from data.dataset import Dataset, same_data
 from data.views import MISSING
 from mmnet.members import member_names
 from mmnet.records import TrialRecord, read_trials
@@ -119,7 +119,7 @@ def _judge(study: Path, about: dict[str, Any], records: list[TrialRecord], trust
 
 def development_pixels(dataset: Dataset, about: dict[str, Any]) -> Pixels | None:
     """The development rows of a data set, in the order of the study's tables; None where it is another data set."""
-    if dataset.images is None or dataset.fingerprint != about["data"]["fingerprint"]:
+    if dataset.images is None or not same_data(dataset.fingerprint, about["data"]["fingerprint"]):
         return None
     table, splits = dataset.table, about["splits"]
     development = [patient for fold in splits["folds"] for patient in fold]

@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.table import Table
 
 from analysis.bootstrap import bootstrap_interval
-from data.dataset import Dataset
+from data.dataset import Dataset, same_images
 from data.errors import InputError
 from data.splits import Splits
 from mmnet.command_line import say
@@ -98,7 +98,7 @@ def opened_elsewhere(study: Path, opening: dict[str, Any]) -> list[tuple[str, st
     for path in sorted(study.resolve().parent.glob("*/results/sealed_test.json")):
         other = path.parent.parent
         for before in read_openings(other) if other != study.resolve() else []:
-            same = before["fingerprint"] == opening["fingerprint"] and patients & {row["patient"] for row in before["patients"]}
+            same = same_images(before["fingerprint"], opening["fingerprint"]) and patients & {row["patient"] for row in before["patients"]}
             if same and before["opened"] <= opening["opened"]:
                 found.append((other.name, before["opened"]))
     return found

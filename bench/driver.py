@@ -141,7 +141,7 @@ def stock(space: Space, past: list[TrialRecord], folder: Path) -> Driver:
     database.close()
     storage = optuna.storages.RDBStorage(f"sqlite:///{folder / 'optuna.db'}")
     searcher = OptunaSearch(
-        lambda trial: {"params": space.sample(trial, BASE), "number": trial.number, "since": 0, "until": EPOCHS},
+        lambda trial: {"params": space.sample(trial, BASE), "number": trial.number, "since": 0, "until": EPOCHS, "take": trial.number},
         metric="score",
         mode="min",
         storage=storage,

@@ -10,12 +10,16 @@ import signal
 import subprocess
 import sys
 import tempfile
+import time
 from collections import defaultdict
 from contextlib import suppress
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
 STORE = 100_000_000  # bytes of a node's object store
+# a node that says nothing for so long is dead to the others: 10 questions, a second each
+GIVEN_UP = {"RAY_health_check_timeout_ms": "1000", "RAY_health_check_period_ms": "1000", "RAY_health_check_failure_threshold": "10"}
+PATIENCE = 10  # seconds for such a node to end
 TRIES = 50  # at a start, for which Ray waits 30 s: too short where others keep the machine busy
 
 
@@ -24,8 +28,8 @@ class Nodes:
 
     def __init__(self, count: int):
         # Ray listens on every interface where other nodes may join: only who has this cluster's token may speak to it
-        self.environment = os.environ | {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
-        self._count = count
+        self.environment = os.environ | {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)} | GIVEN_UP
+        self._count, self._silent = count, list[int]()
 
     def __enter__(self) -> "Nodes":
         self._start()
@@ -67,6 +71,25 @@ class Nodes:
     def replace(self, node: int) -> None:
         """Lose a node with everything on it, and get another."""
         kill_all([node, *descendants(node)])
+        self._replaced(node)
+
+    def cut_off(self, node: int) -> None:
+        """Stop a node with everything on it, which to the others is as if its network were gone, and get another."""
+        self._silent = [*descendants(node), node]
+        send(self._silent, signal.SIGSTOP)
+        self._replaced(node)
+
+    def let_back(self) -> None:
+        """Let what was cut off last go on, its trials first. Ray ends it when it was held to be dead: wait for that a while."""
+        send(self._silent, signal.SIGCONT)
+        deadline = time.monotonic() + PATIENCE
+        while (left := [process for process in self._silent if Path(f"/proc/{process}/exe").exists()]) and time.monotonic() < deadline:
+            time.sleep(0.1)
+        if left and left[-1] == self._silent[-1]:
+            self.nodes.append(left[-1])  # nobody had missed it
+        self._silent = []
+
+    def _replaced(self, node: int) -> None:
         assert self._cluster.stdin is not None
         print("another", file=self._cluster.stdin, flush=True)
         self.nodes[self.nodes.index(node)] = int(self._answer("node "))
@@ -78,9 +101,13 @@ class Nodes:
 
 
 def kill_all(processes: list[int]) -> None:
+    send(processes, signal.SIGKILL)
+
+
+def send(processes: list[int], number: signal.Signals) -> None:
     for process in processes:
         with suppress(ProcessLookupError):
-            os.kill(process, signal.SIGKILL)
+            os.kill(process, number)
 
 
 def descendants(process: int) -> list[int]:

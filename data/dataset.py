@@ -15,7 +15,7 @@ class Dataset:
 
     table: PatientTable
     images: np.ndarray | None  # (N, S, S, 3) uint8 RGB
-    fingerprint: str  # of the contents, the same on every machine and at every image size
+    fingerprint: str  # see `same_data`; the same on every machine and at every image size
     name: str
     synthetic: bool = False
     features: np.ndarray | None = None  # (N, C, H, W) float16
@@ -47,3 +47,18 @@ class Dataset:
                 f"it has {present}: pass --magnifications {present}"
             )
         return self.select_rows(np.isin(self.table.magnification, magnifications))
+
+
+def same_images(first: str, second: str) -> bool:
+    """Whether two fingerprints (CONTENTS-NAMES) are of the same images of the same patients, under whatever file names."""
+    return first.partition("-")[0] == second.partition("-")[0]
+
+
+def same_data(first: str, second: str) -> bool:
+    """Whether two fingerprints are of the same data set: the same images of the same patients, under the same names in the same order.
+
+    Where two images of a patient change names, every view is another one. Earlier versions wrote CONTENTS only: such a fingerprint
+    says nothing about names.
+    """
+    names = {fingerprint.partition("-")[2] for fingerprint in (first, second)} - {""}
+    return same_images(first, second) and len(names) < 2

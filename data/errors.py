@@ -18,7 +18,7 @@ class LeakageError(InputError):
 
 
 class StorageError(InputError):
-    """Results cannot be written: nothing that is already there is lost, but going on makes no sense."""
+    """Results cannot be written, or what all trials need cannot be read: nothing that is there is lost, but going on makes no sense."""
 
     @classmethod
     def of(cls, path: object, reason: object) -> "StorageError":

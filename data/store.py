@@ -3,7 +3,7 @@
 `<cache>/images/<stamp>-<size>px/` holds images.npy (memory-mapped by every process), table.npz and meta.json. It is
 built beside its final name by one process at a time and renamed, so that a half-built cache is never seen; a build that
 was killed is taken up where it stopped. The stamp is cheap (names, sizes, times); the fingerprint comes from the contents
-and is what a study records.
+and names, and is what a study records.
 """
 
 import fcntl
@@ -23,13 +23,13 @@ from pathlib import Path
 
 import numpy as np
 
-from data.dataset import Dataset
+from data.dataset import Dataset, same_data
 from data.decode import decode
 from data.errors import DataError, InputError, shortlist
 from data.sources import Item, Row, Source, open_source
 from data.table import PatientTable, build_table
 
-FORMAT = 1  # of the cache; a change makes old caches invisible
+FORMAT = 2  # of the cache; a change makes old caches invisible
 JOURNAL = "done.jsonl"  # of a build: [path, digest of the file, checksum of the pixels] of every row that is decoded
 Progress = Callable[[int, int], None]  # (images done, images in all)
 
@@ -148,7 +148,7 @@ def changed_files(now: Dataset, fingerprint: str) -> list[str]:
     size = now.images.shape[1]
     for file in (cache_root() / "images").glob(f"*-{size}px/meta.json"):
         with suppress(OSError, ValueError, KeyError, zipfile.BadZipFile):  # a damaged cache has nothing to say
-            if json.loads(file.read_text())["fingerprint"] == fingerprint:
+            if same_data(json.loads(file.read_text())["fingerprint"], fingerprint):
                 with np.load(file.with_name("table.npz")) as arrays:
                     before = dict(zip(arrays["path"].tolist(), np.load(file.with_name("images.npy"), mmap_mode="r"), strict=True))
                 return _differences(before, dict(zip(now.table.path.tolist(), now.images, strict=True)))
@@ -193,17 +193,26 @@ def _build(source: Source, size: int, on_bad_file: str, folder: Path, progress: 
         (folder / "kept.npy").replace(folder / "images.npy")
     images.flush()
     np.savez(folder / "table.npz", **asdict(table))
-    contents = sorted(
-        f"{digests[path]} {magnification} {patient} {case} {label}"
-        for path, magnification, patient, case, _, label in (rows[path] for path in digests)
-    )
     meta = {
-        "fingerprint": hashlib.sha256("\n".join(contents).encode()).hexdigest()[:16],
+        "fingerprint": _fingerprint(table, digests),
         "synthetic": source.synthetic,
         "skipped": problems,
     }
     (folder / "meta.json").write_text(json.dumps(meta, indent=1))
     (folder / JOURNAL).unlink()
+
+
+def _fingerprint(table: PatientTable, digests: dict[str, str]) -> str:
+    """What `same_data` compares. `digests`: of the files' bytes, by path. Folders do not count: an archive or a manifest has others."""
+    columns = (table.path, table.magnification, table.patient, table.case, table.subtype, table.label)
+    rows = list(zip(*(column.tolist() for column in columns), strict=True))
+    contents = sorted(f"{digests[path]} {magnification} {patient} {case} {label}" for path, magnification, patient, case, _, label in rows)
+    names = [f"{digests[path]} {path.rpartition('/')[2]} {subtype}" for path, *_, subtype, _ in rows]
+    return f"{_digest(contents)[:16]}-{_digest(names)[:8]}"
+
+
+def _digest(lines: list[str]) -> str:
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
 
 def _begun(folder: Path, slots: dict[str, int], size: int) -> tuple[np.memmap, dict[str, str]]:

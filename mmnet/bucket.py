@@ -105,6 +105,8 @@ class Bucket:
     def _folders(self) -> list[str]:
         from pyarrow.fs import FileSelector, FileType
 
+        if self._parts[0] == "gs":  # pyarrow lists folders there only where an object stands for them
+            return sorted({name.partition("/")[0] for name in self.files() if "/" in name})
         with self._doing("read"):
             listed = self._filesystem.get_file_info(FileSelector(self._root, allow_not_found=True))
             if not listed:

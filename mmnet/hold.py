@@ -1,12 +1,14 @@
-"""Who works on a study: one run at a time, and nobody for a run that was given up.
+"""Who works on a study: one run at a time, and nobody for a run that was given up; on a trial, one process of the run.
 
 A run has a name that no other has. It stands in the study's `.lock`: in a folder beside a lock of the file system, which ends with its
 process; in an object store, which has no locks (as on file systems without them), it is written again every `RENEWED` seconds, and
 taken over when that has not happened for `STALE`, or when its process was one of this machine and is gone.
 
 Whoever writes for a run looks there first (`Mirror.check_run`): a worker that outlived its driver, a driver that slept, two that began
-in the same moment stop there. Between the look and the write is a moment. What happens in it costs some epochs that are computed
-again, and no number: files appear whole, and a trial's epochs and checkpoints are the same whoever computes them.
+in the same moment stop there. So does a worker whose machine was cut off and comes back: the driver notes in the trial's `.taken` which
+handing out is the last one (`Mirror.hand_out`), and only its process writes. Between the look and the write is a moment. What happens in
+it costs some epochs that are computed again, and no number: files appear whole, and a trial's epochs and checkpoints are the same
+whoever computes them.
 """
 
 from __future__ import annotations

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 LOCK = ".lock"  # names the run that a study belongs to, see mmnet.hold
+TAKEN = ".taken"  # in a trial's folder: the run and number of its last handing out to a process, likewise
 CHECKPOINTS, EVENTS, WEIGHTS = "checkpoint.pt", "events.out.tfevents.*", "*.safetensors"
 SHARE = 0.05  # of a process's time that may go into sending what the next sending would include too
 AT_ONCE = 16  # files in flight: a request is mostly waiting
@@ -37,12 +38,17 @@ KEPT = 24 * 3600  # seconds that a copy stays after its process, for whoever ope
 FIRST, LAST = ("config.json", "epochs.jsonl"), ("status.json", "study.json")
 
 
+class TakenOver(StorageError):
+    """Another process trains this trial now, because this one was held to be lost."""
+
+
 class Mirror:
     """A folder, and what stands in the store for it. Names are paths below the folder; hidden files are passed over."""
 
     def __init__(self, folder: Path, bucket: Bucket | None = None):
         self.folder, self.bucket = folder, bucket
         self.run = ""  # for which this process writes, see mmnet.hold; "": it was not asked who works on the study
+        self.trial: tuple[Path, int] | None = None  # that this process trains: its folder, and the number of the handing out
         self._here: dict[str, tuple[int, int]] = {}  # of each file that the store has too: its local time and size then
         self._there: dict[str, tuple[int, int]] = {}  # of each object fetched: its size and time then
         self._sent, self._cost = time.monotonic(), 0.0
@@ -117,16 +123,36 @@ class Mirror:
                 del known[name]
 
     def check_run(self) -> None:
-        """To be asked before anything is written. Raises StorageError when another run has taken the study over."""
-        if not self.run or (found := self.read_lock()) is None or self.run in found[0]:
+        """To be asked before anything is written. Raises StorageError when another run has taken the study over, or TakenOver."""
+        if self.run and (found := self.read_lock()) is not None and self.run not in found[0]:
+            raise StorageError(f"study {self}: {found[0].partition(',')[0]} has taken it over; this run was given up and writes no more")
+        if self.trial is not None and (found := self._read(f"{self._name(self.trial[0])}/{TAKEN}")) is not None:
+            run, number = found[0].split(" ")
+            if run == self.run and int(number) > self.trial[1]:
+                raise TakenOver(f"study {self}: trial {self.trial[0].name} was given to another process; this one writes no more")
+
+    def hand_out(self, folder: Path, number: int) -> None:
+        """Note that from now on only the process with this number, higher than all before, trains a trial. Raises StorageError."""
+        text = f"{self.run} {number}"
+        if self.bucket is not None:
+            self.bucket.write(text.encode(), f"{self._name(folder)}/{TAKEN}")
             return
-        raise StorageError(f"study {self}: {found[0].partition(',')[0]} has taken it over; this run was given up and writes no more")
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            building = folder / f".{os.getpid()}{TAKEN}"
+            building.write_text(text)
+            building.replace(folder / TAKEN)
+        except OSError as error:
+            raise StorageError.of(folder / TAKEN, error.strerror) from error
 
     def read_lock(self) -> tuple[str, float] | None:
         """(what the lock says, seconds since it was written); None where there is none."""
+        return self._read(LOCK)
+
+    def _read(self, name: str) -> tuple[str, float] | None:
         if self.bucket is not None:
-            return self.bucket.read(LOCK)
-        path = self.folder / LOCK
+            return self.bucket.read(name)
+        path = self.folder / name
         try:
             return path.read_text(), time.time() - path.stat().st_mtime
         except FileNotFoundError:

@@ -6,6 +6,7 @@
     trials/<id>/status.json      running, stopped (early), done, failed; reason; peak memory; the machine that it trained on last
     trials/<id>/checkpoint.pt    while it runs: what it needs to go on
     trials/<id>/weights/         best epoch's network of each fold, where it finished
+    trials/<id>/.taken           of a search: which process writes here, see mmnet.hold
 
 Every file appears under its name whole or not at all. Torch is imported where networks are written or read: whoever only reads
 records, and a search before its workers run, does without.
@@ -210,20 +211,12 @@ class TrialWriter:
 
     def rewind(self, trial: CrossValidation) -> None:
         """Bring the epochs on record to those of the run."""
-        self._check_run()
-        with whole_file(self.folder / "epochs.jsonl") as building:
-            building.write_text("".join(_line(report) for report in trial.history))
+        self._write_epochs(trial)
 
     def report(self, trial: CrossValidation) -> None:
         """Record the epoch just finished; save a checkpoint unless that would take over 5 % of the time."""
-        report = trial.history[-1]
-        self._check_run()
-        try:
-            with (self.folder / "epochs.jsonl").open("a") as file:
-                file.write(_line(report))
-        except OSError as error:
-            raise _disk_error(self.folder / "epochs.jsonl", error) from error
-        if report.finished:
+        self._write_epochs(trial)
+        if trial.history[-1].finished:
             self.finish(trial)
         elif time.perf_counter() - self._last_save >= self._save_cost / CHECKPOINT_SHARE:
             started = time.perf_counter()
@@ -250,6 +243,11 @@ class TrialWriter:
         write_weights(self.folder / "weights", trial)
         (self.folder / "checkpoint.pt").unlink(missing_ok=True)
         self._push()
+
+    def _write_epochs(self, trial: CrossValidation) -> None:
+        self._check_run()
+        with whole_file(self.folder / "epochs.jsonl") as building:  # whole: two processes that append could write an epoch twice
+            building.write_text("".join(_line(report) for report in trial.history))
 
     def _check_run(self) -> None:
         if self._mirror is not None and self._mirror.bucket is None:  # sending to a store looks by itself

@@ -16,6 +16,7 @@ from typing import Any
 
 from rich.console import Console
 
+from data.dataset import same_data
 from data.errors import DataError, InputError, shortlist
 from data.splits import Splits, case_leaks
 from mmnet.command_line import (
@@ -91,7 +92,7 @@ class StudyFolder:
         """
         splits = Splits.from_json(self.about["splits"]) if self.resumed else None
         prepared = prepare(self.config, self.data, console, kind, splits)
-        if self.resumed and prepared.dataset.fingerprint != self.about["data"]["fingerprint"]:
+        if self.resumed and not same_data(prepared.dataset.fingerprint, self.about["data"]["fingerprint"]):
             from data.store import changed_files
 
             changed = changed_files(open_data(self.config, self.data), self.about["data"]["fingerprint"])

@@ -1,6 +1,8 @@
-"""An object store on loopback that speaks S3 over HTTP, as the cloud's does, and forgets everything at its end."""
+"""Object stores on loopback that speak S3 or Google's protocol over HTTP, as the clouds' do, and forget everything at their end."""
 
 import http.client
+import subprocess
+import sys
 from collections.abc import Iterator
 
 import pytest
@@ -45,3 +47,42 @@ def object_store(monkeypatch: pytest.MonkeyPatch) -> Iterator[ObjectStore]:
         yield ObjectStore(server)
     finally:
         server.stop()
+
+
+class GoogleStore:
+    """In a process of its own: pyarrow may keep Python's lock while it waits for an answer."""
+
+    SERVER = f"""
+import sys
+from gcp_storage_emulator.server import create_server
+server = create_server("127.0.0.1", 0, in_memory=True, default_bucket="{BUCKET}")
+server.start()
+print(server._api._httpd.server_port, flush=True)
+sys.stdin.read()
+server.stop()
+"""
+
+    def __init__(self) -> None:
+        self._process = subprocess.Popen(
+            [sys.executable, "-c", self.SERVER], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+        )
+        assert self._process.stdout is not None
+        self.query = f"endpoint_override=127.0.0.1:{self._process.stdout.readline().strip()}&scheme=http"
+
+    def url(self, prefix: str = "out", bucket: str = BUCKET) -> str:
+        return f"gs://anonymous@{bucket}/{prefix}?{self.query}"
+
+    def stop(self) -> None:
+        assert self._process.stdin is not None
+        self._process.stdin.close()
+        self._process.wait(timeout=60)
+
+
+@pytest.fixture
+def google_store() -> Iterator[GoogleStore]:
+    """Running, with one bucket, for everybody."""
+    store = GoogleStore()
+    try:
+        yield store
+    finally:
+        store.stop()

@@ -16,7 +16,7 @@ from data.synthetic import generate
 from mmnet.bucket import Bucket
 from mmnet.mirror import Mirror
 from mmnet.records import read_trials
-from tests.object_store import object_store  # noqa: F401
+from tests.object_store import google_store, object_store  # noqa: F401
 from tests.test_imports import ROOT
 from tests.test_verbs import SMALL
 from tests.verbs import caller
@@ -31,7 +31,7 @@ def data(tmp_path_factory):
 
 
 @pytest.fixture
-def machine(object_store, tmp_path):  # noqa: F811
+def machine(tmp_path):
     """A function of a name: the environment of a machine with an empty disk."""
 
     def environment(name):
@@ -77,7 +77,7 @@ def test_a_search_leaves_the_same_records_in_an_object_store_as_in_a_folder(obje
 
     def files(study):
         found = (path.relative_to(study) for path in study.rglob("*") if path.is_file())
-        return {path.as_posix() for path in found if "tfevents" not in path.name and path.name != ".lock"}
+        return {path.as_posix() for path in found if "tfevents" not in path.name and not path.name.startswith(".")}
 
     assert files(here) == files(there) and numbers(here) == numbers(there)
     events = [len(list(study.glob("trials/*/events.out.tfevents.*"))) for study in (here, there)]
@@ -126,6 +126,19 @@ def test_a_study_whose_driver_is_killed_goes_on_from_another_machine_with_the_sa
         ]
     resting = {record.name for record in read_trials(study) if record.status == "stopped"}
     assert {path.parent.name for path in study.glob("trials/*/checkpoint.pt")} == resting
+
+
+def test_a_study_in_googles_store_has_the_same_records_and_goes_on_from_another_machine(google_store, machine, data, tmp_path):  # noqa: F811
+    run = caller(machine("one"))
+    run("tune_mmnet.py", "--data", data, "--name", "s", "--output", tmp_path, *SEARCH)
+    shown = run("tune_mmnet.py", "--data", data, "--name", "s", "--output", google_store.url(), *SEARCH, "--trials", "2").stdout
+    assert "stored in gs://" in shown and "best of 2 trials" in shown
+    run = caller(machine("two"))
+    assert "best of 4 trials" in run("tune_mmnet.py", "--resume", "--output", google_store.url(), "--data", data, "--trials", "4").stdout
+    there = fetched(google_store, "s", tmp_path / "copy")
+    assert [record.params for record in read_trials(there)][:2] == [record.params for record in read_trials(tmp_path / "s")][:2]
+    assert {record.status for record in read_trials(there)} <= {"done", "stopped"}
+    assert run("-m", "analysis", "best", "s", "--output", google_store.url()).stdout
 
 
 def test_training_one_configuration_goes_on_from_another_machine(object_store, machine, begin, data, tmp_path):  # noqa: F811

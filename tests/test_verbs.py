@@ -4,6 +4,7 @@ import csv
 import dataclasses
 import json
 import os
+import random
 import re
 import signal
 import socket
@@ -150,7 +151,7 @@ def test_a_killed_worker_costs_no_trial_and_changes_no_number(run, environment, 
     killed = False
     for line in process.stdout:
         while "first trial starts" in line and not killed and process.poll() is None:
-            killed = kill(process.pid, "worker")
+            killed = kill(process.pid, "worker", random.Random(0))  # noqa: S311
     assert process.wait(timeout=120) == 0 and killed
     for a, b in zip(read_trials(tmp_path / "cut"), read_trials(tmp_path / "whole"), strict=True):
         assert (a.status, a.params, [line["metrics"] for line in a.epochs]) == (b.status, b.params, [line["metrics"] for line in b.epochs])

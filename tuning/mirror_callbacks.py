@@ -1,4 +1,4 @@
-"""A study in an object store, from the driver: records of ended trials come here, and what the driver writes goes there.
+"""A study's trials, from the driver: who trains each; and in an object store, records of ended ones come here, and what the driver writes goes there.
 
 Two callbacks, because Ray calls them in order: whoever reads or writes a trial's record stands between them.
 """
@@ -13,10 +13,14 @@ from tuning.trainable import trial_name
 
 
 class FetchCallback(tune.Callback):
-    """Brings a trial's record here when it ends. Its weights wait until the study ends: only the best trial's are needed."""
+    """Notes who trains a trial, and brings its record here when it ends. Its weights wait until the study ends: only the best trial's are needed."""
 
     def __init__(self, trials: Path, mirror: Mirror):
         self._trials, self._mirror = trials, mirror
+
+    def on_trial_start(self, iteration: int, trials: list, trial, **info: Any) -> None:
+        """Before the process's first step."""
+        self._mirror.hand_out(self._trials / trial_name(trial.config["number"]), trial.config["take"])
 
     def on_trial_complete(self, iteration: int, trials: list, trial, **info: Any) -> None:
         self._mirror.pull(self._trials / trial_name(trial.config["number"]), leave=(CHECKPOINTS, EVENTS, WEIGHTS))

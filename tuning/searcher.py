@@ -38,7 +38,9 @@ SAVE_EVERY = 3.0  # seconds
 
 
 class StudySearcher(Searcher):
-    """Suggests what to train next: {"number", "params", "since": epoch it rested at, "until": epoch it rests at next, or ends}.
+    """Suggests what to train next: {"number", "params", "since": epoch it rested at, "until": epoch it rests at next, or ends, "take"}.
+
+    `take` counts what was suggested, in this run: of two processes with one trial the one with the higher take has it, see mmnet.hold.
 
     First those whose process was lost, then the trials that an earlier run left unfinished, then whoever is to be promoted, then new
     ones, and when there are enough of those the best that still rest.
@@ -75,6 +77,7 @@ class StudySearcher(Searcher):
         self._numbers: dict[str, int] = {}  # of the trials that train, by Ray's names
         self._reported: dict[str, int] = {}
         self._given: dict[str, dict[str, Any]] = {}  # what they were told
+        self._takes = count(1)
         self._again: list[tuple[dict[str, Any], int]] = []  # what lost ones were told, and their last epoch
         self._lost: Counter[int] = Counter()  # how often since its last epoch, by number
         self._database, self._changed, self._saved = database, set[int](), time.monotonic()
@@ -96,6 +99,7 @@ class StudySearcher(Searcher):
         suggestion = self._next(trial_id)
         if isinstance(suggestion, dict):
             self._given[trial_id] = suggestion
+            return suggestion | {"take": next(self._takes)}
         return suggestion
 
     def _next(self, trial_id: str) -> dict[str, Any] | str | None:

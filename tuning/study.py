@@ -37,7 +37,7 @@ from tuning.searcher import LOST_RETRIES, StudySearcher, all_trials, rebuild
 from tuning.settings import ASHA, StudySettings, chosen_sampler, expected_epochs
 from tuning.tensorboard import TensorBoardCallback
 from tuning.trainable import MMNetTrainable, trial_name
-from tuning.trial_place import reachable, require_weights
+from tuning.trial_place import reachable, require_weights, weights_read
 
 HOPELESS = 5  # so many trials failed and none gave a score: the study stops itself
 COUNT_EVERY = 10.0  # seconds between two looks at the nodes of the cluster and their prices
@@ -254,8 +254,9 @@ def run_study(
     try:
         dataset = shareable(dataset)
         (connected or joined.enter_context(joining(settings.address))).result()
-        place = joined.enter_context(reachable(trials.parent, mirror))
-        require_weights(base.model)
+        weights = weights_read(base.model)
+        place = replace(joined.enter_context(reachable(trials.parent, mirror)), weights=weights)
+        require_weights(weights)
         per_trial, concurrency = resources(settings, base, dataset, splits, console)
         failures_left = None if settings.max_failures is None else settings.max_failures - failed
         status = StatusCallback(trials, base, stopped, stopper, enough, failures_left, searcher.given_up)

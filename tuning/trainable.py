@@ -11,6 +11,7 @@ from data.dataset import Dataset
 from data.errors import DISK, StorageError
 from data.splits import Splits
 from mmnet.config import Config
+from mmnet.mirror import TakenOver
 from mmnet.records import TrialWriter, peak_memory, record_failure
 from tuning.heap import give_back
 from tuning.trial_place import TrialPlace
@@ -29,7 +30,7 @@ class MMNetTrainable(tune.Trainable):
 
     Checkpoints go to the trial's own folder, not through Ray: a restarted worker, and a resumed study, find them there.
     What the configuration itself causes (no number, no memory, a bad combination) ends the trial with its reason and is
-    not tried again; a lost process is, by Ray.
+    not tried again; a lost process is, by Ray. One that was only held to be lost raises TakenOver, which nobody hears.
     """
 
     def setup(self, config: dict[str, Any], *, dataset: Dataset, splits: Splits, base: Config, place: TrialPlace, threads: int) -> None:
@@ -49,10 +50,13 @@ class MMNetTrainable(tune.Trainable):
         number, params = new_config["number"], new_config["params"]
         before, self._since, self._until = getattr(self, "_place", None), new_config["since"], new_config["until"]
         self._place = trials / trial_name(number), number, params, base
+        taken = self._place[0], new_config["take"]
         if before == self._place and self._trial is not None and self._rests and self._trial.history[-1].epoch == self._since:
             self._goes_on = True  # here it rested last: its networks are still in memory
+            self._mirror.trial = taken
             return True
         self._close()
+        self._mirror.trial = taken
         give_back()
         self._failure: dict[str, Any] | None = None
         self._trial: CrossValidation | None = None
@@ -130,6 +134,9 @@ class _Recording:
 
     def __exit__(self, kind, error, trace) -> bool:
         if error is None or not isinstance(error, Exception):
+            return False
+        if isinstance(error, TakenOver):
+            self.owner._trial = None  # nothing of it is saved
             return False
         if isinstance(error, OSError) and error.errno in DISK:
             error = StorageError.of(error.filename or self.owner._place[0], error.strerror)

@@ -1,8 +1,8 @@
 """Where the workers of a study find and leave its trials: a folder that every node sees, or a place in an object store.
 
-Ray starts workers on any node of the cluster. A folder that only the driver's node has would fail trial by trial, each
-with its own surprise: a marker that the driver leaves in it is looked for from every node before the first trial, and by
-every trial before its first epoch, because nodes may join later.
+Ray starts workers on any node of the cluster. A folder, or a file of weights, that only the driver's node has would fail trial
+by trial, each with its own surprise: that file, and a marker that the driver leaves in the folder, are looked for from every node
+before the first trial, and by every trial before its first epoch, because nodes may join later.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from data.errors import InputError, StorageError
+from data.errors import StorageError
 from mmnet.config import ModelConfig
 from mmnet.mirror import EVENTS, Mirror, scratch
 
@@ -31,6 +31,7 @@ class TrialPlace:
     url: str = ""  # of the study in an object store
     marker: str = ""  # name of a file in the study's folder
     run: str = ""  # that the worker belongs to, see mmnet.hold
+    weights: str = ""  # file that every trial reads, see `weights_read`
 
     def mirror(self) -> Mirror:
         """The study as this worker has it, in a folder of its own where it stands in an object store."""
@@ -39,16 +40,18 @@ class TrialPlace:
         return mirror
 
     def take_up(self, mirror: Mirror, folder: Path) -> None:
-        """Bring a trial here as the last process left it. Raises StorageError where this node does not see the study."""
+        """Bring a trial here as the last process left it. Raises StorageError where this node does not see the study, or the weights."""
         if self.marker and not sees(self.study / self.marker):
             raise StorageError(refusal(self.study, [socket.gethostname()]))
+        if self.weights and not sees(Path(self.weights)):
+            raise StorageError(without_weights(self.weights, [socket.gethostname()]))
         mirror.drop(folder)
         mirror.pull(folder, leave=(EVENTS,))
 
 
-def sees(marker: Path) -> bool:
-    """Whether this process finds the driver's marker."""
-    return marker.exists()
+def sees(file: Path) -> bool:
+    """Whether this process finds what it will need."""
+    return file.expanduser().exists()
 
 
 def refusal(study: Path, blind: list[str]) -> str:
@@ -92,17 +95,23 @@ def require_shared(study: Path, seen: Mapping[str, bool]) -> None:
         raise StorageError(refusal(study, blind))
 
 
-def require_weights(model: ModelConfig) -> None:
-    """Raises InputError when a node lacks the file of weights that its trials would fine-tune; frozen features travel by themselves."""
-    if model.frozen or model.weights in (None, "imagenet"):
-        return
-    assert model.weights is not None
-    blind = [node for node, found in seen_by_nodes(Path(model.weights).expanduser()).items() if not found]
+def weights_read(model: ModelConfig) -> str:
+    """The file of weights that every trial fine-tunes; "": none, as frozen features travel by themselves."""
+    return "" if model.frozen or model.weights in (None, "imagenet") else str(model.weights)
+
+
+def require_weights(file: str) -> None:
+    """Raises StorageError when a node lacks what `weights_read` names."""
+    blind = [node for node, found in seen_by_nodes(Path(file)).items() if not found] if file else []
     if blind:
-        raise InputError(
-            f"--weights {model.weights}: no such file on {', '.join(sorted(blind))}, where trials would run; put it there under the same "
-            "absolute path or in a folder that all nodes share, or train with --frozen, whose features travel to every node"
-        )
+        raise StorageError(without_weights(file, blind))
+
+
+def without_weights(file: str, blind: list[str]) -> str:
+    return (
+        f"--weights {file}: no such file on {', '.join(sorted(blind))}, where trials would run; put it there under the same "
+        "absolute path or in a folder that all nodes share, or train with --frozen, whose features travel to every node"
+    )
 
 
 def seen_by_nodes(marker: Path, look: Callable[[Path], bool] = sees) -> dict[str, bool]:

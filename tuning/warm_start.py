@@ -11,6 +11,7 @@ from typing import Any
 
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
+from data.dataset import same_data
 from data.errors import InputError
 from data.splits import Splits
 from mmnet.config import Config
@@ -48,7 +49,7 @@ def read_earlier(folder: Path, space: Space, base: Config, fingerprint: str, spl
     if not ranked:
         raise InputError(f"--warm-start {folder}: none of its {len(records)} trials has a score; leave the flag out")
     encoded = [space.encode(Config().with_values(record.config)) for record in ranked]
-    comparable = about["data"]["fingerprint"] == fingerprint and Splits.from_json(about["splits"]) == splits
+    comparable = same_data(about["data"]["fingerprint"], fingerprint) and Splits.from_json(about["splits"]) == splits
     others = range(POINTS, len(ranked))
     step = max(-(-len(others) // LEARNED), 1)
     learned = [*range(min(POINTS, len(ranked))), *others[::step]] if comparable else []

@@ -14,10 +14,13 @@ import pytest
 from PIL import Image
 
 from data import store
+from data.dataset import same_data, same_images
 from data.errors import DataError, InputError
 from data.sources import breakhis_row
 from data.store import atomic_folder, cache_root, load_dataset
+from mmnet.features import with_features
 from tests.data.trees import NAMES, write_png, write_tree
+from tests.mmnet.tiny import CPU, tiny_config
 
 
 def test_the_cache_stands_where_the_environment_says(tmp_path, monkeypatch):
@@ -123,12 +126,43 @@ def test_a_touched_file_is_checked_again_but_is_the_same_data(tmp_path, monkeypa
     assert decoded == [32] * 4
 
 
-@pytest.mark.parametrize("name", ["SOB_B_A-14-1001CD-40-001.png", "SOB_B_A-14-1001-100-001.png", "SOB_M_DC-14-1001-40-001.png"])
-def test_another_patient_magnification_or_label_changes_the_fingerprint(tmp_path, name):
-    tree = write_tree(tmp_path)
+@pytest.mark.parametrize(
+    ("name", "same_name"),
+    [
+        ("SOB_B_A-14-1001CD-40-001.png", False),  # another patient
+        ("SOB_B_A-14-1001-100-001.png", False),  # magnification
+        ("SOB_M_DC-14-1001-40-001.png", False),  # label
+        ("SOB_B_F-14-1001-40-001.png", False),  # subtype, of which a patient has one
+        ("SOB_B_A-14-1001-40-009.png", True),  # place among the images of the patient
+    ],
+)
+def test_another_name_is_another_data_set_and_what_it_says_of_the_image_other_contents(tmp_path, name, same_name):
+    tree = write_tree(tmp_path, ["SOB_B_A-14-1001-40-001.png", *NAMES[1:]])
     before = load_dataset(tree, 32).fingerprint
-    (tree / NAMES[0]).rename(tree / name)
-    assert load_dataset(tree, 32).fingerprint != before
+    (tree / "SOB_B_A-14-1001-40-001.png").rename(tree / name)
+    after = load_dataset(tree, 32).fingerprint
+    assert not same_data(before, after) and same_images(before, after) == same_name
+
+
+def test_two_images_of_a_patient_that_change_names_are_another_data_set_with_other_features(tmp_path):
+    """Every view of the patient is another one then, and features of before would stand under the wrong names."""
+    names = [f"SOB_B_A-14-1001-40-00{number}.png" for number in (1, 2)]
+    tree = write_tree(tmp_path, [*names, "SOB_M_DC-14-2001-40-001.png"])
+    before = load_dataset(tree, 32)
+    frozen = tiny_config({"model.frozen": True})
+    features = with_features(before, frozen, CPU).features.copy()
+    for old, new in zip((*names, "other"), ("other", names[0], names[1]), strict=True):
+        (tree / old).rename(tree / new)
+    after = load_dataset(tree, 32)
+    assert not same_data(before.fingerprint, after.fingerprint) and same_images(before.fingerprint, after.fingerprint)
+    told = [f"{name} is another image" for name in names]
+    assert store.changed_files(after, before.fingerprint) == told
+    np.testing.assert_array_equal(with_features(after, frozen, CPU).features, features[[1, 0, 2]])
+
+
+def test_a_fingerprint_of_an_earlier_version_says_nothing_about_names():
+    assert same_data("aa", "aa-11") and same_data("aa-11", "aa-11") and not same_data("aa-11", "aa-22")
+    assert same_images("aa-11", "aa-22") and not same_data("aa", "bb-11") and not same_images("aa", "bb-11")
 
 
 def test_progress_counts_every_readable_name_once(tmp_path):

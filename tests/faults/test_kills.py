@@ -1,10 +1,10 @@
-"""SIGKILL to a worker, to the driver, to a node, and to everything: the study ends as if nothing had happened."""
+"""SIGKILL to a worker, to the driver, to a node, and to everything, a node that is cut off: the study ends as if nothing had happened."""
 
 import random
 
 import pytest
 
-from bench.faults import OF_A_CLUSTER, VICTIMS, differences, search
+from bench.faults import OF_A_CLUSTER, VICTIMS, differences, otherwise, search
 from bench.ray_nodes import Nodes
 from data.synthetic import generate
 
@@ -19,10 +19,19 @@ def test_a_search_that_is_killed_three_times_ends_with_the_numbers_of_one_left_i
     assert differences(tmp_path / "peace", tmp_path / "war") == []
 
 
-def test_so_does_one_whose_nodes_die(tmp_path):
+def test_so_does_one_whose_nodes_die_or_are_cut_off_and_come_back(tmp_path):
     data, rng = generate(tmp_path / "data", cases=16, images=2, size=32, seed=0), random.Random(0)  # noqa: S311
     with Nodes(2) as nodes:
         search(data, tmp_path, "peace", 6, [], rng, nodes=nodes)
-        done = search(data, tmp_path, "war", 6, ["node", *OF_A_CLUSTER], rng, nodes=nodes)
-    assert done == {"node": 2, "worker": 1, "driver": 1, "everything": 1}
+        done = search(data, tmp_path, "war", 6, ["split", *OF_A_CLUSTER], rng, nodes=nodes)
+    assert done == {"split": 2, "worker": 1, "driver": 1, "everything": 1, "node": 1}
     assert differences(tmp_path / "peace", tmp_path / "war") == []
+    assert otherwise(tmp_path / "war", 6) == []
+
+
+def test_of_several_trials_at_once_each_has_the_numbers_of_its_configuration(tmp_path):
+    data, rng = generate(tmp_path / "data", cases=16, images=2, size=32, seed=0), random.Random(1)  # noqa: S311
+    with Nodes(2) as nodes:
+        done = search(data, tmp_path, "war", 8, [*OF_A_CLUSTER], rng, nodes=nodes, concurrency=2)
+    assert sum(done.values()) == 5
+    assert otherwise(tmp_path / "war", 8) == []

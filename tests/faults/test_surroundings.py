@@ -15,6 +15,7 @@ from bench.faults import SEARCH, differences
 from bench.ray_nodes import Nodes
 from data.errors import StorageError
 from data.splits import make_splits
+from mmnet.mirror import LOCK, TAKEN
 from mmnet.records import read_trial, read_trials
 from tests.faults.corpus import attempt
 from tests.mmnet.tiny import tiny_config
@@ -67,7 +68,7 @@ def room(disk: Path, kib: int) -> Iterator[None]:
 
 
 def half_written(folder: Path) -> list[Path]:
-    return [path for path in folder.rglob(".*") if path.is_file() and path.name != ".lock"]
+    return [path for path in folder.rglob(".*") if path.is_file() and path.name not in (LOCK, TAKEN)]
 
 
 def test_a_trial_on_a_disk_that_fills_up_again_and_again_comes_to_the_same_numbers(disk, synthetic_dataset, tmp_path):
@@ -77,7 +78,7 @@ def test_a_trial_on_a_disk_that_fills_up_again_and_again_comes_to_the_same_numbe
         """Until the trial is done (""), or an error ends the study."""
         worker = MMNetTrainable.__new__(MMNetTrainable)
         shared = {"dataset": synthetic_dataset, "splits": splits, "base": tiny_config(), "place": TrialPlace(output), "threads": 1}
-        worker.setup({"number": 0, "params": {}, "since": 0, "until": 3}, **shared)
+        worker.setup({"number": 0, "params": {}, "since": 0, "until": 3, "take": 1}, **shared)
         result = worker.step()
         while not result["done"]:
             result = worker.step()

@@ -6,12 +6,17 @@ import pytest
 
 from data.errors import InputError, StorageError
 from mmnet.bucket import Bucket
-from tests.object_store import object_store  # noqa: F401
+from tests.object_store import google_store, object_store  # noqa: F401
+
+
+@pytest.fixture(params=["object_store", "google_store"])
+def store(request):
+    return request.getfixturevalue(request.param)
 
 
 @pytest.fixture
-def bucket(object_store):  # noqa: F811
-    return Bucket(object_store.url("a/b"))
+def bucket(store):
+    return Bucket(store.url("a/b"))
 
 
 def test_a_file_goes_up_and_comes_down_under_its_name(bucket, tmp_path):
@@ -55,6 +60,18 @@ def test_heads_are_the_files_of_one_name_one_folder_down(bucket, tmp_path):
     for name in ("s/study.json", "t/study.json", "u/other", "v/w/study.json", "study.json"):
         bucket.put(tmp_path / "file", name)
     assert bucket.heads("study.json").keys() == {"s/study.json", "t/study.json"}
+
+
+def test_a_small_object_is_read_with_its_age(bucket):
+    bucket.write(b"process 1 on here", ".lock")
+    text, age = bucket.read(".lock")
+    assert text == "process 1 on here" and -2 < age < 600 and bucket.read("other") is None
+
+
+def test_a_place_in_a_bucket_that_does_not_exist_is_not_an_empty_one(store):
+    for act in (Bucket(store.url(bucket="elsewhere")).files, lambda: Bucket(store.url(bucket="elsewhere")).heads("x")):
+        with pytest.raises(StorageError, match="no such bucket: elsewhere; make the bucket first, or correct its name$"):
+            act()
 
 
 @pytest.mark.parametrize("act", [lambda b, p: b.files(), lambda b, p: b.heads("x"), lambda b, p: b.put(p, "x")])

@@ -10,7 +10,7 @@ from data.errors import InputError, StorageError
 from mmnet import hold as module
 from mmnet.bucket import Bucket
 from mmnet.hold import STALE, Hold, is_gone
-from mmnet.mirror import Mirror
+from mmnet.mirror import Mirror, TakenOver
 from mmnet.records import TrialWriter
 from tests.mmnet.test_records import CONFIG, new_trial
 from tests.object_store import object_store  # noqa: F401
@@ -110,6 +110,38 @@ def test_a_worker_that_outlived_its_driver_writes_nothing_into_a_study_that_anot
             with suppress(StorageError) if unsent else refused:
                 write()
             assert everything(mirror) == before, what
+
+
+def test_of_two_workers_of_a_run_with_one_trial_only_the_one_that_it_was_given_to_last_writes(place, taken, monkeypatch, tmp_path):
+    mirror, _ = taken
+    monkeypatch.setenv("MMNET_CACHE", str(tmp_path / "cache"))
+    of_worker = TrialPlace(mirror.folder, url=mirror.bucket.url if mirror.bucket else "", run=mirror.run)
+
+    def take_up(number):
+        mirror.hand_out(mirror.folder / "trials" / "0000", number)
+        worker = of_worker.mirror()
+        folder = worker.folder / "trials" / "0000"
+        worker.trial = folder, number
+        of_worker.take_up(worker, folder)
+        writer, trial = TrialWriter(folder, 0, {}, CONFIG, worker), new_trial()
+        writer.load(trial)
+        return writer, trial
+
+    first, trial = take_up(1)
+    next(trial)
+    first.report(trial)
+    second, again = take_up(2)  # the machine of the first one was cut off
+    for _ in again:
+        second.report(again)
+    second.status("done", "")
+    before = everything(mirror)
+    next(trial)
+    writes = (lambda: first.save(trial), lambda: first.status("done", ""), lambda: first.finish(trial), lambda: first.rewind(trial))
+    for write in writes[: 3 if mirror.bucket else 4]:  # not every epoch is sent to a store at once
+        with pytest.raises(TakenOver, match="trial 0000 was given to another process; this one writes no more"):
+            write()
+        assert everything(mirror) == before
+    mirror.check_run()  # the run itself goes on
 
 
 def test_a_run_that_was_taken_over_does_not_take_the_study_back_or_let_it_go(place, taken, monkeypatch):

@@ -85,7 +85,7 @@ def test_a_trial_whose_process_was_lost_is_the_next_one_given_out_with_what_it_w
     searcher.suggest("b")
     searcher.on_trial_result("a", result(1, 0.7))
     searcher.on_trial_complete("a", None, error=True)
-    assert not searcher.exhausted and searcher.suggest("a again") == told
+    assert not searcher.exhausted and searcher.suggest("a again") == told | {"take": 3}
     assert searcher.suggest("c")["number"] == 2
 
 
@@ -115,7 +115,7 @@ def test_an_interrupted_trial_stays_running_and_is_taken_up_again(tmp_path, stud
     searcher.on_trial_complete("a", result(2, 0.6))
     assert study.trials[0].state == TrialState.RUNNING
     again, rebuilt = restarted([record(tmp_path, 0, "running", [0.7, 0.6])], get_space("smoke", BASE))
-    assert again.suggest("b") == {"number": 0, "params": {"optim.lr": 1e-3, "dropout.classifier": 0.5}, "since": 0, "until": 9}
+    assert again.suggest("b") == {"number": 0, "params": {"optim.lr": 1e-3, "dropout.classifier": 0.5}, "since": 0, "until": 9, "take": 1}
     again.on_trial_result("b", result(2, 0.6))  # its last epoch is said again
     again.on_trial_complete("b", result(3, 0.5, finished=True))
     (trial,) = rebuilt.trials
@@ -301,7 +301,7 @@ def test_trials_rest_at_a_rung_and_the_best_goes_on_from_there(study):
         to(searcher, name, asked, score)
     assert [trial.state for trial in study.trials] == [TrialState.PRUNED] * 3
     again = searcher.suggest("d")
-    assert again == first[1] | {"since": 1, "until": 3}
+    assert again == first[1] | {"since": 1, "until": 3, "take": 4}
     assert [trial.state for trial in study.trials] == [TrialState.PRUNED, TrialState.RUNNING, TrialState.PRUNED]
     assert searcher.suggest("e")["number"] == 3  # nobody else is among the best third
 
@@ -360,7 +360,7 @@ def test_a_search_that_is_stopped_at_any_step_goes_on_as_if_it_had_not_been(tmp_
                     [*(r for n, r in records.items() if n != number), before], SMOKE, levels=LEVELS, trials=12, sampler=sampler
                 )
                 step_again = searcher.suggest(f"{step} again")
-                assert step_again == asked | {"since": 0}  # its last epoch is said again
+                assert step_again == asked | {"since": 0, "take": 1}  # its last epoch is said again
                 to(searcher, f"{step} again", step_again, score)
             else:
                 to(searcher, str(step), asked, score)

@@ -11,6 +11,7 @@ import torch
 
 from data.splits import make_splits
 from mmnet.crossval import TrainingError
+from mmnet.mirror import Mirror, TakenOver
 from mmnet.records import read_trial
 from tests.mmnet.tiny import tiny_config
 from tuning.trainable import MMNetTrainable, failure_reason, trial_name
@@ -19,17 +20,17 @@ from tuning.trial_place import TrialPlace
 PARAMS = {"optim.lr": 1e-3}
 
 
-def asked(number=0, params=PARAMS, since=0, until=3):
-    return {"number": number, "params": params, "since": since, "until": until}
+def asked(number=0, params=PARAMS, since=0, until=3, take=1):
+    return {"number": number, "params": params, "since": since, "until": until, "take": take}
 
 
 @pytest.fixture
 def worker(synthetic_dataset, tmp_path):
-    def start(params=PARAMS, number=0, since=0, until=3, **config):
+    def start(params=PARAMS, number=0, since=0, until=3, take=1, **config):
         splits = make_splits(synthetic_dataset.table, folds=2, test_fraction=0.0, grouping="case", seed=0)
         trainable = MMNetTrainable.__new__(MMNetTrainable)
         shared = {"dataset": synthetic_dataset, "splits": splits, "base": tiny_config(config), "place": TrialPlace(tmp_path), "threads": 1}
-        trainable.setup(asked(number, params, since, until), **shared)
+        trainable.setup(asked(number, params, since, until, take), **shared)
         return trainable
 
     return start
@@ -172,3 +173,33 @@ def test_a_resting_trial_whose_checkpoint_is_gone_begins_again(worker, tmp_path)
     again = worker(since=1)
     assert [again.step()["epoch"] for _ in range(3)] == [1, 2, 3]
     assert read_trial(tmp_path / "trials" / "0000").epochs[0]["metrics"] == first["metrics"]
+
+
+@pytest.mark.parametrize("alone", [1, 2])
+def test_a_worker_that_was_held_to_be_lost_and_comes_back_changes_nothing(worker, tmp_path, alone):
+    """In the middle, or with the epoch that ends the trial; while the other one trains, or when it is done."""
+    folder = tmp_path / "trials" / "0000"
+    whole, lost = worker(number=1), worker()
+    expected = [whole.step()["metrics"] for _ in range(3)]
+    for _ in range(alone):
+        lost.step()
+    Mirror(tmp_path).hand_out(folder, 2)
+    other, done = worker(take=2), False
+    while not done:
+        done = other.step()["done"]
+        left = files(folder)
+        with pytest.raises(TakenOver, match="trial 0000 was given to another process"):
+            lost.step()
+        lost.cleanup()
+        assert files(folder) == left
+    record = read_trial(folder)
+    assert record.status == "done" and [line["metrics"] for line in record.epochs] == expected
+    left = files(folder)
+    late = worker(take=1)  # it had the trial, and was cut off before its first step
+    with pytest.raises(TakenOver):
+        late.step()
+    assert files(folder) == left
+
+
+def files(folder):
+    return {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*") if path.is_file()}

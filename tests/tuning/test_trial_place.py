@@ -7,12 +7,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import ray
+import torch
 from ray.cluster_utils import Cluster
 from rich.console import Console
 
 from data.errors import InputError, StorageError
 from data.splits import make_splits
 from data.store import load_dataset
+from mmnet.backbones import build_backbone
 from mmnet.bucket import Bucket
 from mmnet.config import Config
 from mmnet.mirror import Mirror
@@ -25,7 +27,7 @@ from tuning import trial_place
 from tuning.cluster import joining
 from tuning.settings import StudySettings
 from tuning.study import run_study
-from tuning.trial_place import MARKER, TrialPlace, marked, reachable, require_shared, require_weights, seen_by_nodes
+from tuning.trial_place import MARKER, TrialPlace, marked, reachable, require_shared, require_weights, seen_by_nodes, weights_read
 
 
 def test_a_folder_that_every_node_sees_is_taken(tmp_path):
@@ -58,13 +60,41 @@ def test_weights_to_fine_tune_that_a_node_lacks_are_an_error_that_names_it_befor
     model = Config().with_values({"model.frozen": False, "model.weights": "/weights.safetensors"} | asked).model
     monkeypatch.setattr(trial_place, "seen_by_nodes", lambda file: {"a": True, f"b without {file}": False})
     if asked:
-        require_weights(model)
+        assert weights_read(model) == ""
+        require_weights("")
         return
     with pytest.raises(
-        InputError, match=r"^--weights /weights.safetensors: no such file on b without /weights.safetensors, .* --frozen"
+        StorageError, match=r"^--weights /weights.safetensors: no such file on b without /weights.safetensors, .* --frozen"
     ) as error:
-        require_weights(model)
+        require_weights(weights_read(model))
     assert "\n" not in str(error.value)
+
+
+def test_a_node_that_joined_later_and_lacks_the_weights_says_so_before_its_first_epoch(tmp_path):
+    place = TrialPlace(tmp_path / "s", weights=str(tmp_path / "w.safetensors"))
+    with pytest.raises(StorageError, match=rf"^--weights {tmp_path}/w.safetensors: no such file on .* --frozen"):
+        place.take_up(place.mirror(), tmp_path / "s" / "trials" / "0000")
+    (tmp_path / "w.safetensors").touch()
+    place.take_up(place.mirror(), tmp_path / "s" / "trials" / "0000")
+
+
+@pytest.mark.slow
+def test_weights_that_a_node_lacks_end_the_study_with_that_line_and_no_trial_has_failed(synthetic_dataset, tmp_path, monkeypatch):
+    """The node that joined later is this one, which loses the file when the study has begun."""
+    splits = make_splits(synthetic_dataset.table, folds=2, test_fraction=0.0, grouping="case", seed=0)
+    config, weights = tiny_config({"model.backbone": "timm:test_vit"}), tmp_path / "w.pth"
+    torch.save(build_backbone(config.model, 32, 0).body.model.state_dict(), weights)
+    put = study_module.tune.with_parameters
+
+    def put_and_forget(trainable, **parameters):
+        weights.unlink()
+        return put(trainable, **parameters)
+
+    monkeypatch.setattr(study_module.tune, "with_parameters", put_and_forget)
+    config, study = config.with_values({"model.weights": str(weights)}), StudySettings(name="s", output=tmp_path, trials=4)
+    with pytest.raises(InputError, match=f"^--weights {weights}: no such file on ") as error:
+        run_study(study, heads(2, 4), config, (), synthetic_dataset, splits, Console(quiet=True))
+    assert "\n" not in str(error.value) and read_trials(study.folder) == []
 
 
 def test_a_node_that_joined_later_and_sees_no_marker_says_so_before_its_first_epoch(tmp_path):
