@@ -13,8 +13,6 @@ from mmnet.command_line import OUTPUT, OUTPUT_HELP, Parser, run_verb, say
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from mmnet.config import Config
-
 # part -> (module of analysis, noun of its write_ and print_ functions, help)
 PARTS = {
     "table": (
@@ -50,6 +48,7 @@ def main() -> int:
     from rich.console import Console
 
     from data.errors import InputError
+    from mmnet.members import member_names
     from mmnet.mirror import CHECKPOINTS
     from mmnet.study_folder import checked_study, fetch_study
 
@@ -67,6 +66,14 @@ def main() -> int:
         predict(study, arguments.data, console)
         mirror.store(console)
         return 0
+    members = member_names(about)
+    if members:
+        console.print(
+            f"judged    the mean of its {len(members)} members ({', '.join(members)}); learning curves, magnitude and Grad-CAM look at the first, "
+            f"{members[0]} (trial 0000), ensembles at each",
+            highlight=False,
+            soft_wrap=True,
+        )
     for part in chosen or PARTS:
         try:
             run_part(part, study, about, arguments.data, console)
@@ -91,13 +98,14 @@ def with_networks(
     study: Path, about: dict[str, Any], data: str | None, console: Console, write: Callable[..., Any], *, pixels: bool
 ) -> Any:
     """Call `write` with the development patients of a study (pixels, or what its networks take) and the configuration of its models."""
+    from analysis.networks import study_networks
     from data.dataset import same_data
     from data.errors import DataError
     from data.splits import Splits
     from mmnet.command_line import prepare
     from mmnet.device import best_device
 
-    config, device = model_config(study), best_device()
+    config, device = study_networks(study)[0].config, best_device()
     wanted = config.with_values({"model.frozen": False}) if pixels else config
     prepared = prepare(wanted, data or about["data"]["path"], console, device.type, Splits.from_json(about["splits"]))
     if not same_data(prepared.dataset.fingerprint, about["data"]["fingerprint"]):
@@ -110,13 +118,14 @@ def with_networks(
 
 def predict(study: Path, data: str, console: Console) -> None:
     """Score new patients. A file that cannot be used is left out and named."""
+    from analysis.networks import study_networks
     from analysis.new_patients import check_new, predict_patients, print_predictions, usable
     from data.store import load_dataset
     from mmnet.command_line import progress_bar
     from mmnet.device import best_device
     from mmnet.features import with_features
 
-    config, device = model_config(study), best_device()
+    config, device = study_networks(study)[0].config, best_device()
     with progress_bar(console, "decoding images") as progress:
         dataset = load_dataset(data, config.data.image_size, "skip", progress, labelled=False)
     dataset = usable(dataset, config.data.magnifications)
@@ -124,22 +133,7 @@ def predict(study: Path, data: str, console: Console) -> None:
     if config.model.frozen:
         with progress_bar(console, f"features of {config.model.backbone}") as progress:
             dataset = with_features(dataset, config, device.type, progress)
-    print_predictions(predict_patients(study, dataset, config, device), console)
-
-
-def model_config(study: Path) -> Config:
-    """The configuration of the networks in models/. Raises InputError where a study has no such networks."""
-    from analysis.predictions import chosen_trial
-    from data.errors import InputError
-    from mmnet.config import Config
-    from mmnet.study_folder import read_study
-
-    about = read_study(study)
-    if about.get("nested"):
-        raise InputError(f"study {study.name} is nested: each outer fold has networks of its own; train with main.py without --nested")
-    if about.get("repeats"):
-        raise InputError(f"study {study.name} is of repeats, each with networks of its own; train with main.py without --repeats")
-    return Config().with_values(chosen_trial(study).config)
+    print_predictions(predict_patients(study, dataset, device), console)
 
 
 if __name__ == "__main__":

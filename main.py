@@ -1,4 +1,4 @@
-"""Train one configuration of MMNet on patient-wise folds, then judge it once on the sealed test. `python main.py --help`."""
+"""Train one configuration of MMNet, or several for their mean, on patient-wise folds, then judge it once on the sealed test. `python main.py --help`."""
 
 from __future__ import annotations
 
@@ -42,6 +42,11 @@ def main() -> int:
     kept = study.about.get("settings", {})
     outer, repeats = nested_folds(arguments.nested, kept), wanted_repeats(arguments.repeats, kept)
     singles = single_magnifications(arguments.single_mag, study.config, kept)
+    if study.members and (outer or repeats or singles):
+        raise InputError(
+            "--nested, --repeats and --single-mag: expected one configuration, got a folder of several, whose mean is judged; "
+            "pass one of its files by --config"
+        )
     if arguments.again and (outer or repeats):
         raise InputError(
             "--again: nested and repeated cross-validation leave the sealed test closed; give it to the training of one configuration"
@@ -51,11 +56,13 @@ def main() -> int:
         raise InputError("--again: the study has no sealed test; it was made with --test-fraction 0; leave --again out")
     if repeats:
         trials, nested = planned_repeats(study, prepared, repeats), []
+    elif study.members:
+        trials, nested = planned_members(study, prepared), []
     else:
         trials, nested = planned_trials(study, prepared, outer, singles)
     study.write(
         prepared,
-        settings={"nested": outer, "repeats": repeats, "single_magnifications": singles},
+        settings={"nested": outer, "repeats": repeats, "single_magnifications": singles, "members": study.members},
         nested=[splits.to_json() for splits in nested],
         repeats=[trial.splits.to_json() for trial in trials] if repeats else [],
     )
@@ -88,11 +95,17 @@ def conclude(study, prepared, nested, repeats, singles, again: bool, device, con
 
         print_repeats(write_repeats(study.path), study.path, console)
         return
-    from analysis.summary import print_summary, write_results
+    from analysis.summary import print_cost, print_summary, write_results
 
     best = write_results(study.path)
     assert best is not None
-    print_summary(study.path, best, console, time.monotonic() - started)
+    if study.members:
+        from analysis.members import print_mean, write_mean
+
+        print_mean(write_mean(study.path), console)
+        print_cost(study.path, console, time.monotonic() - started)
+    else:
+        print_summary(study.path, best, console, time.monotonic() - started)
     if singles:
         from analysis.single_magnification import print_comparison, write_comparison
 
@@ -100,7 +113,7 @@ def conclude(study, prepared, nested, repeats, singles, again: bool, device, con
     if prepared.splits.test:
         from analysis.sealed_test import open_sealed_test, print_sealed_test
 
-        openings, new = open_sealed_test(study.path, prepared.dataset, prepared.splits, study.config, device, again=again)
+        openings, new = open_sealed_test(study.path, prepared.dataset, prepared.splits, device, again=again)
         print_sealed_test(study.path, openings, new, console)
 
 
@@ -177,6 +190,21 @@ def planned_trials(study, prepared, outer: int | None, singles: list[int]):
         PlannedTrial(number, {}, config, development, splits, f"outer fold {number + 1} of {outer}") for number, splits in enumerate(nested)
     ]
     return trials, nested
+
+
+def planned_members(study, prepared):
+    """Every member of a mean on the same folds."""
+    from mmnet.build import build_network
+    from mmnet.training import PlannedTrial
+
+    development = prepared.development
+    trials = [
+        PlannedTrial(number, params, study.config.with_values(params), development, prepared.splits, f"member {name}")
+        for number, (name, params) in enumerate(study.members.items())
+    ]
+    for trial in trials:
+        build_network(trial.config, development, trial.config.seed)  # what cannot be built is an error now, not after hours
+    return trials
 
 
 def planned_repeats(study, prepared, repeats: int):

@@ -31,19 +31,21 @@ def main() -> int:
     arguments = parse()
     from rich.console import Console
 
+    from mmnet.members import member_names
     from mmnet.mirror import CHECKPOINTS, EVENTS, WEIGHTS
     from mmnet.study_folder import checked_study, fetch_study
 
     console, leave = Console(markup=False), (CHECKPOINTS, EVENTS, WEIGHTS)
     mirror = fetch_study(arguments.output, arguments.study, leave=leave)
     study = mirror.folder
-    checked_study(study)
+    about = checked_study(study)
     if arguments.verb == "report":
         from analysis.report import write_report
         from analysis.trust import print_trust
 
         page, trust = write_report(study)
-        print_trust(trust, console)
+        if not member_names(about):  # a mean was not chosen among its members
+            print_trust(trust, console)
         console.print(f"report: {page}", highlight=False, soft_wrap=True)
     elif arguments.verb == "export":
         from analysis.export import print_export, write_export

@@ -20,6 +20,7 @@ from rich.console import Console
 from torch import Tensor
 
 from analysis.figure import GREY, save_figure
+from analysis.networks import study_networks
 from analysis.predictions import Level, Predictions, chosen_trial, require_agreement, trial_predictions
 from analysis.tables import narrow_table
 from data.augment import shrink, to_float
@@ -90,11 +91,12 @@ def hottest_share(heat: np.ndarray, area: float) -> float:
 
 def networks_on_pixels(study: Path, images: Dataset, config: Config, device: torch.device) -> list[MMNet]:
     """The fold networks of a study with their backbones, in evaluation mode; a frozen study saved the heads only."""
+    folder = study_networks(study)[0].folder
     if not config.model.frozen:
-        return [network.eval() for network in load_networks(study / "models", config, images, device)]
+        return [network.eval() for network in load_networks(folder, config, images, device)]
     backbone = build_backbone(config.model, config.input_size, config.seed).eval()
     shape = (0, channels_of(backbone, config.input_size), 1, 1)
-    heads = load_networks(study / "models", config, replace(images, images=None, features=np.empty(shape, np.float16)), device)
+    heads = load_networks(folder, config, replace(images, images=None, features=np.empty(shape, np.float16)), device)
     return [MMNet([backbone.to(device)], network.head).eval() for network in heads]
 
 

@@ -27,6 +27,7 @@ from analysis.missing import (
     scores_of,
     showing,
 )
+from analysis.networks import study_networks
 from analysis.predictions import Predictions, chosen_trial, read_arrays, require_agreement, trial_predictions
 from analysis.tables import interval_text, narrow_table, write_table
 from data.dataset import Dataset
@@ -140,7 +141,8 @@ def write_magnifications(study: Path, development: Dataset, config: Config, devi
             f"study {study.name} has one magnification, {predictions.magnifications[0]}X: there is nothing to compare (eval skips this); "
             "train with two or more by --magnifications"
         )
-    judge = out_of_fold_judge(load_networks(study / "models", config, development, device), development, config, device, predictions)
+    networks = load_networks(study_networks(study)[0].folder, config, development, device)
+    judge = out_of_fold_judge(networks, development, config, device, predictions)
     everything = judge(predictions.rows, predictions.fold)
     require_agreement(study, trial, everything, predictions.probability)
     rng = np.random.default_rng(config.seed)

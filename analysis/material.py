@@ -16,6 +16,7 @@ from analysis.sealed_test import read_openings
 from analysis.thresholds import thresholds_report, write_thresholds_table
 from data.dataset import Dataset, same_data
 from data.views import MISSING
+from mmnet.members import member_names
 from mmnet.records import TrialRecord, read_trials
 from mmnet.study_folder import read_study
 
@@ -25,8 +26,8 @@ _FOLDERS = re.compile(r"(?<![\w.…])(?:~|[A-Za-z]:)?(?:[\\/][^\\/:;,'\"()<>\n]+
 class Judged(NamedTuple):
     """The out-of-fold predictions that the report looks at, and what was computed of them."""
 
-    name: str  # the trial, or "outer folds" of a nested study
-    record: TrialRecord  # the trial (of a nested study: its first fold)
+    name: str  # the trial, "outer folds" of a nested study, or "mean of …" of the members of a mean
+    record: TrialRecord  # the trial (of a nested study: its first fold; of a mean: its first member)
     predictions: Predictions
     performance: dict[str, Any]  # `performance_report`
     curves: dict[str, dict[str, dict[str, Curve]]]  # `study_curves`
@@ -93,6 +94,10 @@ def _judge(study: Path, about: dict[str, Any], records: list[TrialRecord], trust
         if not records or not all((record.folder / "held_out.npz").exists() for record in records):
             return None
         name, record, predictions = "outer folds", records[0], study_predictions(study)
+    elif members := member_names(about):
+        if len(records) < len(members) or not all((record.folder / "predictions.npz").exists() for record in records):
+            return None
+        name, record, predictions = f"mean of {', '.join(members)}", records[0], study_predictions(study)
     else:
         found = standing_trial(about, records)
         if is_search(about) and trust["ready"]:

@@ -1,4 +1,4 @@
-"""Patients that no network saw: the mean of the fold models, one row a patient, and how far the fold models agree."""
+"""Patients that no network saw: the mean of the fold models (of all members of a mean), one row a patient, and how far the fold models agree."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from rich.console import Console
 
+from analysis.networks import predict_all, study_networks
 from analysis.performance import NAMES, performance_intervals
 from analysis.predictions import Level, study_predictions
 from analysis.tables import interval_text, narrow_table, write_table
@@ -17,9 +18,7 @@ from data.errors import DataError, LeakageError, shortlist
 from data.sources import UNKNOWN
 from data.splits import Splits
 from mmnet.command_line import say
-from mmnet.config import Config
 from mmnet.metrics import patient_mean
-from mmnet.predict import predict_ensemble
 from mmnet.records import write_json
 from mmnet.study_folder import read_study
 
@@ -59,13 +58,16 @@ def usable(dataset: Dataset, magnifications: tuple[int, ...]) -> Dataset:
     return replace(dataset.select_rows(there), skipped={**dataset.skipped, **reasons})
 
 
-def predict_patients(study: Path, dataset: Dataset, config: Config, device: torch.device) -> dict[str, Any]:
+def predict_patients(study: Path, dataset: Dataset, device: torch.device) -> dict[str, Any]:
     """predictions.csv of a study: one row a patient; predictions.json: of what, and how good. `dataset` as `usable` returns it, with features where the backbone is frozen."""
-    by_model, views, index = predict_ensemble(study / "models", config, dataset, device)  # (K, V)
+    networks = study_networks(study)
+    config = networks[0].config
+    by_member, views, index = predict_all(networks, dataset, device)  # (T, K, V)
+    by_model = np.concatenate(by_member)
     known = study_predictions(study).level("patient")
     threshold = max_balanced_accuracy(known.probability, known.label)
     patient = index.patients[views.patient]
-    models = np.stack([patient_mean(single, patient)[0] for single in by_model])  # (K, P), patients sorted as in the index
+    models = np.stack([patient_mean(single, patient)[0] for single in by_model])  # (T K, P), patients sorted as in the index
     mean, spread = models.mean(0), models.std(0, ddof=1)
     table = dataset.table
     case_of, subtype_of = table.of_patients("case"), table.of_patients("subtype")
@@ -107,6 +109,7 @@ def predict_patients(study: Path, dataset: Dataset, config: Config, device: torc
         "fingerprint": dataset.fingerprint,
         "synthetic": dataset.synthetic or read_study(study)["data"]["synthetic"],
         "models": len(by_model),
+        "members": [one.member for one in networks if one.member],
         "threshold": threshold,
         "incomplete": int((images == 0).any(1).sum()),  # patients that lack a magnification
         "metrics": {name: interval._asdict() for name, interval in metrics.items()},
@@ -119,8 +122,9 @@ def predict_patients(study: Path, dataset: Dataset, config: Config, device: torc
 
 def print_predictions(report: dict[str, Any], console: Console) -> None:
     synthetic = " (SYNTHETIC DATA)" if report["synthetic"] else ""
+    of = f" of {len(report['members'])} members" if report["members"] else ""
     table = narrow_table(
-        f"{len(report['rows'])} new patients{synthetic}, mean of {report['models']} fold models of study {report['study']}",
+        f"{len(report['rows'])} new patients{synthetic}, mean of {report['models']} fold models{of} of study {report['study']}",
         ("patient", "label", "probability", "sd of models", "call at 0.5", f"at {report['threshold']:.2f}"),
     )
     for row in report["rows"][:ROWS_SHOWN]:

@@ -4,7 +4,7 @@ A view's probability is what the network said. An image's is the mean over the v
 over its views. All arrays of a level have one entry a unit.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,6 +13,7 @@ import numpy as np
 from analysis.leaderboard import standing_trial
 from data.errors import InputError
 from data.views import MISSING
+from mmnet.members import member_names
 from mmnet.metrics import patient_mean
 from mmnet.records import TrialRecord, read_trials
 from mmnet.study_folder import read_study
@@ -64,7 +65,7 @@ class Predictions:
 
 
 def chosen_trial(study: Path) -> TrialRecord:
-    """The trial that stands for a study, see `standing_trial`. Raises InputError without one."""
+    """The trial that stands for a study, see `standing_trial`; of a mean its first member. Raises InputError without one."""
     found = standing_trial(read_study(study), read_trials(study))
     if found is None:
         raise InputError(f"study {study}: no trial has a score yet; let it run, or --resume it")
@@ -107,9 +108,31 @@ def require_agreement(study: Path, trial: TrialRecord, again: np.ndarray, on_rec
         )
 
 
+def member_predictions(study: Path) -> dict[str, Predictions]:
+    """{member: its out-of-fold predictions at its best epoch} of a study of several. Raises InputError while one is not trained."""
+    names, records = member_names(read_study(study)), read_trials(study)
+    if len(records) < len(names):
+        raise InputError(f"study {study}: {len(records)} of its {len(names)} members have begun; let it run, or --resume it")
+    return {name: trial_predictions(record) for name, record in zip(names, records, strict=True)}
+
+
+def mean_of(members: dict[str, Predictions]) -> Predictions:
+    """The mean of the members' probabilities, view by view. Raises InputError where two were not judged on the same views."""
+    first, one = next(iter(members.items()))
+    for name, other in members.items():
+        if not all(np.array_equal(getattr(one, column), getattr(other, column)) for column in ("rows", "patient", "fold", "label")):
+            raise InputError(
+                f"members {first} and {name}: judged on other views or folds ({len(one.label)} and {len(other.label)} views), so they have "
+                "no mean; train them together by main.py --config FOLDER"
+            )
+    return replace(one, probability=np.mean([member.probability for member in members.values()], axis=0))
+
+
 def study_predictions(study: Path) -> Predictions:
-    """Of the trial that stands for a study, or of all outer folds of a nested one (a fold is an outer fold then)."""
+    """Of the trial that stands for a study, of the mean of its members, or of all outer folds of a nested one (a fold is an outer fold then)."""
     about = read_study(study)
+    if member_names(about):
+        return mean_of(member_predictions(study))
     if not about.get("nested"):
         return trial_predictions(chosen_trial(study))
     parts = [read_arrays(record.folder / "held_out.npz") for record in read_trials(study)]

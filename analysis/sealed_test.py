@@ -19,7 +19,6 @@ from data.dataset import Dataset, same_images
 from data.errors import InputError
 from data.splits import Splits
 from mmnet.command_line import say
-from mmnet.config import Config
 from mmnet.metrics import evaluate_one, patient_mean
 from mmnet.records import write_json
 
@@ -47,9 +46,9 @@ def read_openings(study: Path) -> list[dict[str, Any]]:
 
 
 def open_sealed_test(
-    study: Path, dataset: Dataset, splits: Splits, config: Config, device: torch.device, *, again: bool = False
+    study: Path, dataset: Dataset, splits: Splits, device: torch.device, *, again: bool = False
 ) -> tuple[list[dict[str, Any]], bool]:
-    """(all openings, whether the last is new): the ensemble of fold models on the sealed patients.
+    """(all openings, whether the last is new): the ensemble of fold models, of all members of a mean, on the sealed patients.
 
     Opened by the first call, and by a later one only with `again`. Intervals are 95 % percentile bootstraps over cases,
     stratified by class.
@@ -57,15 +56,17 @@ def open_sealed_test(
     openings = read_openings(study)
     if openings and not again:
         return openings, False
-    from mmnet.predict import predict_ensemble  # with torch, which whoever only reads the openings does without
+    from analysis.networks import predict_all, study_networks  # with torch, which whoever only reads the openings does without
 
     sealed = dataset.select_patients(splits.test)
-    by_model, views, index = predict_ensemble(study / "models", config, sealed, device)
+    networks = study_networks(study)
+    by_member, views, index = predict_all(networks, sealed, device)  # (T, K, V)
+    by_model = np.concatenate(by_member)
     probability = by_model.mean(0)
     patient, label = index.patients[views.patient], index.label[views.patient]
     case_of = sealed.table.of_patients("case")
     case = np.array([case_of[name] for name in patient.tolist()])
-    rng = np.random.default_rng(config.seed)
+    rng = np.random.default_rng(networks[0].config.seed)
     intervals = {name: bootstrap_interval(name, probability, label, patient, case, rng=rng, count=RESAMPLES)._asdict() for name in METRICS}
     mean, first = patient_mean(probability, patient)
     result = {
@@ -82,6 +83,9 @@ def open_sealed_test(
         "fold_models": [{name: evaluate_one(name, single, label, patient) for name in METRICS} for single in by_model],
         "interval": f"95 % percentile bootstrap over cases, stratified by class, {RESAMPLES} resamples",
     }
+    if len(networks) > 1:
+        means = zip(networks, by_member.mean(1), strict=True)
+        result["members"] = {one.member: {name: evaluate_one(name, mean, label, patient) for name in METRICS} for one, mean in means}
     openings.append(result)
     write_json(study / "results" / "sealed_test.json", openings)
     return openings, True
@@ -120,16 +124,19 @@ def print_sealed_test(study: Path, openings: list[dict[str, Any]], new: bool, co
         )
     malignant = sum(row["label"] for row in result["patients"])
     synthetic = " (SYNTHETIC DATA)" if result["synthetic"] else ""
+    members = result.get("members", {})
+    of = f"mean of the {len(result['fold_models'])} fold models of {len(members)} members" if members else "mean of the fold models"
     table = Table(
-        title=f"sealed test{synthetic}: {len(result['patients'])} patients of {result['cases']} cases ({malignant} malignant), {result['views']} views, mean of the fold models",
+        title=f"sealed test{synthetic}: {len(result['patients'])} patients of {result['cases']} cases ({malignant} malignant), {result['views']} views, {of}",
         title_justify="left",
     )
-    for column in ("metric", "value", "95 % interval", "one fold model"):
+    for column in ("metric", "value", "95 % interval", "one fold model", *members):
         table.add_column(column, justify="left" if column == "metric" else "right")
     for name, row in result["metrics"].items():
         value, low, high = ("–" if row[key] is None else f"{row[key]:.3f}" for key in ("value", "low", "high"))
         single = [model[name] for model in result["fold_models"] if model[name] is not None]
-        table.add_row(name, value, f"{low} to {high}", f"{min(single):.3f} to {max(single):.3f}" if single else "–")
+        beside = ("–" if of_one[name] is None else f"{of_one[name]:.3f}" for of_one in members.values())
+        table.add_row(name, value, f"{low} to {high}", f"{min(single):.3f} to {max(single):.3f}" if single else "–", *beside)
     console.print(table)
     if any(row["low"] == row["high"] for row in result["metrics"].values()):
         console.print("an interval without width does not mean certainty: no resample of so few cases holds a mistake", highlight=False)

@@ -13,18 +13,22 @@ from rich.table import Table
 from analysis.importance import parameter_importance
 from analysis.leaderboard import is_search, standing_trial, write_leaderboard
 from analysis.plots import importance_bars, learning_curves, optimisation_history, parallel_coordinates
-from analysis.predictions import read_arrays
+from analysis.predictions import Predictions, study_predictions, trial_predictions
 from analysis.tables import write_table
 from mmnet.command_line import say
 from mmnet.config import Config, save_config
-from mmnet.metrics import METRICS, patient_mean
+from mmnet.members import member_names
+from mmnet.metrics import METRICS, evaluate
 from mmnet.records import TrialRecord, peak_memory, read_trials, whole_file, write_json
 
 SHOWN = ("log_loss", "auc", "balanced_accuracy", "patient_auc", "patient_balanced_accuracy")
 
 
 def write_results(study: Path) -> TrialRecord | None:
-    """results/, plots/, models/ and best_config.yaml of a study as it stands; returns its best trial, None without one."""
+    """results/, plots/, models/ and best_config.yaml of a study as it stands; returns its best trial, None without one.
+
+    A mean of members has no single best configuration: its folds' results are of the mean, and models/ holds every member's.
+    """
     about = json.loads((study / "study.json").read_text())
     metric, synthetic = about["config"]["metric"], about["data"]["synthetic"]
     records = read_trials(study)
@@ -34,7 +38,12 @@ def write_results(study: Path) -> TrialRecord | None:
     best = standing_trial(about, records)
     if best is None:
         return None
-    write_best(study, best, about)
+    members = dict(zip(member_names(about), records, strict=False))
+    if members:
+        write_models(study, members)
+        write_folds(study, f"mean of {', '.join(members)}", None, study_predictions(study), synthetic)
+    else:
+        write_best(study, best, about)
     learning_curves(records, metric, study / "plots" / "learning_curves.png", synthetic)
     if is_search(about):
         importance = parameter_importance(study / "optuna.db", records, metric)
@@ -45,46 +54,55 @@ def write_results(study: Path) -> TrialRecord | None:
 
 
 def write_best(study: Path, best: TrialRecord, about: dict[str, Any]) -> None:
-    """best_config.yaml, models/ and one JSON a fold; weights of other trials are removed, they only cost space."""
+    """best_config.yaml, models/ and one JSON a fold."""
     config = Config().with_values(best.config)
     note = f"best of study {about['name']}: trial {best.name}, out-of-fold {config.metric} {best.score:.4f} at epoch {best.best['epoch']}"
     note += "\nSYNTHETIC DATA: not for patients" if about["data"]["synthetic"] else ""
     note += "\nthis score chose the configuration, so it is optimistic; judge it on the sealed test: python main.py --config FILE"
     with whole_file(study / "best_config.yaml") as building:
         save_config(config, building, note)
+    write_models(study, {"": best})
+    if (best.folder / "predictions.npz").exists():  # else still running
+        write_folds(study, best.name, best.best["epoch"], trial_predictions(best), about["data"]["synthetic"])
+
+
+def write_models(study: Path, trials: dict[str, TrialRecord]) -> None:
+    """models/<name>/ of each trial; weights of others are removed, they only cost space."""
     shutil.rmtree(study / "models", ignore_errors=True)  # those of another trial do not belong to this configuration
-    if (best.folder / "weights").exists():
-        shutil.copytree(best.folder / "weights", study / "models")
-        for folder in (study / "trials").glob("*/weights"):
-            if folder.parent != best.folder:
-                shutil.rmtree(folder)
-    write_folds(study, best, about["data"]["synthetic"])
+    kept = {name: record.folder / "weights" for name, record in trials.items() if (record.folder / "weights").exists()}
+    for name, folder in kept.items():
+        shutil.copytree(folder, study / "models" / name)
+    for folder in (study / "trials").glob("*/weights") if kept else ():
+        if folder not in kept.values():
+            shutil.rmtree(folder)
 
 
-def write_folds(study: Path, best: TrialRecord, synthetic: bool) -> None:
-    """results/fold_<n>.json: a fold's metrics at the best epoch and the out-of-fold probability of its patients; summary.csv of all folds."""
-    path = best.folder / "predictions.npz"
-    if not path.exists():  # still running
-        return
-    predictions = read_arrays(path)
-    values = fold_values(best, tuple(METRICS))
+def write_folds(study: Path, trial: str, epoch: int | None, predictions: Predictions, synthetic: bool) -> None:
+    """results/fold_<n>.json: a fold's metrics and the out-of-fold probability of its patients; summary.csv of all folds.
+
+    `trial` and `epoch`: whose predictions they are, after which epoch.
+    """
+    numbers = np.unique(predictions.fold)
+    pooled, *folds = (
+        evaluate(predictions.probability[chosen], predictions.label[chosen], predictions.patient[chosen])
+        for chosen in (np.ones(len(predictions.fold), dtype=bool), *(predictions.fold == number for number in numbers))
+    )
+    values = np.array([[fold[name] for name in METRICS] for fold in folds])
     rows = [[number, *row] for number, row in enumerate(values, start=1)]
-    rows += [["mean", *values.mean(0)], ["sd", *values.std(0, ddof=1)], ["pooled", *(best.best["metrics"][name] for name in METRICS)]]
+    rows += [["mean", *values.mean(0)], ["sd", *values.std(0, ddof=1)], ["pooled", *(pooled[name] for name in METRICS)]]
     write_table(study / "results" / "summary.csv", ["fold", *METRICS], [[row[0], *(round(float(v), 6) for v in row[1:])] for row in rows])
-    epoch = best.best["epoch"]
-    probability = predictions["oof"][epoch - 1]
-    for number, metrics in enumerate(best.best["fold_metrics"], start=1):
-        chosen = predictions["fold"] == number - 1
-        mean, first = patient_mean(probability[chosen], predictions["patient"][chosen])
+    level = predictions.level("patient")
+    for number, metrics in enumerate(folds, start=1):
+        part = level.select(level.fold == numbers[number - 1])
         patients = [
             {"patient": str(patient), "label": int(label), "probability": round(float(value), 6)}
-            for patient, label, value in zip(predictions["patient"][chosen][first], predictions["label"][chosen][first], mean, strict=True)
+            for patient, label, value in zip(part.patient, part.label, part.probability, strict=True)
         ]
         write_json(
             study / "results" / f"fold_{number}.json",
             {
                 "fold": number,
-                "trial": best.name,
+                "trial": trial,
                 "epoch": epoch,
                 "synthetic": synthetic,
                 "metrics": metrics,
@@ -99,7 +117,7 @@ def fold_values(record: TrialRecord, names: tuple[str, ...]) -> np.ndarray:
 
 
 def print_summary(study: Path, best: TrialRecord, console: Console, seconds: float) -> None:
-    """The page of text at the end of a run: the best configuration, its numbers, what the study cost, where things are."""
+    """The page of text at the end of a run: the best configuration and its numbers, then `print_cost`."""
     about = json.loads((study / "study.json").read_text())
     records = read_trials(study)
     if about["data"]["synthetic"]:
@@ -126,9 +144,16 @@ def print_summary(study: Path, best: TrialRecord, console: Console, seconds: flo
             soft_wrap=True,
         )
         console.print(f"* chosen by it, so the value of {metric} is optimistic; so, less, are the others", highlight=False)
+    print_cost(study, console, seconds)
+
+
+def print_cost(study: Path, console: Console, seconds: float) -> None:
+    """What a study cost, on which machines, and where things are."""
+    records = read_trials(study)
     count = {status: sum(r.status == status for r in records) for status in ("done", "stopped", "failed", "running")}
     cost = sum(r.fold_epochs for r in records)
-    full = len(records) * about["config"]["optim"]["epochs"] * len(values)
+    folds = max(len(r.best["fold_metrics"]) for r in records if r.epochs)
+    full = sum(r.config["optim"]["epochs"] for r in records) * folds
     console.print(
         f"cost: {seconds:.0f} s this run; {cost} fold-epochs of {full} without early stopping; {count['done']} trials done, {count['stopped']} stopped early, "
         f"{count['failed']} failed" + (f", {count['running']} unfinished" if count["running"] else ""),
@@ -147,7 +172,9 @@ def print_summary(study: Path, best: TrialRecord, console: Console, seconds: flo
         reasons = sorted({r.reason for r in records if r.status == "failed"})
         console.print("failed because: " + "; ".join(reasons[:3]), highlight=False, soft_wrap=True)
     console.print(
-        f"results: {study}/results, figures: {study}/plots, best configuration: {study}/best_config.yaml\n"
+        f"results: {study}/results, figures: {study}/plots"
+        + (f", best configuration: {study}/best_config.yaml" if (study / "best_config.yaml").exists() else "")
+        + "\n"
         f"compare trials: tensorboard --logdir {study}/trials",
         highlight=False,
         soft_wrap=True,

@@ -14,6 +14,7 @@ from analysis.leaderboard import best_trial
 from analysis.tables import narrow_table
 from data.errors import InputError
 from mmnet.config import text_of
+from mmnet.members import member_names
 from mmnet.records import TrialRecord, read_trial
 from mmnet.study_folder import read_study
 
@@ -51,7 +52,9 @@ def planned(about: dict[str, Any]) -> int:
     settings = about.get("settings", {})
     if about["verb"] == "tune":
         return settings["trials"]
-    return settings.get("repeats") or settings.get("nested") or 1 + len(settings.get("single_magnifications", []))
+    return (
+        settings.get("repeats") or settings.get("nested") or len(member_names(about)) or 1 + len(settings.get("single_magnifications", []))
+    )
 
 
 def ended(about: dict[str, Any], records: list[TrialRecord]) -> str:

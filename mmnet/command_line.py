@@ -84,7 +84,11 @@ def add_shared_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--name", metavar="STUDY", help="name of the study; default: made of the time")
     parser.add_argument("--output", metavar="PLACE", help=f"{OUTPUT_HELP} (default: {OUTPUT})")
-    parser.add_argument("--config", metavar="FILE", help="base configuration: a YAML file, or the name of one in configs/")
+    parser.add_argument(
+        "--config",
+        metavar="FILE",
+        help="base configuration: a YAML file, or the name of one in configs/; for main.py also a folder of several, whose mean is judged",
+    )
     parser.add_argument(
         "--set", metavar="KEY=VALUE", action="append", default=[], help="set any configuration field, such as loss.gamma=2; repeatable"
     )
@@ -107,19 +111,42 @@ def overrides(arguments: argparse.Namespace) -> dict[str, Any]:
 
 def base_config(arguments: argparse.Namespace, synthetic: bool) -> Config:
     """Defaults, then --config (for the embedded data: its preset), then flags, then --set. Raises ConfigError."""
-    from mmnet.config import Config, load_config
+    from mmnet.config import Config, ConfigError, load_config
 
     name = arguments.config or (SYNTHETIC if synthetic else None)
-    config = Config() if name is None else load_config(_config_file(name))
+    files = [] if name is None else _config_files(name)
+    if len(files) > 1:
+        raise ConfigError(f"--config {name}: a folder of several configurations is for main.py; expected one YAML file")
+    config = load_config(files[0]) if files else Config()
     return config.with_values(overrides(arguments))
 
 
-def _config_file(name: str) -> Path:
+def base_configs(arguments: argparse.Namespace, synthetic: bool) -> dict[str, Config]:
+    """{"": `base_config`}, or where --config is a folder of several files {name of a member: its configuration}. Raises ConfigError."""
+    from mmnet.config import load_config
+    from mmnet.members import require_same_folds
+
+    files = _config_files(arguments.config) if arguments.config else []
+    if len(files) < 2:
+        return {"": base_config(arguments, synthetic)}
+    members = {file: load_config(file).with_values(overrides(arguments)) for file in files}
+    require_same_folds(members)
+    return {file.name.removesuffix(".yaml"): config for file, config in members.items()}
+
+
+def _config_files(name: str) -> list[Path]:
+    """A YAML file, a preset, or the YAML files of a folder by name."""
     from mmnet.config import ConfigError
 
-    for path in (Path(name).expanduser(), PRESETS / f"{name}.yaml"):
+    given = Path(name).expanduser()
+    for path in (given, PRESETS / f"{name}.yaml"):
         if path.is_file():
-            return path
+            return [path]
+    if given.is_dir():
+        files = sorted(path for path in given.iterdir() if path.suffix in (".yaml", ".yml") and not path.name.startswith("."))
+        if not files:
+            raise ConfigError(f"--config {name}: no YAML file in that folder; expected one for each configuration")
+        return files
     presets = ", ".join(sorted(path.stem for path in PRESETS.glob("*.yaml")))
     raise ConfigError(f"--config {name}: no such file; pass a YAML file or one of {presets}")
 

@@ -19,10 +19,22 @@ from rich.console import Console
 from data.dataset import same_data
 from data.errors import DataError, InputError, shortlist
 from data.splits import Splits, case_leaks
-from mmnet.command_line import OUTPUT, SYNTHETIC, Prepared, base_config, describe, open_data, overrides, prepare, resolve_data
-from mmnet.config import AUTO, Config, ConfigError, field_paths, get_value
+from mmnet.command_line import (
+    OUTPUT,
+    SYNTHETIC,
+    Prepared,
+    base_config,
+    base_configs,
+    describe,
+    open_data,
+    overrides,
+    prepare,
+    resolve_data,
+)
+from mmnet.config import AUTO, Config, ConfigError, get_value
 from mmnet.device_kind import untimed
 from mmnet.hold import Hold
+from mmnet.members import differences
 from mmnet.mirror import CHECKPOINTS, Mirror, open_output
 
 FORMAT = 2
@@ -53,6 +65,7 @@ class StudyFolder:
     verb: str  # the command that made it: tune or main
     about: dict[str, Any] = field(default_factory=dict)  # study.json
     mirror: Mirror = field(default=None)  # type: ignore[assignment]  # None: `path` stands in no object store
+    members: dict[str, dict[str, Any]] = field(default_factory=dict)  # of a mean: where each departs from `config`
     _hold: Hold | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
@@ -156,7 +169,15 @@ def open_or_create(arguments: argparse.Namespace, verb: str) -> StudyFolder:
     mirror = open_output(place).study(arguments.name or time.strftime(f"{verb}-%Y%m%d-%H%M%S"))
     if mirror.exists():
         raise InputError(f"study {mirror} exists already; go on with it by --resume, or choose another --name")
-    return StudyFolder(mirror.folder, base_config(arguments, data == SYNTHETIC), data, verb, mirror=mirror)
+    configs = _wanted(arguments, data == SYNTHETIC, verb)
+    base = next(iter(configs.values()))
+    members = {name: differences(base, config) for name, config in configs.items() if name}
+    return StudyFolder(mirror.folder, base, data, verb, mirror=mirror, members=members)
+
+
+def _wanted(arguments: argparse.Namespace, synthetic: bool, verb: str) -> dict[str, Config]:
+    """{name of a member: configuration}, {"": configuration} where there is one; only main.py takes several."""
+    return base_configs(arguments, synthetic) if verb == "main" else {"": base_config(arguments, synthetic)}
 
 
 def _resume(arguments: argparse.Namespace, place: str | Path, verb: str) -> StudyFolder:
@@ -167,18 +188,34 @@ def _resume(arguments: argparse.Namespace, place: str | Path, verb: str) -> Stud
         raise InputError(f"study {path} was made by {about['verb']}: resume it with that command")
     try:
         config = Config().with_values(about["config"])
+        members = about.get("settings", {}).get("members", {})
+        configs = {name: config.with_values(params) for name, params in members.items()} or {"": config}
     except ConfigError as error:
         raise ConfigError(f"study {path}, study.json: {error}; resume it with the version of this software that made it") from error
-    wanted = base_config(arguments, False) if arguments.config else config.with_values(overrides(arguments))
+    if arguments.config:
+        wanted = _wanted(arguments, False, verb)
+    else:
+        wanted = {name: one.with_values(overrides(arguments)) for name, one in configs.items()}
+    if list(wanted) != list(configs):
+        began, given = (f"the members {', '.join(found)}" if "" not in found else "one configuration" for found in (configs, wanted))
+        raise ConfigError(
+            f"study {path} was started with {began}, --config {arguments.config} has {given}; resume it without --config, or start another --name"
+        )
+    for name, one in configs.items():
+        _require_unchanged(f"study {path}{name and f', member {name},'}", one, wanted[name])
+    return StudyFolder(path, config, arguments.data or about["data"]["path"], verb, about, mirror, members)
+
+
+def _require_unchanged(what: str, began: Config, wanted: Config) -> None:
+    """Raises ConfigError naming what differs between the configuration that a study was started with and the one that is wanted."""
     if wanted.optim.precision == AUTO:
-        wanted = wanted.with_values({"optim.precision": config.optim.precision})  # as it was decided
+        wanted = wanted.with_values({"optim.precision": began.optim.precision})  # as it was decided
     if wanted.optim.compile is None:
-        wanted = wanted.with_values({"optim.compile": config.optim.compile})  # likewise
-    changed = [path for path in field_paths() if get_value(wanted, path) != get_value(config, path)]
+        wanted = wanted.with_values({"optim.compile": began.optim.compile})  # likewise
+    changed = differences(began, wanted)
     if changed:
-        listed = ", ".join(f"{key} {get_value(config, key)} -> {get_value(wanted, key)}" for key in changed[:5])
-        raise ConfigError(f"study {path} was started with another configuration ({listed}); resume it unchanged, or start another --name")
-    return StudyFolder(path, config, arguments.data or about["data"]["path"], verb, about, mirror)
+        listed = ", ".join(f"{key} {get_value(began, key)} -> {value}" for key, value in list(changed.items())[:5])
+        raise ConfigError(f"{what} was started with another configuration ({listed}); resume it unchanged, or start another --name")
 
 
 def left_behind(verb: str) -> tuple[str, ...]:

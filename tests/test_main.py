@@ -12,8 +12,11 @@ import numpy as np
 import pytest
 
 from data.errors import InputError
+from mmnet.config import load_config, save_config
+from mmnet.members import differences
 from mmnet.records import read_trials
 from tests import test_verbs
+from tests.mmnet.tiny import tiny_config
 from tests.test_verbs import ROOT, SMALL
 
 pytestmark = pytest.mark.slow
@@ -163,6 +166,78 @@ def test_repeats_train_new_seeds_and_partitions_and_more_can_be_added(run, data,
     assert "repeat 4 of 4: epoch 4/4" in more and "repeat 3 of 4: epoch" not in more
     again = json.loads((study / "results" / "repeats.json").read_text())
     assert again["repeats"][:3] == report["repeats"] and report["metrics"]["auc"]["sd_by_partition"] is not None
+
+
+@pytest.fixture
+def folder(tmp_path_factory):
+    """Two configurations that differ in loss, network and length."""
+    folder = tmp_path_factory.mktemp("recommended_mean")
+    base = tiny_config({"model.hierarchy": "none", "optim.patience": None, "optim.batch_size": 16})
+    for name, values in (("0011", {"loss.gamma": 1.0, "model.width": 16, "optim.epochs": 6}), ("0007", {"optim.epochs": 12})):
+        save_config(base.with_values(values), folder / f"{name}.yaml")
+    return folder
+
+
+def test_a_folder_of_configurations_killed_in_the_middle_goes_on_to_the_same_mean(run, environment, data, folder, tmp_path):
+    options = ["--data", str(data), "--output", str(tmp_path), "--config", str(folder)]
+    shown = run("main.py", "--name", "whole", *options).stdout
+    process = subprocess.Popen(
+        [sys.executable, "-u", "main.py", "--name", "cut", *options], cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None
+    for line in process.stdout:
+        if line.startswith("member 0007: epoch 2/12"):
+            process.kill()
+    assert process.wait(timeout=60) == -signal.SIGKILL
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    assert read_trials(cut)[-1].status == "running" and not (cut / "results").exists()
+    after = run("main.py", "--resume", "--name", "cut", *options).stdout
+    for name in ("mean.json", "mean.csv", "summary.csv", "fold_1.json", "fold_2.json"):
+        assert (whole / "results" / name).read_bytes() == (cut / "results" / name).read_bytes()
+    ((one,), (other,)) = (json.loads((study / "results" / "sealed_test.json").read_text()) for study in (whole, cut))
+    assert one | {"opened": ""} == other | {"opened": ""} and list(one["members"]) == ["0007", "0011"]
+    for text in (shown, after):
+        assert "mean of 2 members (SYNTHETIC DATA)" in text and "fold models of 2 members" in text and "best configuration" not in text
+    judged = run("eval.py", "--output", tmp_path, "--study", "cut", "--table", "--learning-curves", "--magnitude", "--gradcam").stdout
+    assert "the mean of its 2 members (0007, 0011)" in judged and "look at the first, 0007" in judged
+
+
+@pytest.mark.parametrize("option", [("--nested", "3"), ("--repeats", "3"), ("--single-mag", "all")])
+def test_a_folder_of_configurations_is_neither_nested_nor_repeated_nor_divided(monkeypatch, data, folder, tmp_path, option):
+    with pytest.raises(InputError, match="expected one configuration, got a folder of several"):
+        call(monkeypatch, tmp_path, "--data", str(data), "--config", str(folder), *option)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_member_that_cannot_be_built_stops_before_anything_is_written(monkeypatch, data, folder, tmp_path):
+    save_config(load_config(folder / "0011.yaml").with_values({"model.backbone": "timm:nothing"}), folder / "0030.yaml")
+    with pytest.raises(InputError, match="timm:nothing"):
+        call(monkeypatch, tmp_path, "--data", str(data), "--config", str(folder))
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("files", "expected"),
+    [
+        (("0007", "0030"), "was started with the members 0007, 0011, --config {folder} has the members 0007, 0030"),
+        (("0007",), "was started with the members 0007, 0011, --config {folder} has one configuration"),
+        (("0007", "0011"), "s, member 0011, was started with another configuration (loss.gamma 2.0 -> 1.0)"),
+    ],
+)
+def test_a_study_keeps_its_members(monkeypatch, folder, tmp_path, files, expected):
+    base, other = (load_config(folder / f"{name}.yaml") for name in ("0007", "0011"))
+    members = {"0007": {}, "0011": differences(base, other) | {"loss.gamma": 2.0}}
+    (tmp_path / "s").mkdir()
+    about = {"format": 2, "verb": "main", "name": "s", "config": base.to_dict(), "settings": {"nested": None, "members": members}}
+    about |= {"data": {"path": "nowhere", "fingerprint": "", "synthetic": True}}
+    about |= {"splits": {"folds": [], "test": [], "grouping": "case", "source": "generated"}}
+    (tmp_path / "s" / "study.json").write_text(json.dumps(about))
+    save_config(other, folder / "0030.yaml")
+    for file in folder.iterdir():
+        if file.stem not in files:
+            file.unlink()
+    with pytest.raises(InputError, match=re.escape(expected.format(folder=folder))):
+        call(monkeypatch, tmp_path, "--resume", "--name", "s", "--config", str(folder))
 
 
 @pytest.mark.parametrize(

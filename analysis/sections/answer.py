@@ -8,6 +8,7 @@ from analysis.page import Html, Section, bullets, drawn, error_bars, figure, hea
 from analysis.performance import NAMES
 from analysis.tables import interval_text
 from mmnet.config import text_of
+from mmnet.members import member_names
 
 SHOWN = ("log_loss", "auc", "balanced_accuracy", "patient_auc", "patient_balanced_accuracy")
 ROWS = 30  # of the figure of the tie set
@@ -39,8 +40,15 @@ def sentences(material: Material) -> list[str]:
         return trust["sentences"] if trust["ready"] else [f"There is no answer yet: {trust['why'].rstrip('.')}."]
     if judged is None:
         return ["There is no answer yet: no network has been judged on patients that it never saw."]
+    members = member_names(material.about)
     views = judged.performance["levels"]["view"]
     auc = interval_text(**judged.performance["levels"]["patient"]["metrics"]["auc"]["pooled"])
+    if members:
+        return [
+            f"{len(members)} configurations were trained as they were given ({', '.join(members)}); judged is the mean of their predictions.",
+            f"Over patients its out-of-fold AUC is {auc}, with the 95 % interval over {views['cases']} cases.",
+            "How its members do alone stands in results/mean.csv.",
+        ]
     return [
         "One configuration was trained as it was given; nothing was chosen among configurations.",
         f"Over patients its out-of-fold AUC is {auc}, with the 95 % interval over {views['cases']} cases.",

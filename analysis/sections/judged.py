@@ -23,7 +23,8 @@ def not_yet(anchor: str, title: str) -> Section:
 
 def naive_note(material: Material, judged: Judged) -> Html:
     """What the numbers of these parts are, and are not."""
-    of = f"trial {judged.name}" if judged.name != "outer folds" else "the outer folds"
+    several = judged.name.startswith(("outer folds", "mean of "))
+    of = f"the {judged.name}" if several else f"trial {judged.name}"
     chosen = (
         "The trial and its epoch were chosen by such predictions of all trials, so these numbers are optimistic; the corrected ones stand under Answer."
         if material.searched

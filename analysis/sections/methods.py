@@ -138,7 +138,8 @@ def versions(material: Material) -> Section:
 def reproduction_rows(material: Material) -> list[list[str]]:
     """[what, value] of seeds, fingerprint, settings and versions."""
     about, config = material.about, material.about["config"]
-    settings = {name: value for name, value in about.get("settings", {}).items() if value not in (None, [])}
+    settings = {name: value for name, value in about.get("settings", {}).items() if value not in (None, []) and name != "members"}
+    members = about.get("settings", {}).get("members", {})
     rows = [
         ["study", about["name"]],
         ["begun", about.get("created", "not on record")],
@@ -146,6 +147,10 @@ def reproduction_rows(material: Material) -> list[list[str]]:
         ["seed of training and search", str(config["seed"])],
         ["seed of the partition", str(config["data"]["split_seed"])],
         *([name.replace("_", " "), str(value)] for name, value in settings.items()),
+        *(
+            [f"member {name}", ", ".join(f"{path}={_value(path, value)}" for path, value in params.items()) or "the configuration as it is"]
+            for name, params in members.items()
+        ),
     ]
     return rows + [[name, str(version)] for name, version in about.get("versions", {}).items()]
 

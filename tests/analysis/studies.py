@@ -64,6 +64,30 @@ def run_trial(study: Path, number: int, params: dict[str, Any], status: str, *, 
     writer.status(status, reason)
 
 
+MEMBERS: dict[str, dict[str, Any]] = {
+    "0026": {},
+    "0011": {"optim.lr": 3e-2, "model.pool_scales": [1, 3], "sampling.views_per_patient": 3},
+    "0007": {"model.width": 16, "loss.gamma": 1.0, "optim.epochs": 2},
+}
+
+
+def make_mean(study: Path) -> Path:
+    """A finished study of main.py whose members differ in network, loss, sampling and length."""
+    for number, params in enumerate(MEMBERS.values()):
+        run_trial(study, number, params, "done", epochs=CONFIG.with_values(params).optim.epochs)
+    about = {
+        "format": FORMAT,
+        "verb": "main",
+        "name": "mean",
+        "config": CONFIG.to_dict(),
+        "data": {"synthetic": True, "fingerprint": DATASET.fingerprint},
+        "splits": splits().to_json(),
+        "settings": {"nested": None, "repeats": None, "single_magnifications": [], "members": MEMBERS},
+    }
+    (study / "study.json").write_text(json.dumps(about))
+    return study
+
+
 def make_study(study: Path, config: Config = CONFIG) -> Path:
     """Two finished trials, one stopped, one failed after an epoch, one that failed at once, one that never started."""
     run_trial(study, 0, {"optim.lr": 1e-9}, "done", epochs=3)

@@ -44,8 +44,7 @@ def predicted(study, monkeypatch):
     """What predict_patients makes of a data set."""
     monkeypatch.setattr(new_patients, "RESAMPLES", 50)
     write_results(study)
-    config = Config().with_values(chosen_trial(study).config)
-    return lambda dataset: predict_patients(study, dataset, config, CPU)
+    return lambda dataset: predict_patients(study, dataset, CPU)
 
 
 def rows_of(study):

@@ -24,7 +24,7 @@ def opened(study, monkeypatch):
     monkeypatch.setattr(sealed_test, "RESAMPLES", 50)
     write_results(study)
     config = load_config(study / "best_config.yaml")
-    (result,), new = open_sealed_test(study, DATASET, splits(), config, CPU)
+    (result,), new = open_sealed_test(study, DATASET, splits(), CPU)
     assert new
     return study, config, result
 
@@ -49,15 +49,15 @@ def test_it_judges_the_sealed_patients_and_nobody_else(opened):
 
 def test_it_is_recorded_and_never_evaluated_again(opened, monkeypatch):
     study, config, result = opened
-    monkeypatch.setattr("mmnet.predict.predict_ensemble", lambda *_: pytest.fail("evaluated again"))
-    openings, new = open_sealed_test(study, DATASET, splits(), config, CPU)
+    monkeypatch.setattr("analysis.networks.predict_ensemble", lambda *_: pytest.fail("evaluated again"))
+    openings, new = open_sealed_test(study, DATASET, splits(), CPU)
     assert not new and openings == [json.loads(json.dumps(result))]
 
 
 def test_who_insists_opens_it_again_and_both_openings_stay_on_record(opened, monkeypatch):
     study, config, result = opened
     monkeypatch.setattr(sealed_test.time, "strftime", lambda _: "later")
-    openings, new = open_sealed_test(study, DATASET, splits(), config, CPU, again=True)
+    openings, new = open_sealed_test(study, DATASET, splits(), CPU, again=True)
     assert new and openings == read_openings(study) and openings[0] == json.loads(json.dumps(result))
     assert openings[1] == openings[0] | {"opened": "later"} and openings[1]["fingerprint"] == DATASET.fingerprint
     text = shown(study, openings, new)
@@ -68,8 +68,8 @@ def test_who_insists_opens_it_again_and_both_openings_stay_on_record(opened, mon
 def test_the_record_of_an_earlier_version_is_the_first_opening(opened):
     study, config, result = opened
     (study / "results" / "sealed_test.json").write_text(json.dumps(result))
-    assert open_sealed_test(study, DATASET, splits(), config, CPU) == ([json.loads(json.dumps(result))], False)
-    assert len(open_sealed_test(study, DATASET, splits(), config, CPU, again=True)[0]) == 2
+    assert open_sealed_test(study, DATASET, splits(), CPU) == ([json.loads(json.dumps(result))], False)
+    assert len(open_sealed_test(study, DATASET, splits(), CPU, again=True)[0]) == 2
 
 
 def test_another_study_that_looked_at_the_same_patients_is_named(opened):
@@ -90,7 +90,7 @@ def test_a_damaged_record_is_named_and_nothing_is_opened(opened):
     study, config, _ = opened
     (study / "results" / "sealed_test.json").write_text("{")
     with pytest.raises(InputError, match=r"sealed_test.json: damaged .* the only record"):
-        open_sealed_test(study, DATASET, splits(), config, CPU, again=True)
+        open_sealed_test(study, DATASET, splits(), CPU, again=True)
 
 
 def shown(study, openings, new) -> str:
