@@ -21,6 +21,7 @@ from analysis.tie_set import STOPPED as TIE_STOPPED
 from analysis.tie_set import Paired, paired, stopped_p_value, tie_p_values
 from data.errors import InputError
 from mmnet.config import Config, save_config, text_of
+from mmnet.members import member_names
 from mmnet.metrics import METRICS
 from mmnet.records import TrialRecord, read_trials, whole_file, write_json
 from mmnet.study_folder import read_study
@@ -69,6 +70,8 @@ def write_trust(study: Path) -> dict[str, Any]:
         why = "" if fewest >= 2 else f"{fewest} case(s) of one class; expected at least 2 of each"
     except InputError as error:
         why = str(error)
+    if member_names(about):
+        why = "its members were given, not chosen"
     if why:
         report = head | {"why": why}
     else:

@@ -45,7 +45,7 @@ class Worker:
 
         self.imported = memory(os.getpid())
         self.trial = MMNetTrainable.__new__(MMNetTrainable)
-        step = {"number": number, "params": {}, "since": 0, "until": base.optim.epochs}
+        step = {"number": number, "params": {}, "since": 0, "until": base.optim.epochs, "take": number}
         self.trial.setup(step, dataset=dataset, splits=splits, base=base, place=TrialPlace(study), threads=1)
 
     def train(self, epochs: int) -> tuple[int, float]:
