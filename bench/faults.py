@@ -158,7 +158,7 @@ def otherwise(study: Path, trials: int) -> list[str]:
     """What an ended study of so many trials has on record that its configurations do not give when each is trained by itself in peace."""
     about, threads = read_study(study), torch.get_num_threads()
     base, splits = Config().with_values(about["config"]), Splits.from_json(about["splits"])
-    development = prepare(base, about["data"]["path"], Console(quiet=True), torch.device("cpu"), splits).development
+    development = prepare(base, about["data"]["path"], Console(quiet=True), "cpu", splits).development
     records, told = {record.number: record for record in read_trials(study)}, in_database(study)
     found = [f"trial {number} is {'lost' if number < trials else 'new'}" for number in set(range(trials)) ^ set(records)]
     torch.set_num_threads(1)  # as in the search

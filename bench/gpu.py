@@ -21,7 +21,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from bench.frozen import TRIAL, trained
+from bench.frozen import TRIAL, one_after_the_other
 from bench.machine import describe_machine
 from bench.step import CASES, FOLDS, bare_epoch, noise, steps_of, trial_on
 from data.dataset import Dataset
@@ -78,10 +78,10 @@ def fine_tuning(backbone: str, compiled: bool, images: int, size: int, repeats: 
 
 
 def frozen_trial(images: int, epochs: int, pooled: bool) -> dict[str, Any]:
-    """Seconds of an epoch of five folds' heads as one batched computation, and one after the other, by turns."""
+    """Seconds of an epoch of five folds' heads as the product trains them, on a GPU as one batched computation, and one after the other, by turns."""
     dataset = noise(32, images, frozen=True, side=1 if pooled else 7)
     values = {"model.frozen": True, "model.pooled": pooled, "optim.patience": None}
-    trials = [trained(trial_of(dataset, 224, values), dataset, together) for together in (True, False)]
+    trials = [trial_of(dataset, 224, values), one_after_the_other(trial_of(dataset, 224, values), dataset)]
     device = trials[0].device
     peaks = []
     for trial in trials:

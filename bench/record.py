@@ -24,7 +24,6 @@ import optuna
 import torch
 from rich.console import Console
 
-from bench.frozen import trained
 from bench.machine import describe_machine
 from data.dataset import Dataset
 from data.errors import InputError
@@ -145,7 +144,7 @@ def both(plan: Plan, values: dict[str, Any]) -> tuple[np.ndarray, np.ndarray]:
 
 def curves(config: Config, dataset: Dataset, splits: Splits) -> np.ndarray:
     """(E, V) float16, views in the order of `view_order`, which no partition changes."""
-    trial = trained(crossval.run(config, dataset, splits, device="cpu"), dataset, together=True)
+    trial = crossval.run(config, dataset, splits, device=torch.device("cpu"))
     order = view_order(trial)
     return np.stack([report.probability[order] for report in trial]).astype(np.float16)
 
@@ -170,7 +169,7 @@ def save(plan: Plan, path: Path, table: dict[str, Any]) -> None:
     if not table["config"]:
         return
     views = {
-        name: crossval.CrossValidation(plan.base, plan.dataset, splits, "cpu")
+        name: crossval.CrossValidation(plan.base, plan.dataset, splits, torch.device("cpu"))
         for name, splits in (("fold", plan.splits), ("fold_replicate", plan.other_splits))
     }
     first = views["fold"].out_of_fold

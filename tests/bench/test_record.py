@@ -102,7 +102,6 @@ def test_a_probability_belongs_to_its_view(plan):
     config = BASE.with_values({"optim.epochs": 1, "optim.lr": 1e-2})
     found = curves(config, plan.dataset, plan.splits)[0]
     trial = record.crossval.run(config, plan.dataset, plan.splits, device=record.torch.device("cpu"))
-    trial = record.trained(trial, plan.dataset, together=True)
     report = next(trial)
     expected = {int(row): value for row, value in zip(trial.out_of_fold.rows[:, 0], report.probability, strict=True)}
     np.testing.assert_array_equal(found, np.array([expected[row] for row in range(len(found))], np.float16))
