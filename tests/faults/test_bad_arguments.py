@@ -94,7 +94,7 @@ ROWS: list[tuple[str, ...]] = [
     ("tune", "--warm-start nothing", "study nothing: no readable study.json"),
     ("tune", "--warm-start {data}", "study {data}: no readable study.json"),
     ("tune", "--config {root}/nowhere", "--config {root}/nowhere: no such file", "one of published, synthetic"),
-    ("tune", "--config {data}", "--config {data}: no such file"),
+    ("tune", "--config {data}", "--config {data}: no YAML file in that folder"),
     ("tune", "--config /dev/null", "--config /dev/null: no such file"),
     ("tune", "--name ../up", "--name ../up: expected letters"),
     ("tune", "--name .hidden", "--name .hidden"),
