@@ -18,6 +18,7 @@ import io
 import json
 import os
 import platform
+import re
 import resource
 import sys
 import time
@@ -146,6 +147,9 @@ def _disk_error(path: Path, error: Exception) -> StorageError:
     return StorageError.of(path, reason)
 
 
+_BUILDING = re.compile(r"\.\d+\.")  # how the names of `whole_file` begin
+
+
 @contextmanager
 def whole_file(path: Path) -> Iterator[Path]:
     """A file to fill that gets its final name when it is whole. Raises StorageError when the disk is full."""
@@ -157,6 +161,13 @@ def whole_file(path: Path) -> Iterator[Path]:
         raise _disk_error(path, error) from error
     finally:
         building.unlink(missing_ok=True)
+
+
+def sweep(folder: Path) -> None:
+    """Remove what processes that were killed left unfinished below a folder to which none writes any more."""
+    for path in folder.rglob(".*"):
+        if _BUILDING.match(path.name):
+            path.unlink(missing_ok=True)
 
 
 class TrialWriter:

@@ -22,7 +22,7 @@ from data.splits import Splits
 from mmnet.config import Config
 from mmnet.metrics import METRICS
 from mmnet.mirror import CHECKPOINTS, EVENTS, Mirror
-from mmnet.records import TrialRecord, read_trials, record_failure, write_status
+from mmnet.records import TrialRecord, read_trials, record_failure, sweep, write_status
 from search_spaces.space import Space
 from tuning.cluster import joining, resources, shareable
 from tuning.database import StudyDatabase
@@ -310,6 +310,7 @@ def run_study(
         stopper.fail(str(StorageError.of(trials.parent, error.strerror)))
     finally:
         ray.shutdown()  # no process writes to a trial any more
+        sweep(trials)
         joined.close()
         for number, handler in handlers.items():
             signal.signal(number, handler)

@@ -22,6 +22,7 @@ from mmnet.records import (
     read_trial,
     read_trials,
     record_failure,
+    sweep,
     whole_file,
     write_json,
     write_status,
@@ -324,3 +325,11 @@ def test_a_disk_that_fills_within_a_line_leaves_the_lines_before(tmp_path):
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert [line["epoch"] for line in read_trial(tmp_path).epochs] == [1]
+
+
+def test_what_a_killed_process_was_building_goes_and_nothing_else(tmp_path):
+    for name in (".28998.checkpoint.pt", ".7.taken", ".taken", "checkpoint.pt", ".lock"):
+        (tmp_path / "trials" / "0007").mkdir(parents=True, exist_ok=True)
+        (tmp_path / "trials" / "0007" / name).touch()
+    sweep(tmp_path)
+    assert sorted(path.name for path in (tmp_path / "trials" / "0007").iterdir()) == [".lock", ".taken", "checkpoint.pt"]

@@ -84,7 +84,8 @@ def test_ray_up_a_search_on_both_machines_and_ray_down(tmp_path):
             assert asked.returncode != 0 and "Unauthenticated" in asked.stdout, asked.stdout
 
             seen = 'import ray, mmnet; ray.init("auto"); print(mmnet.__file__, len(ray.nodes()), "nodes")'
-            assert "/mmnet-tune/mmnet/__init__.py 2 nodes" in ray(f"exec ~/cluster.yaml {shlex.quote(f'python -c {shlex.quote(seen)}')}")
+            asks = f"exec ~/cluster.yaml {shlex.quote(f'python -c {shlex.quote(seen)}')}"
+            assert wait(120, lambda: "/mmnet-tune/mmnet/__init__.py 2 nodes" in ray(asks)), ray(asks)  # its process runs before it is one
             ray(f"submit ~/cluster.yaml tune_mmnet.py -- --address auto --output /run/shared {' '.join(SEARCH)}")
             check_study(tmp_path / "net" / "shared" / "s")
             assert trained_on(head) and trained_on(worker)
