@@ -12,6 +12,8 @@ import numpy as np
 
 from analysis.bootstrap import paired_difference
 from analysis.ensembles import Candidates, cross_fit, mean_of_best
+from analysis.leaderboard import rank
+from analysis.tables import metric_in_words
 from mmnet.config import Config, save_config
 from mmnet.metrics import METRICS, evaluate
 from mmnet.records import TrialRecord, whole_file
@@ -38,8 +40,7 @@ def judge_mean(candidates: Candidates, records: Sequence[TrialRecord], metric: s
         return None
     places = furthest(records)
     eligible = candidates._replace(names=[candidates.names[place] for place in places], oof=[candidates.oof[place] for place in places])
-    sign = 1 if METRICS[metric] == "min" else -1
-    members = sorted((records[place] for place in places), key=lambda record: sign * record.score)[:MEMBERS]
+    members = rank([records[place] for place in places], metric)[:MEMBERS]
     label, patient = candidates.label, candidates.patient
     honest = cross_fit(eligible, metric, METHODS)
     difference = paired_difference(metric, honest["mean"], honest["single"], label, patient, candidates.case, rng=rng, count=RESAMPLES)
@@ -65,11 +66,11 @@ def write_members(study: Path, records: Mapping[str, TrialRecord], trials: Seque
 
 def mean_in_words(found: Mapping[str, Any], metric: str, study: Path) -> str:
     """The sentence of the answer."""
-    name, d = metric.replace("auc", "AUC").replace("_", " "), found["difference"]
+    d = found["difference"]
     better = d["value"] < 0 if METRICS[metric] == "min" else d["value"] > 0
     first = "Better than any one of them" if better else "Another choice, which was no better here"
     return (
         f"{first}: the mean of trials {', '.join(found['trials'][:-1])} and {found['trials'][-1]} (python main.py --config {study / FOLDER}); where "
-        f"the other folds choose, its {name} is {found['honest'][metric]:.3f} against {found['single'][metric]:.3f} of a single trial "
+        f"the other folds choose, its {metric_in_words(metric)} is {found['honest'][metric]:.3f} against {found['single'][metric]:.3f} of a single trial "
         f"(difference {d['value']:+.3f}, 95 % {d['low']:+.3f} to {d['high']:+.3f})."
     )

@@ -18,6 +18,11 @@ _LATEX = str.maketrans(
 )
 
 
+def metric_in_words(metric: str) -> str:
+    """`patient AUC` for patient_auc, in a sentence."""
+    return metric.replace("auc", "AUC").replace("_", " ")
+
+
 def interval_text(value: float | None, low: float | None, high: float | None, sign: str = "") -> str:
     """`0.912 (0.84–0.97)`, a dash where there is no number; `sign` "+", for differences: `+0.012 (-0.005,+0.030)`."""
     if value is None or value != value:

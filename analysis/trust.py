@@ -15,7 +15,7 @@ from analysis.marginals import marginal_effects
 from analysis.mean_of_best import judge_mean, mean_in_words, write_members
 from analysis.noise_floor import below_noise, cases_needed, expected_gain
 from analysis.recommendation import RULE, choose_simplest, mechanisms_on, simplicity
-from analysis.tables import write_table
+from analysis.tables import metric_in_words, write_table
 from analysis.tie_set import METHOD as TIE_METHOD
 from analysis.tie_set import STOPPED as TIE_STOPPED
 from analysis.tie_set import Paired, paired, stopped_p_value, tie_p_values
@@ -64,14 +64,15 @@ def write_trust(study: Path) -> dict[str, Any]:
     about = read_study(study)
     metric, records = about["config"]["metric"], read_trials(study)
     head = {"format": FORMAT, "ready": False, "synthetic": about["data"]["synthetic"], "metric": metric}
-    try:
-        search = Search(records, metric)
-        fewest = min((search.strata == value).sum() for value in (0, 1))
-        why = "" if fewest >= 2 else f"{fewest} case(s) of one class; expected at least 2 of each"
-    except InputError as error:
-        why = str(error)
     if member_names(about):
         why = "its members were given, not chosen"
+    else:
+        try:
+            search = Search(records, metric)
+            fewest = min((search.strata == value).sum() for value in (0, 1))
+            why = "" if fewest >= 2 else f"{fewest} case(s) of one class; expected at least 2 of each"
+        except InputError as error:
+            why = str(error)
     if why:
         report = head | {"why": why}
     else:
@@ -285,11 +286,7 @@ def sentences(metric: str, report: dict[str, Any], study: Path) -> list[str]:
     params = ", ".join(f"{path}={value:.3g}" if isinstance(value, float) else f"{path}={value}" for path, value in told)
     params += f" and {len(chosen['params']) - len(told)} more" if len(chosen["params"]) > len(told) else ""
     shown = [metric] + (["auc"] if metric != "auc" else [])
-
-    def name(of: str) -> str:
-        return of.replace("auc", "AUC").replace("_", " ")
-
-    scores = " and ".join(f"{name(m)} {rows[m]['value']:.3f} (95 % {rows[m]['low']:.3f} to {rows[m]['high']:.3f})" for m in shown)
+    scores = " and ".join(f"{metric_in_words(m)} {rows[m]['value']:.3f} (95 % {rows[m]['low']:.3f} to {rows[m]['high']:.3f})" for m in shown)
     naive = " and ".join(f"{rows[m]['naive']:.3f}" for m in shown)
     others = ties["size"] - 1
     tie = f"It cannot be told from {others} other full-length trial{'s' * (others != 1)} on these {report['cases']} cases" if others else (

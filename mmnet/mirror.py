@@ -137,13 +137,14 @@ class Mirror:
         if self.bucket is not None:
             self.bucket.write(text.encode(), f"{self._name(folder)}/{TAKEN}")
             return
+        from mmnet.records import whole_file  # here: whoever reads nothing but a lock does without
+
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            building = folder / f".{os.getpid()}{TAKEN}"
-            building.write_text(text)
-            building.replace(folder / TAKEN)
         except OSError as error:
             raise StorageError.of(folder / TAKEN, error.strerror) from error
+        with whole_file(folder / TAKEN) as building:
+            building.write_text(text)
 
     def read_lock(self) -> tuple[str, float] | None:
         """(what the lock says, seconds since it was written); None where there is none."""

@@ -28,6 +28,18 @@ def predictions(trial: Path) -> dict[str, list]:
         return {name: saved[name].tolist() for name in saved.files}
 
 
+def killed(environment: dict[str, str], line: str, options: list[str]) -> None:
+    """Train the study `cut` until main.py prints a line that begins so, and kill it."""
+    process = subprocess.Popen(
+        [sys.executable, "-u", "main.py", "--name", "cut", *options], cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None
+    for said in process.stdout:
+        if said.startswith(line):
+            process.kill()
+    assert process.wait(timeout=60) == -signal.SIGKILL
+
+
 def results(study: Path) -> dict[str, str | dict]:
     """What stands in results/, but for what any second run has of its own: dates, times and memory."""
     found: dict[str, str | dict] = {}
@@ -47,14 +59,7 @@ def results(study: Path) -> dict[str, str | dict]:
 def test_a_training_killed_in_the_middle_goes_on_to_the_same_numbers(run, environment, data, tmp_path):
     options = ["--data", str(data), "--output", str(tmp_path), *SMALL, "--epochs", "30", "--set", "optim.patience=none"]
     run("main.py", "--name", "whole", *options)
-    process = subprocess.Popen(
-        [sys.executable, "-u", "main.py", "--name", "cut", *options], cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True
-    )
-    assert process.stdout is not None
-    for line in process.stdout:
-        if line.startswith("training: epoch 1/30"):
-            process.kill()
-    assert process.wait(timeout=60) == -signal.SIGKILL
+    killed(environment, "training: epoch 1/30", options)
     whole, cut = tmp_path / "whole", tmp_path / "cut"
     (record,) = read_trials(cut)
     assert record.status == "running" and len(record.epochs) < 30 and not (cut / "results").exists()
@@ -181,14 +186,7 @@ def folder(tmp_path_factory):
 def test_a_folder_of_configurations_killed_in_the_middle_goes_on_to_the_same_mean(run, environment, data, folder, tmp_path):
     options = ["--data", str(data), "--output", str(tmp_path), "--config", str(folder)]
     shown = run("main.py", "--name", "whole", *options).stdout
-    process = subprocess.Popen(
-        [sys.executable, "-u", "main.py", "--name", "cut", *options], cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True
-    )
-    assert process.stdout is not None
-    for line in process.stdout:
-        if line.startswith("member 0007: epoch 2/12"):
-            process.kill()
-    assert process.wait(timeout=60) == -signal.SIGKILL
+    killed(environment, "member 0007: epoch 2/12", options)
     whole, cut = tmp_path / "whole", tmp_path / "cut"
     assert read_trials(cut)[-1].status == "running" and not (cut / "results").exists()
     after = run("main.py", "--resume", "--name", "cut", *options).stdout

@@ -75,16 +75,21 @@ def make_mean(study: Path) -> Path:
     """A finished study of main.py whose members differ in network, loss, sampling and length."""
     for number, params in enumerate(MEMBERS.values()):
         run_trial(study, number, params, "done", epochs=CONFIG.with_values(params).optim.epochs)
+    settings = {"nested": None, "repeats": None, "single_magnifications": [], "members": MEMBERS}
+    return write_about(study, "main", "mean", CONFIG, settings=settings)
+
+
+def write_about(study: Path, verb: str, name: str, config: Config, **more: Any) -> Path:
+    """study.json; returns the study."""
     about = {
         "format": FORMAT,
-        "verb": "main",
-        "name": "mean",
-        "config": CONFIG.to_dict(),
+        "verb": verb,
+        "name": name,
+        "config": config.to_dict(),
         "data": {"synthetic": True, "fingerprint": DATASET.fingerprint},
         "splits": splits().to_json(),
-        "settings": {"nested": None, "repeats": None, "single_magnifications": [], "members": MEMBERS},
     }
-    (study / "study.json").write_text(json.dumps(about))
+    (study / "study.json").write_text(json.dumps(about | more))
     return study
 
 
@@ -96,13 +101,4 @@ def make_study(study: Path, config: Config = CONFIG) -> Path:
     run_trial(study, 3, {"optim.lr": 2e-2}, "failed", epochs=1, reason="loss is nan")
     run_trial(study, 4, {"optim.lr": 1.0}, "failed", epochs=0, reason="out of memory")
     (study / "trials" / "0005").mkdir()
-    about = {
-        "format": FORMAT,
-        "verb": "tune",
-        "name": "tiny",
-        "config": config.to_dict(),
-        "data": {"synthetic": True, "fingerprint": DATASET.fingerprint},
-        "splits": splits().to_json(),
-    }
-    (study / "study.json").write_text(json.dumps(about))
-    return study
+    return write_about(study, "tune", "tiny", config)
