@@ -35,8 +35,8 @@ from data.splits import make_splits
 from mmnet import crossval
 from mmnet.command_line import prepare
 from mmnet.config import Config, save_config
+from mmnet.device_kind import untimed
 from mmnet.metrics import evaluate
-from mmnet.precision import decided
 from mmnet.records import TrialRecord, read_trials, write_json
 
 ROOT = Path(__file__).parents[1]
@@ -64,7 +64,7 @@ def main() -> None:
     torch.set_num_threads(1)
     console, out = Console(width=160), arguments.out.resolve()
     console.print(describe_machine(), highlight=False, soft_wrap=True)
-    base, _ = decided(Config().with_values(VALUES | {"model.weights": arguments.weights}), "cpu")
+    base = untimed(Config().with_values(VALUES | {"model.weights": arguments.weights}), "cpu")
     dataset = prepare(base, arguments.data, console, "cpu").dataset  # features are cached before a clock runs
     searches = []
     for seed in range(arguments.seeds):
@@ -189,7 +189,9 @@ def judged(
     searches: list[dict[str, Any]], judge: Callable[[list[dict[str, Any]], int], list[float]], count: int
 ) -> tuple[np.ndarray, np.ndarray]:
     """(of the base (R, J), of what each method recommends (S, M, R, J)) by `judge(configurations, replicate)`; S searches, J judges, R = `count`."""
-    chosen = [[found[OURS]["several"], [found[OURS]["recommended"]], [found[RAY]["recommended"]], found[RAY]["several"]] for found in searches]
+    chosen = [
+        [found[OURS]["several"], [found[OURS]["recommended"]], [found[RAY]["recommended"]], found[RAY]["several"]] for found in searches
+    ]
     params = [[[one["params"] for one in members] for members in row] for row in chosen]
     values = [[[judge(members, number) for members in row] for row in params] for number in range(count)]  # (R, S, M, J)
     return np.array([judge([{}], number) for number in range(count)]), np.array(values).transpose(1, 2, 0, 3)

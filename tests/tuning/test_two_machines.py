@@ -1,5 +1,7 @@
 """The cluster files on two machines that know nothing of each other but an address and a key: `ray up`, a search, `ray down`."""
 
+import json
+import secrets
 import shlex
 import subprocess
 import sys
@@ -9,6 +11,9 @@ from pathlib import Path
 import pytest
 import yaml
 
+from bench.faults import SEARCH as KILLED
+from bench.ray_nodes import GIVEN_UP
+from data.synthetic import generate
 from mmnet.records import read_trials
 from tests.test_imports import ROOT
 from tests.test_verbs import SMALL
@@ -144,3 +149,46 @@ def test_slurms_script_starts_ray_on_all_machines_and_ends_it(tmp_path):
         assert trained_on(head) and trained_on(worker)
         assert list((shared / "user" / ".ray").iterdir()) == []  # the job's secret ended with it
         assert wait(240, lambda: not head.processes("ray/") and not worker.processes("ray/")), worker.processes("ray/")
+
+
+DEAD = 'import ray; ray.init("auto", log_to_driver=False); print(sum(not node["Alive"] for node in ray.nodes()), "dead")'
+JUDGE = "import sys, json; from pathlib import Path; from bench.faults import otherwise; print(json.dumps(otherwise(Path('/run/shared/s'), {})))"
+
+
+def test_a_machine_whose_link_goes_down_and_comes_back_costs_no_trial_and_changes_no_number(tmp_path):
+    """Cut off, it goes on by itself and still writes to the shared folder, while another has its trial."""
+    trials = 80
+    with machines(tmp_path / "net", "head", "first", "second") as (head, first, second):
+        settings = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32), "OMP_NUM_THREADS": "1"} | GIVEN_UP
+
+        def run(machine: Machine, words: str, timeout: float = 300) -> subprocess.CompletedProcess[str]:
+            setting = " ".join(f"{name}={value}" for name, value in settings.items())
+            return machine.run(f"cd {ROOT}; export {setting} PATH={ENVIRONMENT}/bin:$PATH; {words}", timeout)
+
+        joins = f"--address={head.address}:6379 {NODE}"
+        begins = f"--head {NODE.replace('cpus=1', 'cpus=0')} --dashboard-host=127.0.0.1"
+        for machine, words in ((head, begins), (first, joins), (second, joins)):
+            for _ in range(TRIES):
+                started = run(machine, f"ray start --node-ip-address={machine.address} {words}")
+                if started.returncode == 0:
+                    break
+                run(machine, "ray stop")
+            assert started.returncode == 0, started.stdout
+        shared = tmp_path / "net" / "shared"
+        generate(shared / "data", cases=16, images=2, size=32, seed=0)
+        words = f"--address {head.address}:6379 --data /run/shared/data --output /run/shared --name s --trials {trials} {' '.join(KILLED)} --concurrency 2"
+        run(head, f"(python -u tune_mmnet.py {words}; echo status $?) >/run/shared/said 2>&1 &")
+
+        def said() -> str:
+            return (shared / "said").read_text()
+
+        assert wait(200, lambda: said().count("trial ") > 5 and first.processes("ray::_Inner.train")), said()
+        run(first, "ip link set eth0 down")
+        assert wait(120, lambda: "1 dead" in run(head, f"python -c '{DEAD}'").stdout), said()
+        run(first, "ip link set eth0 up")
+        assert "status" not in said(), "the search ended before the machine was back"
+        assert wait(300, lambda: "status" in said()), said()
+        assert said().endswith("status 0\n"), said()
+        assert wait(120, lambda: not first.processes("raylet/raylet")), "who was held to be dead goes on"
+        judged = run(head, f'python -c "{JUDGE.format(trials)}"')
+        assert json.loads(judged.stdout.splitlines()[-1]) == [], judged.stdout
