@@ -17,8 +17,10 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import deque
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -120,7 +122,7 @@ def speed(tiles: list[Path], root: Path, repeats: int, console: Console) -> None
                     persistent_workers=workers > 0,
                     multiprocessing_context="fork" if workers else None,  # a fresh process could not import torchvision by itself
                 )
-                ways[f"DataLoader, {workers} workers, {kind} px"] = (lambda loader=loader: [None for _ in loader], len(listed))
+                ways[f"DataLoader, {workers} workers, {kind} px"] = partial(deque, loader, maxlen=0), len(listed)
         taken: Seconds = {way: [] for way in ways}
         for number in range(repeats + 1):
             for way, (work, _) in ways.items():

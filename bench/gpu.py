@@ -12,6 +12,7 @@ import statistics
 import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
+from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -88,7 +89,7 @@ def frozen_trial(images: int, epochs: int, pooled: bool) -> dict[str, Any]:
         forget_peak(device)
         next(trial)  # warms up
         peaks.append(peak_mib(device))
-    together, apart = np.array([[timed(lambda trial=trial: next(trial), device) for trial in trials] for _ in range(epochs)]).T
+    together, apart = np.array([[timed(partial(next, trial), device) for trial in trials] for _ in range(epochs)]).T
     return {
         "together": float(np.median(together)),
         "one_after_the_other": float(np.median(apart)),

@@ -12,6 +12,7 @@ import sys
 import tempfile
 import threading
 from pathlib import Path
+from typing import Any
 
 import ray
 from rich.console import Console
@@ -80,13 +81,13 @@ def measure(base: Config, dataset: Dataset, splits: Splits, workers: int, consol
     base = base.with_values({"optim.epochs": 2 * workers + 1, "optim.patience": 2 * workers + 1})  # no trial ends meanwhile
     with joining(None) as connected, tempfile.TemporaryDirectory() as place:
         connected.result()
-        shared, started = ray.put(shareable(dataset)), []
+        shared, started = ray.put(shareable(dataset)), list[Any]()
         for count in range(1, workers + 1):
-            worker = ray.remote(Worker).options(num_cpus=0).remote(count, base, shared, splits, Path(place))
+            worker: Any = ray.remote(Worker).options(num_cpus=0).remote(count, base, shared, splits, Path(place))
             started.append(worker)
             trained = ray.get([each.train.remote(2) for each in started])
             torch_alone = memory(alone.pid)
-            rows = [("torch alone", torch_alone, None)]
+            rows: list[tuple[str, dict[str, float], float | None]] = [("torch alone", torch_alone, None)]
             if count == 1:
                 rows.append(("worker 1 before its trial", ray.get(worker.after_import.remote()), None))
             rows += [(f"worker {number}", memory(process), most) for number, (process, most) in enumerate(trained, start=1)]

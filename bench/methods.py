@@ -1,8 +1,10 @@
 """Methods of search that `bench/search.py` compares: a sampler, a scheduler and a rule for what to recommend."""
 
 from collections.abc import Callable
+from typing import cast
 
 import numpy as np
+from ray.tune.experiment import Trial
 from ray.tune.schedulers.async_hyperband import _Bracket
 
 from bench.simulation import Pool
@@ -68,7 +70,8 @@ class Stopping(Rungs):
 
     def report(self, trial: int, epoch: int) -> None:
         super().report(trial, epoch)
-        if epoch < self.levels[-1] and self.bracket.on_result(Named(str(trial)), epoch, -self.rungs[epoch][str(trial)]) != "STOP":
+        named = cast(Trial, Named(str(trial)))
+        if epoch < self.levels[-1] and self.bracket.on_result(named, epoch, -self.rungs[epoch][named.trial_id]) != "STOP":
             self.goes_on[trial] = self.levels[self.levels.index(epoch) + 1]
 
     def next(self, free: int | None) -> tuple[int, int] | None:

@@ -18,6 +18,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from contextlib import ExitStack, chdir
+from functools import partial
 from itertools import count
 from pathlib import Path
 from types import SimpleNamespace
@@ -177,7 +178,7 @@ class Cluster(ResourceManager):
                 self.unreported += 1
             actor.alive = False
             for future, _ in actor.open:
-                self.at(self.now + NOTICED, lambda actor=actor, future=future: actor.fail(future))
+                self.at(self.now + NOTICED, partial(actor.fail, future))
 
     def _come(self) -> None:
         node = next(self._names)

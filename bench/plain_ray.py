@@ -70,16 +70,16 @@ def search(base: Config, dataset: Dataset, splits: Splits, seconds: float, folde
 def about(results: tune.ResultGrid, metric: str) -> dict[str, Any]:
     """What it recommends, what it took, and its best few."""
     best = results.get_best_result("score", METRICS[metric])
-    scored = [result for result in results if result.metrics and "score" in result.metrics]
-    several = sorted(scored, key=lambda result: (1 if METRICS[metric] == "min" else -1) * result.metrics["score"])[:MEMBERS]
-    reported = [result.metrics for result in scored]
+    scored = [result for result in (results[place] for place in range(len(results))) if result.metrics and "score" in result.metrics]
+    several = sorted(map(_choice, scored), key=lambda one: (1 if METRICS[metric] == "min" else -1) * one["score"])[:MEMBERS]
+    reported = [result.metrics for result in scored if result.metrics]
     return {
         "trials": len(reported),
         "full": sum(last["finished"] for last in reported),
         "fold_epochs": sum(last["fold_epochs"] for last in reported),
         "training_seconds": sum(last["time_total_s"] for last in reported),
         "recommended": _choice(best),
-        "several": [_choice(result) for result in several],
+        "several": several,
     }
 
 

@@ -9,6 +9,7 @@ they missed, and able alone, in that order?
 import argparse
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -43,7 +44,7 @@ def planted(knowledge: dict[int, float], cases: int, seed: int, folder: Path) ->
     return dataset, build_splits(dataset.table, None, folds=FOLDS, test_fraction=0.0, grouping="case", seed=seed)
 
 
-def train(dataset: Dataset, splits: Splits, **values: object) -> CrossValidation:
+def train(dataset: Dataset, splits: Splits, values: dict[str, Any]) -> CrossValidation:
     config = Config().with_values(BASE | values)
     trial = crossval.run(config, dataset.select_magnifications(config.data.magnifications), splits, device=torch.device("cpu"))
     for _ in trial:
@@ -69,7 +70,7 @@ def fused_against_single(cases: int, seed: int, console: Console) -> None:
     knowledge = dict.fromkeys(MAGNIFICATIONS, 0.8)
     with tempfile.TemporaryDirectory() as folder:
         dataset, splits = planted(knowledge, cases, seed, Path(folder))
-        fused = train(dataset, splits, seed=seed)
+        fused = train(dataset, splits, {"seed": seed})
         oof = fused.out_of_fold
         case_of = dataset.table.of_patients("case")
         case = np.array([case_of[patient] for patient in oof.patient.tolist()])
@@ -90,7 +91,7 @@ def fused_against_single(cases: int, seed: int, console: Console) -> None:
             "all four", f"{best_auc(knowledge):.3f}", f"{best.metrics['log_loss']:.3f}", f"{best.metrics['patient_auc']:.3f}", "", ""
         )
         for magnification in MAGNIFICATIONS:
-            single = train(dataset, splits, seed=seed, **{"data.magnifications": [magnification]})
+            single = train(dataset, splits, {"seed": seed, "data.magnifications": [magnification]})
             report = single.history[single.history[-1].best_epoch - 1]
             assert np.array_equal(single.out_of_fold.patient, oof.patient)
             gains = [
@@ -106,21 +107,21 @@ def fused_against_single(cases: int, seed: int, console: Console) -> None:
 
 def know_nothing(cases: int, seeds: int, console: Console) -> None:
     table = Table(title=f"one magnification knows nothing, the others 1.0; {cases} cases, mean of {seeds} seeds", title_justify="left")
-    for column in (
+    for title in (
         "knows nothing",
         "patient AUC",
         *(f"weight {m}X" for m in MAGNIFICATIONS),
         "log loss when it is masked",
         "… when another is",
     ):
-        table.add_column(column, justify="right")
+        table.add_column(title, justify="right")
     for blind in MAGNIFICATIONS:
         column = MAGNIFICATIONS.index(blind)
         knowledge = {m: 0.0 if m == blind else 1.0 for m in MAGNIFICATIONS}
         found = []
         for seed in range(seeds):
             with tempfile.TemporaryDirectory() as folder:
-                trial = train(*planted(knowledge, cases, seed, Path(folder)), seed=seed)
+                trial = train(*planted(knowledge, cases, seed, Path(folder)), {"seed": seed})
                 report = trial.history[-1]
                 drops = changes_when_masked(trial)
                 found.append([report.metrics["patient_auc"], *report.importance.mean(0), drops[column], np.delete(drops, column).mean()])
@@ -137,7 +138,7 @@ def planted_order(cases: int, seeds: int, console: Console) -> None:
         missed, alone, weights, aucs = [], [], [], []
         for seed in range(seeds):
             with tempfile.TemporaryDirectory() as folder:
-                trial = train(*planted(knowledge, cases, seed, Path(folder)), seed=seed, **{"augment.masking": masking})
+                trial = train(*planted(knowledge, cases, seed, Path(folder)), {"seed": seed, "augment.masking": masking})
             missed.append(changes_when_masked(trial))
             alone.append([score_showing(trial, [m]) for m in range(len(MAGNIFICATIONS))])
             aucs.append([score_showing(trial, [m], "patient_auc") for m in range(len(MAGNIFICATIONS))])

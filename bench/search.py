@@ -5,7 +5,9 @@ epoch; `config` (C,) JSON; `fold`, `label` (V,); `oof_replicate` (C, V), the sam
 """
 
 import argparse
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -16,7 +18,7 @@ from bench.product import Product
 from bench.recorded import Table, load, subset
 from bench.simulation import Found, Pool, simulate
 
-METHODS = OURS | {"promotion, TPE": Product} | PEERS
+METHODS: dict[str, Callable[[Pool, int], Any]] = OURS | {"promotion, TPE": Product} | PEERS
 BUDGETS = (405, 810, 1350, 2700, 5400)  # fold-epochs
 STEP = 135  # fold-epochs between two looks at what is recommended
 GOALS = (15, 10, 6)  # percentiles to reach

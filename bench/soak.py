@@ -14,7 +14,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections import Counter
 from contextlib import suppress
 from pathlib import Path
 
@@ -66,7 +65,7 @@ def size(folder: Path) -> float:
 
 
 def sample(driver: int, study: Path) -> dict[str, float]:
-    row: Counter[str] = Counter(dict.fromkeys(MEMORY, 0.0))
+    row = dict.fromkeys(MEMORY, 0.0)
     row["driver"] = memory(driver)
     session = None
     for process in descendants(driver):
@@ -80,7 +79,7 @@ def sample(driver: int, study: Path) -> dict[str, float]:
     row["trials"] = sum(1 for _ in os.scandir(study / "trials")) if (study / "trials").exists() else 0
     row["study"] = size(study)
     row["session"] = size(session) if session else 0.0
-    return dict(row)
+    return row
 
 
 def watch(process: subprocess.Popen, study: Path, seconds: float, path: Path) -> list[dict[str, float]]:

@@ -5,6 +5,7 @@ the manual of Ray Tune gives: a function trainable that reports each epoch, Optu
 """
 
 import argparse
+import logging
 import os
 import statistics
 import tempfile
@@ -49,7 +50,7 @@ def stock(trials: int, config: Config, dataset: Dataset, splits: Splits, folder:
         for report in crossval.run(config.with_values(params), dataset, splits):
             tune.report({"score": report.score})
 
-    ray.init(num_cpus=1, logging_level="ERROR", log_to_driver=False, include_dashboard=False)
+    ray.init(num_cpus=1, logging_level=logging.ERROR, log_to_driver=False, include_dashboard=False)
     try:
         space = {"optim.lr": tune.loguniform(1e-4, 1e-2), "dropout.classifier": tune.uniform(0, 0.75)}
         tune.Tuner(

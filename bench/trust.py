@@ -70,7 +70,7 @@ class OfClass(NamedTuple):
     views: np.ndarray  # numbers of views of a patient that occur
 
     def take(self, rows: np.ndarray) -> "OfClass":
-        return OfClass(*(column[rows] for column in self[:-1]), self.views)
+        return self._replace(**{name: getattr(self, name)[rows] for name in self._fields[:-1]})
 
     @property
     def variance(self) -> np.ndarray:
@@ -222,7 +222,7 @@ def main() -> None:
     curves = read_curves(arguments.curves)
     classes = [] if arguments.part == "recorded" else estimate(curves)
     classes = without_effect(classes) if arguments.part == "null" else classes
-    begun, studies = time.perf_counter(), []
+    begun, studies = time.perf_counter(), list[dict[str, Any]]()
     while len(studies) < arguments.studies and time.perf_counter() - begun < arguments.seconds:
         if arguments.part == "recorded":
             studies.append(recorded(curves, arguments.configurations, arguments.metric, rng))

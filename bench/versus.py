@@ -19,6 +19,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -70,12 +71,12 @@ def main() -> None:
     for seed in range(arguments.seeds):
         folder = out / f"seed-{seed}"
         config = base.with_values({"seed": seed})
-        searches.append(once(folder / "found.json", lambda c=config, f=folder: side_by_side(c, arguments.data, arguments.minutes, f)))
+        searches.append(once(folder / "found.json", partial(side_by_side, config, arguments.data, arguments.minutes, folder)))
         console.print(f"seed {seed}: {json.dumps(searches[-1])}", highlight=False, soft_wrap=True)
 
     def judge(members: list[dict[str, Any]], number: int) -> list[float]:
         configs = [fresh(base, params, number) for params in members]
-        return judge_mean([once(out / "replicates" / f"{digest(c)}.json", lambda c=c: replicate(c, dataset)) for c in configs])
+        return judge_mean([once(out / "replicates" / f"{digest(c)}.json", partial(replicate, c, dataset)) for c in configs])
 
     for count in range(1, arguments.replicates + 1):  # a block of all at a time: what is compared is paired also where it is cut off
         reference, values = judged(searches, judge, count)

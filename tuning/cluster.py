@@ -10,7 +10,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -55,7 +55,7 @@ def _connect(address: str | None) -> None:
     import ray
 
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # a lost worker is retried, and told by the progress view
-    quiet = {"logging_level": logging.ERROR, "log_to_driver": False}
+    quiet: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
     try:
         if address is None:
             with _fewer_processes():
@@ -76,8 +76,9 @@ def _fewer_processes() -> Iterator[None]:
 
     `ray start` has the options --no-monitor and --include-log-monitor, `ray.init` lacks them: they go in where both fill in the rest.
     """
-    from ray._private import parameter
+    from ray._private import parameter as module
 
+    parameter: Any = module  # of no kind that could be replaced
     complete = parameter.RayParams
     parameter.RayParams = partial(complete, no_monitor=True, include_log_monitor=False)
     try:

@@ -10,6 +10,7 @@ import sqlite3
 from collections.abc import Iterable
 from contextlib import closing
 from pathlib import Path
+from typing import Literal
 
 import optuna
 from optuna.distributions import distribution_to_json
@@ -42,7 +43,7 @@ class StudyDatabase:
         """Open the file, or make it. Raises InputError when it is no study that Optuna can open, StorageError when the disk is full."""
         self._path = path
         self._written: set[int] = set()  # numbers whose parameters are in the file
-        direction = "minimize" if METRICS[metric] == "min" else "maximize"
+        direction: Literal["minimize", "maximize"] = "minimize" if METRICS[metric] == "min" else "maximize"
         try:
             if path.exists():
                 optuna.create_study(storage=f"sqlite:///{path}", study_name=name, direction=direction, load_if_exists=True)
@@ -118,4 +119,4 @@ def _make(path: Path, name: str, direction: str) -> None:
 
 def _utc(moment: datetime.datetime | None) -> str | None:
     """Local time as Optuna's storage keeps it."""
-    return moment and moment.astimezone(datetime.UTC).strftime("%Y-%m-%d %H:%M:%S.%f")
+    return None if moment is None else moment.astimezone(datetime.UTC).strftime("%Y-%m-%d %H:%M:%S.%f")

@@ -94,7 +94,7 @@ class StudySearcher(Searcher):
         waiting = self._again or self._unfinished or self._left > 0 or self._ladder.promoted(self._away, FINALISTS)
         return not (self._numbers or self._cut_off or waiting)
 
-    def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
+    def suggest(self, trial_id: str) -> dict[str, Any] | str | None:  # type: ignore[override]  # Ray takes FINISHED, a text, too
         """None: not before a running trial has ended."""
         suggestion = self._next(trial_id)
         if isinstance(suggestion, dict):

@@ -33,7 +33,11 @@ class MMNetTrainable(tune.Trainable):
     not tried again; a lost process is, by Ray. One that was only held to be lost raises TakenOver, which nobody hears.
     """
 
-    def setup(self, config: dict[str, Any], *, dataset: Dataset, splits: Splits, base: Config, place: TrialPlace, threads: int) -> None:
+    _rests: bool
+
+    def setup(  # type: ignore[override]
+        self, config: dict[str, Any], *, dataset: Dataset, splits: Splits, base: Config, place: TrialPlace, threads: int
+    ) -> None:  # what is shared comes by tune.with_parameters
         import torch
 
         torch.set_num_threads(threads)
@@ -100,6 +104,7 @@ class MMNetTrainable(tune.Trainable):
                     self._save()
                     self._writer.status("stopped", f"rests at epoch {report.epoch}, below the best 1/η so far")
                 return report.line() | {"rests": self._rests, "done": report.finished or self._rests}
+        assert self._failure is not None
         return self._failure | {"done": True, "finished": False}
 
     def cleanup(self) -> None:
