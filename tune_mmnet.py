@@ -106,7 +106,10 @@ def main() -> int:
     planned = isinstance(space, Ablation)
     levels = () if planned or settings.scheduler == NO_RUNGS else rungs(study.config.optim.epochs, settings.eta)
     if arguments.dry_run:
+        from mmnet.backbones import check_backbone
+
         study.prepare(console, None)
+        check_backbone(study.config.model, study.config.input_size)
         print_plan(console, settings, space, study.config, levels, dimensions=True)
         return 0
     with joining(settings.address) as connected:

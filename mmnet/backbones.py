@@ -76,6 +76,12 @@ def build_backbone(config: ModelConfig, image_size: int, seed: int) -> Backbone:
         return _torchvision(config)
 
 
+def check_backbone(config: ModelConfig, image_size: int) -> None:
+    """Raises ConfigError, as `build_backbone` would; weights of the hub are not asked for."""
+    hub = config.weights == "imagenet" and config.backbone != "tiny"
+    build_backbone(replace(config, weights=None) if hub else config, image_size, seed=0)
+
+
 def obtainable(names: tuple[str, ...], config: ModelConfig, image_size: int) -> dict[str, str]:
     """{name: ""} of those backbones that can be built here with the configuration's weights, {name: reason} of the others."""
     reasons = {}
