@@ -78,7 +78,7 @@ def _fewer_processes() -> Iterator[None]:
     """
     from ray._private import parameter as module
 
-    parameter: Any = module  # of no kind that could be replaced
+    parameter: Any = module  # a class cannot be replaced in a module that mypy knows
     complete = parameter.RayParams
     parameter.RayParams = partial(complete, no_monitor=True, include_log_monitor=False)
     try:
