@@ -289,6 +289,11 @@ def checked_study(path: Path) -> dict[str, Any]:
             raise InputError(
                 f"study {path}: study.json is damaged: {place} is {reprlib.repr(value)}, expected {kind.__name__}; restore it from a copy"
             )
+    members = about.get("settings", {}).get("members", {})  # only of a mean
+    if not isinstance(members, dict) or not all(isinstance(params, dict) for params in members.values()):
+        raise InputError(
+            f"study {path}: study.json is damaged: settings.members is {reprlib.repr(members)}, expected dicts by name; restore it from a copy"
+        )
     return about
 
 

@@ -115,6 +115,8 @@ for place, value, *words in (
     ("splits", {}, "splits.folds is None, expected list"),
     ("splits.folds", 3, "splits.folds is 3, expected list"),
     ("settings", [], "settings is [], expected dict"),
+    ("settings.members", 3, "settings.members is 3, expected dicts by name"),
+    ("settings.members", {"0001": 3}, "settings.members is {'0001': 3}, expected dicts by name"),
 ):
     add(
         (*BOTH, LOOK),
