@@ -152,7 +152,7 @@ def test_slurms_script_starts_ray_on_all_machines_and_ends_it(tmp_path):
 
 
 DEAD = 'import ray; ray.init("auto", log_to_driver=False); print(sum(not node["Alive"] for node in ray.nodes()), "dead")'
-JUDGE = "import sys, json; from pathlib import Path; from bench.faults import otherwise; print(json.dumps(otherwise(Path('/run/shared/s'), {})))"
+JUDGE = "import json; from pathlib import Path; from bench.faults import otherwise; print(json.dumps(otherwise(Path('/run/shared/s'), {})))"
 
 
 def test_a_machine_whose_link_goes_down_and_comes_back_costs_no_trial_and_changes_no_number(tmp_path):
