@@ -22,8 +22,10 @@ def test_a_search_that_is_killed_three_times_ends_with_the_numbers_of_one_left_i
 def test_so_does_one_whose_nodes_die_or_are_cut_off_and_come_back(tmp_path):
     data, rng = generate(tmp_path / "data", cases=16, images=2, size=32, seed=0), random.Random(0)  # noqa: S311
     with Nodes(2) as nodes:
+        search(data, tmp_path, "peace", 28, [], rng, nodes=nodes)
         done = search(data, tmp_path, "war", 28, list(OF_A_CLUSTER), rng, nodes=nodes)
     assert done == dict.fromkeys(OF_A_CLUSTER, 1)
+    assert differences(tmp_path / "peace", tmp_path / "war") == []
     assert otherwise(tmp_path / "war", 28) == []
 
 
