@@ -8,7 +8,7 @@ import ray
 
 from tests.test_imports import ROOT
 from tests.tuning.ssh_hosts import Machine, machines, missing
-from tests.tuning.test_two_machines import ENVIRONMENT, SEARCH, TRIES, check_study, wait
+from tests.tuning.test_two_machines import ENVIRONMENT, SEARCH, check_study, start_ray, wait
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(missing() != "", reason=missing())]
 HEAD = "f" * 51 + "00000"  # how Ray's fake provider, whose nodes are processes, calls its head
@@ -48,12 +48,7 @@ def test_nodes_come_when_trials_wait_and_go_when_none_are_left(tmp_path):
         completed = cloud.run(f"cp -rn {place}/* ~/fake/ && mount --bind ~/fake {place}", 60)
         assert completed.returncode == 0, completed.stdout
         options = "--head --num-cpus=0 --object-store-memory=200000000 --dashboard-host=127.0.0.1 --autoscaling-config=~/cluster.yaml"
-        for _ in range(TRIES):
-            started = cloud.run(f"PATH={ENVIRONMENT}/bin:$PATH; {FAKE} RAY_AUTH_MODE=disabled ray start {options}", 300)
-            if started.returncode == 0:
-                break
-            cloud.run(f"{ENVIRONMENT}/bin/ray stop", 120)
-        assert started.returncode == 0, started.stdout
+        start_ray(cloud, f"{FAKE} RAY_AUTH_MODE=disabled", options)
         assert nodes(cloud) == (1, 1)
 
         search = f"{ENVIRONMENT}/bin/python tune_mmnet.py --address auto --output /run/shared {' '.join(SEARCH)}"

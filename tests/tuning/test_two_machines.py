@@ -47,6 +47,16 @@ def cluster_file(head: Machine, worker: Machine) -> str:
     return yaml.safe_dump(cluster)
 
 
+def start_ray(machine: Machine, setting: str, options: str) -> None:
+    """`ray start` with environment variables, so that a busy machine has several tries."""
+    for _ in range(TRIES):
+        started = machine.run(f"export {setting} PATH={ENVIRONMENT}/bin:$PATH; ray start {options}", 300)
+        if started.returncode == 0:
+            return
+        machine.run(f"{ENVIRONMENT}/bin/ray stop", 120)
+    raise AssertionError(started.stdout)
+
+
 def wait(seconds: float, condition) -> bool:
     """Whether something became true in time."""
     deadline = time.monotonic() + seconds
@@ -160,20 +170,15 @@ def test_a_machine_whose_link_goes_down_and_comes_back_costs_no_trial_and_change
     trials = 80
     with machines(tmp_path / "net", "head", "first", "second") as (head, first, second):
         settings = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32), "OMP_NUM_THREADS": "1"} | GIVEN_UP
+        setting = " ".join(f"{name}={value}" for name, value in settings.items())
 
-        def run(machine: Machine, words: str, timeout: float = 300) -> subprocess.CompletedProcess[str]:
-            setting = " ".join(f"{name}={value}" for name, value in settings.items())
-            return machine.run(f"cd {ROOT}; export {setting} PATH={ENVIRONMENT}/bin:$PATH; {words}", timeout)
+        def run(machine: Machine, words: str) -> subprocess.CompletedProcess[str]:
+            return machine.run(f"cd {ROOT}; export {setting} PATH={ENVIRONMENT}/bin:$PATH; {words}", 300)
 
         joins = f"--address={head.address}:6379 {NODE}"
         begins = f"--head {NODE.replace('cpus=1', 'cpus=0')} --dashboard-host=127.0.0.1"
         for machine, words in ((head, begins), (first, joins), (second, joins)):
-            for _ in range(TRIES):
-                started = run(machine, f"ray start --node-ip-address={machine.address} {words}")
-                if started.returncode == 0:
-                    break
-                run(machine, "ray stop")
-            assert started.returncode == 0, started.stdout
+            start_ray(machine, setting, f"--node-ip-address={machine.address} {words}")
         shared = tmp_path / "net" / "shared"
         generate(shared / "data", cases=16, images=2, size=32, seed=0)
         words = f"--address {head.address}:6379 --data /run/shared/data --output /run/shared --name s --trials {trials} {' '.join(KILLED)} --concurrency 2"
