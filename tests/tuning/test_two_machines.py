@@ -187,7 +187,7 @@ def test_a_machine_whose_link_goes_down_and_comes_back_costs_no_trial_and_change
         def said() -> str:
             return (shared / "said").read_text()
 
-        assert wait(200, lambda: said().count("trial ") > 5 and first.processes("ray::_Inner.train")), said()
+        assert wait(200, lambda: said().count("trial ") > 5 and first.processes("ray::_Inner")), said()
         run(first, "ip link set eth0 down")
         assert wait(120, lambda: "1 dead" in run(head, f"python -c '{DEAD}'").stdout), said()
         run(first, "ip link set eth0 up")
