@@ -46,7 +46,7 @@ def write_front(study: Path) -> Front:
     """results/pareto.csv and plots/pareto.png. Raises InputError where a study has one objective."""
     about = read_study(study)
     if len(objectives_of(about)) == 1:
-        raise InputError(f"study {study.name} has one objective; several are given as --metric log_loss,seconds when it starts")
+        raise InputError(f"study {study.name} has one objective; start a search with several by --metric log_loss,seconds")
     front = study_front(about, read_trials(study))
     rows = [[name, int(best), *map(float, values)] for name, best, values in zip(front.trials, front.best, front.values, strict=True)]
     write_table(study / "results" / "pareto.csv", ["trial", "on_front", *front.objectives], rows)

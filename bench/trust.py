@@ -4,7 +4,7 @@
     python -m bench trust --curves FILE --part null
     python -m bench trust --curves FILE --part recorded
 
-`planted` and `null` draw new patients from a model that FILE (600 recorded configurations, see its README) was measured for: the
+`planted` and `null` draw new patients from a model that FILE (600 random configurations, as `bench record` writes it) was measured for: the
 logit of a view = mean of its class and configuration + patient + view, both multivariate normal over all configurations with
 the recorded covariance (leading factors and a diagonal rest). So configurations are as alike as they are, patients and views
 interact with them as they do, and the truth of each is known: AUC in closed form, log loss by Gauss-Hermite quadrature.

@@ -1,6 +1,10 @@
-"""Shared fixtures: an own cache for every test, a tiny synthetic BreakHis, and the real tiles and file list where they are."""
+"""Shared fixtures: one cache of decoded images, two small synthetic BreakHis, and the real tiles and file list where they are."""
 
 import csv
+import os
+import shutil
+import tempfile
+import time
 from pathlib import Path
 
 import pytest
@@ -19,13 +23,60 @@ def _present(path: Path) -> Path:
     return path
 
 
-@pytest.fixture(autouse=True)
+def pytest_addoption(parser):
+    parser.addoption("--minutes", type=float, metavar="N", help="leave out, and name, what has not begun after so many minutes")
+
+
+def pytest_configure(config):
+    """All tests of a run, in all its processes, decode into one cache, whatever the machine has."""
+    if hasattr(config, "workerinput"):
+        return
+    cache = tempfile.mkdtemp(prefix="mmnet-tests-")
+    os.environ |= {"MMNET_CACHE": cache, "MMNET_TESTS_BEGAN": str(time.time())}
+    os.environ.pop("BREAKHIS_ROOT", None)
+    config.add_cleanup(lambda: shutil.rmtree(cache, ignore_errors=True))
+
+
+@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups
+def pytest_collection_modifyitems(items):
+    """Tests of one file share its fixtures, so they run in one process; what starts Ray and what takes long begins first."""
+    for item in items:
+        if item.get_closest_marker("xdist_group") is None:
+            item.add_marker(pytest.mark.xdist_group(item.path.stem))
+    first = ["nodes", "ray", "commands"]
+    items.sort(key=lambda item: next((place for place, name in enumerate(first) if name in group(item)), len(first)))
+
+
+def group(item) -> tuple[str, ...]:
+    return item.get_closest_marker("xdist_group").args
+
+
+def pytest_runtest_setup(item):
+    minutes = item.config.getoption("--minutes")
+    if minutes is not None and time.time() - float(os.environ["MMNET_TESTS_BEGAN"]) > 60 * minutes:
+        pytest.skip(f"left out: {minutes:g} minutes were over")
+
+
+@pytest.fixture
 def own_cache(tmp_path_factory, monkeypatch):
-    """Every test decodes into an empty cache of its own, whatever the machine has."""
+    """An empty cache, of this test alone."""
     cache = tmp_path_factory.mktemp("cache")
     monkeypatch.setenv("MMNET_CACHE", str(cache))
-    monkeypatch.delenv("BREAKHIS_ROOT", raising=False)
     return cache
+
+
+@pytest.fixture(scope="session")
+def data(tmp_path_factory):
+    """A folder of 16 cases, 2 images of 32 px a magnification and slide folder, for commands. Read only: tests share it."""
+    return generate(tmp_path_factory.mktemp("data"), cases=16, images=2, size=32, seed=0)
+
+
+@pytest.fixture(scope="session")
+def run():
+    """A function of a command's words that runs it in this process; see `tests.verbs`."""
+    from tests.verbs import run_here
+
+    return run_here
 
 
 @pytest.fixture(scope="session")
@@ -35,11 +86,9 @@ def synthetic_root(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def synthetic_dataset(synthetic_root, tmp_path_factory):
+def synthetic_dataset(synthetic_root):
     """`synthetic_root`, decoded once at 32 px."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("MMNET_CACHE", str(tmp_path_factory.mktemp("synthetic_cache")))
-        return load_dataset(synthetic_root, 32)
+    return load_dataset(synthetic_root, 32)
 
 
 @pytest.fixture(scope="session")
@@ -49,11 +98,9 @@ def real_tiles():
 
 
 @pytest.fixture(scope="session")
-def real_dataset(real_tiles, tmp_path_factory):
+def real_dataset(real_tiles):
     """The real tiles, decoded once at 64 px."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("MMNET_CACHE", str(tmp_path_factory.mktemp("real_cache")))
-        return load_dataset(real_tiles, 64)
+    return load_dataset(real_tiles, 64)
 
 
 @pytest.fixture(scope="session")

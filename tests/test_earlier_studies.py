@@ -9,11 +9,8 @@ import pytest
 from mmnet.config import load_config
 from mmnet.records import read_trials
 from mmnet.study_folder import read_study
-from tests import test_verbs
 
-pytestmark = pytest.mark.slow
 FIXTURE = Path(__file__).parent / "fixtures" / "study_v2"
-environment, run = test_verbs.environment, test_verbs.run
 
 
 @pytest.fixture

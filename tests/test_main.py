@@ -4,7 +4,6 @@ import csv
 import json
 import re
 import signal
-import subprocess
 import sys
 from pathlib import Path
 
@@ -15,12 +14,9 @@ from data.errors import InputError
 from mmnet.config import load_config, save_config
 from mmnet.members import differences
 from mmnet.records import read_trials
-from tests import test_verbs
+from tests.gate import Gate
 from tests.mmnet.tiny import tiny_config
-from tests.test_verbs import ROOT, SMALL
-
-pytestmark = pytest.mark.slow
-data, environment, run = test_verbs.data, test_verbs.environment, test_verbs.run
+from tests.test_verbs import SMALL
 
 
 def predictions(trial: Path) -> dict[str, list]:
@@ -28,16 +24,13 @@ def predictions(trial: Path) -> dict[str, list]:
         return {name: saved[name].tolist() for name in saved.files}
 
 
-def killed(environment: dict[str, str], line: str, options: list[str]) -> None:
-    """Train the study `cut` until main.py prints a line that begins so, and kill it."""
-    process = subprocess.Popen(
-        [sys.executable, "-u", "main.py", "--name", "cut", *options], cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True
-    )
-    assert process.stdout is not None
-    for said in process.stdout:
-        if said.startswith(line):
-            process.kill()
-    assert process.wait(timeout=60) == -signal.SIGKILL
+def killed(epochs: int, options: list[str]) -> str:
+    """Train the study `cut` and kill it before the epoch after so many, whichever of its trainings that belongs to; what it said."""
+    with Gate() as gate:
+        command = gate.start("main.py", "--name", "cut", *options)
+        gate.after(epochs, command)
+        command.process.kill()
+        return command.ends(-signal.SIGKILL)
 
 
 def results(study: Path) -> dict[str, str | dict]:
@@ -56,13 +49,13 @@ def results(study: Path) -> dict[str, str | dict]:
     return found
 
 
-def test_a_training_killed_in_the_middle_goes_on_to_the_same_numbers(run, environment, data, tmp_path):
-    options = ["--data", str(data), "--output", str(tmp_path), *SMALL, "--epochs", "30", "--set", "optim.patience=none"]
+def test_a_training_killed_in_the_middle_goes_on_to_the_same_numbers(run, data, tmp_path):
+    options = ["--data", str(data), "--output", str(tmp_path), *SMALL]
     run("main.py", "--name", "whole", *options)
-    killed(environment, "training: epoch 1/30", options)
+    killed(2, options)
     whole, cut = tmp_path / "whole", tmp_path / "cut"
     (record,) = read_trials(cut)
-    assert record.status == "running" and len(record.epochs) < 30 and not (cut / "results").exists()
+    assert record.status == "running" and len(record.epochs) == 2 and not (cut / "results").exists()
 
     run("main.py", "--resume", "--name", "cut", "--output", tmp_path)
     (one,), (other,) = read_trials(whole), read_trials(cut)
@@ -72,21 +65,16 @@ def test_a_training_killed_in_the_middle_goes_on_to_the_same_numbers(run, enviro
     assert [path.name for path in cut.rglob(".*")] == [".lock"]  # no file that was half written
 
 
-def test_ctrl_c_ends_with_the_command_that_goes_on(run, environment, data, tmp_path):
-    process = subprocess.Popen(
-        [sys.executable, "-u", "main.py", "--name", "cut", "--data", str(data), "--output", str(tmp_path), *SMALL, "--epochs", "60", "--set", "optim.patience=none"],
-        cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True,
-    )  # fmt: skip
-    assert process.stdout is not None
-    shown = []
-    for line in process.stdout:
-        shown.append(line)
-        if line.startswith("training: epoch 2/60"):
-            process.send_signal(signal.SIGINT)
-    assert process.wait(timeout=60) == 130
-    (hint,) = re.findall(r"go on with  python (main.py --resume .*)", "".join(shown))
+def test_ctrl_c_ends_with_the_command_that_goes_on(run, data, tmp_path):
+    with Gate() as gate:
+        command = gate.start("main.py", "--name", "cut", "--data", data, "--output", tmp_path, *SMALL)
+        gate.after(2, command)
+        command.process.send_signal(signal.SIGINT)
+        shown = command.ends(130)
+    assert "epoch 2/4" in shown and "epoch 3/4" not in shown
+    (hint,) = re.findall(r"go on with  python (main.py --resume .*)", shown)
     after = run(*hint.split()).stdout
-    assert "epoch 1/60" not in after and "epoch 60/60" in after and "sealed test" in after
+    assert "epoch 1/4" not in after and "epoch 4/4" in after and "sealed test" in after
 
 
 def test_the_sealed_test_is_opened_once_and_again_only_on_demand(run, data, tmp_path):
@@ -178,15 +166,15 @@ def folder(tmp_path_factory):
     """Two configurations that differ in loss, network and length."""
     folder = tmp_path_factory.mktemp("recommended_mean")
     base = tiny_config({"model.hierarchy": "none", "optim.patience": None, "optim.batch_size": 16})
-    for name, values in (("0011", {"loss.gamma": 1.0, "model.width": 16, "optim.epochs": 6}), ("0007", {"optim.epochs": 12})):
+    for name, values in (("0011", {"loss.gamma": 1.0, "model.width": 16, "optim.epochs": 2}), ("0007", {"optim.epochs": 4})):
         save_config(base.with_values(values), folder / f"{name}.yaml")
     return folder
 
 
-def test_a_folder_of_configurations_killed_in_the_middle_goes_on_to_the_same_mean(run, environment, data, folder, tmp_path):
+def test_a_folder_of_configurations_killed_in_the_middle_goes_on_to_the_same_mean(run, data, folder, tmp_path):
     options = ["--data", str(data), "--output", str(tmp_path), "--config", str(folder)]
     shown = run("main.py", "--name", "whole", *options).stdout
-    killed(environment, "member 0007: epoch 2/12", options)
+    assert "member 0007: epoch 2/4" in killed(2, options)
     whole, cut = tmp_path / "whole", tmp_path / "cut"
     assert read_trials(cut)[-1].status == "running" and not (cut / "results").exists()
     after = run("main.py", "--resume", "--name", "cut", *options).stdout
@@ -200,10 +188,9 @@ def test_a_folder_of_configurations_killed_in_the_middle_goes_on_to_the_same_mea
     assert "the mean of its 2 members (0007, 0011)" in judged and "look at the first, 0007" in judged
 
 
-@pytest.mark.parametrize("option", [("--nested", "3"), ("--repeats", "3"), ("--single-mag", "all")])
-def test_a_folder_of_configurations_is_neither_nested_nor_repeated_nor_divided(monkeypatch, data, folder, tmp_path, option):
+def test_a_folder_of_configurations_is_not_nested(monkeypatch, data, folder, tmp_path):
     with pytest.raises(InputError, match="expected one configuration, got a folder of several"):
-        call(monkeypatch, tmp_path, "--data", str(data), "--config", str(folder), *option)
+        call(monkeypatch, tmp_path, "--data", str(data), "--config", str(folder), "--nested", "3")
     assert not list(tmp_path.iterdir())
 
 
@@ -238,27 +225,6 @@ def test_a_study_keeps_its_members(monkeypatch, folder, tmp_path, files, expecte
         call(monkeypatch, tmp_path, "--resume", "--name", "s", "--config", str(folder))
 
 
-@pytest.mark.parametrize(
-    ("options", "expected"),
-    [
-        ("--single-mag 50", "--single-mag 50: expected all or one of 40, 100, 200, 400"),
-        ("--single-mag most", "--single-mag most: expected all or one of 40, 100, 200, 400"),
-        ("--single-mag 40 --magnifications 100,200", "--single-mag 40: expected all or one of 100, 200"),
-        ("--single-mag all --magnifications 200", "in a study of at least two magnifications"),
-        ("--single-mag 200 --magnifications 200", "in a study of at least two magnifications"),
-        ("--nested 1", "--nested 1: expected at least 2 outer folds"),
-        ("--nested 20", "benign cases for 20 folds"),
-        ("--again --test-fraction 0", "--again: the study has no sealed test"),
-        ("--repeats 1", "--repeats 1: expected at least 2"),
-        ("--repeats 3 --again", "--again: nested and repeated cross-validation leave the sealed test closed"),
-    ],
-)
-def test_what_cannot_be_trained_stops_before_anything_is_written(monkeypatch, data, tmp_path, options, expected):
-    with pytest.raises(InputError, match=re.escape(expected)):
-        call(monkeypatch, tmp_path, "--data", str(data), *SMALL, *options.split())
-    assert not list(tmp_path.iterdir())
-
-
 def call(monkeypatch, output: Path, *arguments: str) -> None:
     """main.py in this process."""
     import main
@@ -267,20 +233,12 @@ def call(monkeypatch, output: Path, *arguments: str) -> None:
     main.main()
 
 
-def test_single_magnifications_and_nested_exclude_each_other(monkeypatch, capsys, tmp_path):
-    with pytest.raises(SystemExit, match="2"):
-        call(monkeypatch, tmp_path, "--single-mag", "all", "--nested", "3")
-    assert "not allowed with argument" in capsys.readouterr().err
-
-
 @pytest.mark.parametrize(
     ("kept", "options", "expected"),
     [
         ({"nested": 3, "single_magnifications": []}, "--nested 4", "--nested 4: the study has 3 outer folds"),
-        ({"nested": None, "single_magnifications": []}, "--nested 4", "--nested 4: the study has no outer folds"),
         ({"nested": 3, "single_magnifications": []}, "--single-mag 40", "not nested and not repeated"),
         ({"nested": None, "repeats": 3}, "--repeats 2", "--repeats 2: the study has 3 repeats"),
-        ({"nested": None, "single_magnifications": []}, "--repeats 2", "--repeats 2: the study has no repeats"),
         ({"nested": 3, "single_magnifications": []}, "--again", "--again: nested and repeated cross-validation leave"),
     ],
 )

@@ -3,31 +3,22 @@
 import csv
 import json
 import os
-import re
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from data.synthetic import generate
 from mmnet.bucket import Bucket
 from mmnet.mirror import Mirror
 from mmnet.records import read_trials
+from tests.gate import Gate
 from tests.object_store import google_store, object_store  # noqa: F401
-from tests.test_imports import ROOT
 from tests.test_verbs import SMALL
 from tests.verbs import caller
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("ray")]
 SEARCH = ["--space", "smoke", "--trials", "4", "--concurrency", "1", *SMALL]
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory):
-    return generate(tmp_path_factory.mktemp("data"), cases=16, images=2, size=32, seed=0)
 
 
 @pytest.fixture
@@ -38,21 +29,6 @@ def machine(tmp_path):
         return os.environ | {"MMNET_CACHE": str(tmp_path / name), "OMP_NUM_THREADS": "1", "COLUMNS": "200"}
 
     return environment
-
-
-@pytest.fixture
-def begin(request):
-    """A function that starts a verb in a session of its own, all that it says on one pipe; it ends with the test, whatever happens."""
-
-    def start(environment, *arguments):
-        process = subprocess.Popen(
-            [sys.executable, "-u", *map(str, arguments)],
-            cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True,
-        )  # fmt: skip
-        request.addfinalizer(lambda: process.poll() is None and (process.kill(), process.wait(timeout=60)))
-        return process
-
-    return start
 
 
 def fetched(object_store, name: str, folder: Path) -> Path:  # noqa: F811
@@ -99,17 +75,14 @@ def test_a_search_leaves_the_same_records_in_an_object_store_as_in_a_folder(obje
     assert unknown.startswith("error: study t: no readable study.json in s3://studies/out/t") and unknown.count("\n") == 1
 
 
-def test_a_study_whose_driver_is_killed_goes_on_from_another_machine_with_the_same_numbers(object_store, machine, begin, data, tmp_path):  # noqa: F811
+def test_a_study_whose_driver_is_killed_goes_on_from_another_machine_with_the_same_numbers(object_store, machine, data, tmp_path):  # noqa: F811
     caller(machine("one"))("tune_mmnet.py", "--data", data, "--name", "whole", "--output", tmp_path, *SEARCH)
-    process = begin(machine("one"), "tune_mmnet.py", "--data", data, "--name", "cut", "--output", object_store.url(), *SEARCH)
-    said = []
-    for line in process.stdout:
-        said.append(line)
-        if re.search(r"trial \d+ done", line):
-            os.killpg(process.pid, signal.SIGKILL)
-            break
-    process.stdout.close()  # workers in sessions of their own end with Ray's processes, some seconds later
-    assert process.wait(timeout=120) == -signal.SIGKILL, "".join(said)
+    with Gate() as gate:
+        words = ["--data", data, "--name", "cut", "--output", object_store.url(), *SEARCH]
+        command = gate.start("tune_mmnet.py", *words, environment=machine("one"))
+        gate.after(8, command)
+        os.killpg(command.process.pid, signal.SIGKILL)
+        command.ends(-signal.SIGKILL)
     before = fetched(object_store, "cut", tmp_path / "before")
     assert json.loads((before / "study.json").read_text())["ended"] is None
     ended = [record.name for record in read_trials(before) if record.status == "done"]
@@ -141,14 +114,14 @@ def test_a_study_in_googles_store_has_the_same_records_and_goes_on_from_another_
     assert run("-m", "analysis", "best", "s", "--output", google_store.url()).stdout
 
 
-def test_training_one_configuration_goes_on_from_another_machine(object_store, machine, begin, data, tmp_path):  # noqa: F811
+def test_training_one_configuration_goes_on_from_another_machine(object_store, machine, data, tmp_path):  # noqa: F811
     train = ["main.py", "--data", data, "--name", "m"]
     caller(machine("one"))(*train, "--output", tmp_path, *SMALL)
-    process = begin(machine("one"), *train, "--output", object_store.url(), *SMALL)
-    for line in process.stdout:
-        if "epoch 2" in line:
-            process.kill()
-    process.wait(timeout=120)
+    with Gate() as gate:
+        command = gate.start(*train, "--output", object_store.url(), *SMALL, environment=machine("one"))
+        gate.after(2, command)
+        command.process.kill()
+        command.ends(-signal.SIGKILL)
     assert "opened" not in caller(machine("two"))("main.py", "--resume", "--output", object_store.url(), "--data", data).stdout
     study = fetched(object_store, "m", tmp_path / "after")
     assert numbers(study) == numbers(tmp_path / "m")
@@ -168,12 +141,11 @@ def test_a_store_that_does_not_answer_or_lacks_the_bucket_stops_before_anything_
         assert done.stderr.startswith("error: --output s3://") and done.stderr.count("\n") == 1
 
 
-def test_a_store_that_goes_away_in_the_middle_ends_the_study_with_its_reason(object_store, machine, begin, data):  # noqa: F811
-    process = begin(machine("one"), "tune_mmnet.py", "--data", data, "--output", object_store.url(), *SEARCH)
-    said = []
-    for line in process.stdout:
-        said.append(line)
-        if "trial 0 " in line:
-            object_store.stop()
-    assert process.wait(timeout=300) == 2, "".join(said)
-    assert said[-1].startswith("error: --output s3://studies/out") and "Traceback" not in "".join(said)
+def test_a_store_that_goes_away_in_the_middle_ends_the_study_with_its_reason(object_store, machine, data):  # noqa: F811
+    with Gate() as gate:
+        command = gate.start("tune_mmnet.py", "--data", data, "--output", object_store.url(), *SEARCH, environment=machine("one"))
+        gate.after(1, command)
+        object_store.stop()
+        gate.open()
+        said = command.ends(2)
+    assert said.splitlines()[-1].startswith("error: --output s3://studies/out") and "Traceback" not in said

@@ -4,13 +4,8 @@ import csv
 import dataclasses
 import json
 import os
-import random
 import re
 import signal
-import socket
-import subprocess
-import sys
-import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -18,33 +13,20 @@ import optuna
 import pytest
 from optuna.trial import TrialState
 
-from bench.faults import kill
-from data.synthetic import generate
 from mmnet.config import load_config
 from mmnet.records import read_trials
-from tests.test_imports import ROOT
+from tests.gate import Gate
 from tests.verbs import caller
 
 SMALL = (
     "--backbone tiny --weights none --image-size 32 --folds 2 --epochs 4 --seed 0 "
     "--set model.width=8 --set model.heads=2 --set optim.lr=0.003 --set optim.batch_size=16"
 ).split()
-pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
-def data(tmp_path_factory):
-    return generate(tmp_path_factory.mktemp("data"), cases=16, images=2, size=32, seed=0)
-
-
-@pytest.fixture
-def environment(own_cache):
-    return os.environ | {"MMNET_CACHE": str(own_cache), "OMP_NUM_THREADS": "1", "COLUMNS": "200"}
-
-
-@pytest.fixture
-def run(environment):
-    return caller(environment)
+def run():
+    return caller()
 
 
 def trials_of(study: Path) -> list[optuna.trial.FrozenTrial]:
@@ -58,6 +40,7 @@ def hparams(folder: Path) -> list[str]:
     return sorted(EventAccumulator(str(folder)).Reload().summary_metadata)
 
 
+@pytest.mark.xdist_group("ray")
 def test_a_study_from_search_to_sealed_test(run, data, tmp_path):
     options = ("--space", "smoke", "--metric", "log_loss,parameters", "--trials", 5, "--name", "s", "--output", tmp_path, *SMALL)
     shown = run("tune_mmnet.py", "--data", data, *options).stdout
@@ -117,123 +100,34 @@ def test_a_study_from_search_to_sealed_test(run, data, tmp_path):
     assert json.loads((tmp_path / "m" / "results" / "sealed_test.json").read_text()) == [recorded]
 
 
-def test_a_study_stopped_by_ctrl_c_goes_on_with_the_same_numbers(run, environment, data, tmp_path):
-    options = ["--space", "smoke", "--trials", "4", "--concurrency", "1", "--output", str(tmp_path), *SMALL]
-    run("tune_mmnet.py", "--data", data, "--name", "whole", *options)
-    process = subprocess.Popen(
-        [sys.executable, "-u", "tune_mmnet.py", "--data", str(data), "--name", "cut", *options],
-        cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True,
-    )  # fmt: skip
-    assert process.stdout is not None
-    lines = []
-    for line in process.stdout:
-        lines.append(line)
-        if re.search(r"trial 0 (done|rests)", line):
-            os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to the whole group
-    assert process.wait(timeout=120) == 130
-    assert "--resume --name cut" in "".join(lines)
-    resumed = run("tune_mmnet.py", "--resume", "--name", "cut", "--output", tmp_path).stdout
-    assert "best of 4 trials" in resumed
-    cut, whole = read_trials(tmp_path / "cut"), read_trials(tmp_path / "whole")
-    assert [r.params for r in cut] == [r.params for r in whole]
-    for a, b in zip(cut, whole, strict=True):
-        assert [line["metrics"] for line in a.epochs] == [line["metrics"] for line in b.epochs]
+def numbers(study: Path) -> list[tuple]:
+    """What a study says of its trials, but for how long they took."""
+    return [(record.status, record.params, [line["metrics"] for line in record.epochs]) for record in read_trials(study)]
+
+
+@pytest.fixture(scope="module")
+def left_in_peace(run, data, tmp_path_factory):
+    """(options, study): a search of three trials, one at a time. Read only: tests share it."""
+    output = tmp_path_factory.mktemp("peace")
+    options = ["--data", str(data), "--space", "smoke", "--trials", "3", "--concurrency", "1", *SMALL]
+    run("tune_mmnet.py", "--name", "whole", "--output", output, *options)
+    return options, output / "whole"
+
+
+@pytest.mark.xdist_group("ray")
+def test_a_search_that_loses_a_worker_and_is_stopped_by_ctrl_c_goes_on_with_the_same_numbers(run, left_in_peace, tmp_path):
+    options, whole = left_in_peace
+    with Gate() as gate:
+        command = gate.start("tune_mmnet.py", "--name", "cut", "--output", tmp_path, *options)
+        os.kill(gate.after(1, command), signal.SIGKILL)  # a worker
+        gate.after(1, command)
+        os.killpg(command.process.pid, signal.SIGINT)  # as a terminal does: to the whole group
+        gate.open()
+        assert "--resume --name cut" in command.ends(130)
+    assert numbers(tmp_path / "cut") != numbers(whole)
+    assert "best of 3 trials" in run("tune_mmnet.py", "--resume", "--name", "cut", "--output", tmp_path).stdout
+    assert numbers(tmp_path / "cut") == numbers(whole)
     assert TrialState.RUNNING not in {trial.state for trial in trials_of(tmp_path / "cut")}
-
-
-def test_a_killed_worker_costs_no_trial_and_changes_no_number(run, environment, data, tmp_path):
-    options = ["--data", str(data), "--space", "smoke", "--trials", "3", "--concurrency", "1", "--output", str(tmp_path), *SMALL]
-    run("tune_mmnet.py", "--name", "whole", *options)
-    process = subprocess.Popen(
-        [sys.executable, "-u", "tune_mmnet.py", "--name", "cut", *options], cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True
-    )
-    assert process.stdout is not None
-    killed = False
-    for line in process.stdout:
-        while "first trial starts" in line and not killed and process.poll() is None:
-            killed = kill(process.pid, "worker", random.Random(0))  # noqa: S311
-    assert process.wait(timeout=120) == 0 and killed
-    for a, b in zip(read_trials(tmp_path / "cut"), read_trials(tmp_path / "whole"), strict=True):
-        assert (a.status, a.params, [line["metrics"] for line in a.epochs]) == (b.status, b.params, [line["metrics"] for line in b.epochs])
-
-
-def test_a_study_joins_a_ray_cluster_of_another_process(environment, run, data, tmp_path, request):
-    short = tempfile.TemporaryDirectory()  # a socket's path holds 107 characters, less than pytest's folders
-    request.addfinalizer(short.cleanup)
-    environment["RAY_AUTH_MODE"] = "disabled"  # for the head and the driver alike: whether a token lies on this machine is not the test's
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    command = (
-        f"start --head --block --port {port} --node-ip-address 127.0.0.1 --num-cpus 1 --include-dashboard=false --temp-dir {short.name}"
-    )
-    ray = Path(sys.executable).with_name("ray")
-    head = subprocess.Popen([ray, *command.split()], env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    try:
-        assert head.stdout is not None and any("--block" in line for line in head.stdout), "the head did not come up"
-        options = ["--space", "smoke", "--trials", 2, "--name", "s", "--output", tmp_path, "--address", f"127.0.0.1:{port}", *SMALL]
-        run("tune_mmnet.py", "--data", data, *options)
-    finally:
-        head.terminate()
-        head.wait(timeout=60)
-    assert {record.status for record in read_trials(tmp_path / "s")} <= {"done", "stopped"}
-
-
-@pytest.mark.parametrize(
-    ("options", "expected"),
-    [
-        ("--data /nowhere", "data /nowhere: no such folder"),
-        ("--backbone resnet19", "model.backbone = 'resnet19' is unknown"),
-        ("--backbone resnet18 --weights /nowhere.pth", "model.weights = '/nowhere.pth': no such file"),
-        ("--set loss.gama=1", "unknown configuration key 'loss.gama': did you mean loss.gamma?"),
-        ("--set loss.gamma=-1", "configuration loss.gamma = -1.0: expected 0 to 10"),
-        ("--metric log_loss,euros", "--metric log_loss,euros: unknown objective 'euros': expected one of log_loss"),
-        ("--metric f7", "configuration metric = 'f7': expected one of log_loss"),
-        ("--folds 30", "benign cases for 30 folds"),
-        ("--space everything", "--space everything: expected one of ablation, dropout, focal"),
-        ("--time-budget soon", "--time-budget soon: expected a duration"),
-        ("--config nowhere", "--config nowhere: no such file"),
-        ("--name ../up", "--name ../up: expected letters"),
-        ("--resume --name nothing", "no readable study.json"),
-        ("--magnifications 40,80", "magnifications 80: the data set"),
-        ("--splits official:1", "not in the official folds"),
-    ],
-)
-def test_bad_input_stops_before_anything_is_written(monkeypatch, capsys, data, tmp_path, options, expected):
-    import tune_mmnet
-    from data.errors import InputError
-
-    arguments = ["--data", str(data), "--output", str(tmp_path), *SMALL, *options.split()]
-    if "--resume" in options:
-        arguments = [*options.split(), "--output", str(tmp_path)]
-    monkeypatch.setattr(sys, "argv", ["tune_mmnet.py", *arguments])
-    with pytest.raises(InputError, match=re.escape(expected)):
-        tune_mmnet.main()
-    assert not list(tmp_path.iterdir())
-
-
-def test_an_existing_name_offers_resume_and_resume_refuses_other_data_and_configurations(monkeypatch, data, tmp_path):
-    from rich.console import Console
-
-    import tune_mmnet
-    from data.errors import InputError
-    from mmnet.study_folder import open_or_create
-
-    def attempt(*arguments):
-        monkeypatch.setattr(sys, "argv", ["tune_mmnet.py", "--output", str(tmp_path / "output"), *map(str, arguments)])
-        tune_mmnet.main()
-
-    study = open_or_create(tune_mmnet.parse(["--data", str(data), "--name", "s", "--output", str(tmp_path / "output"), *SMALL]), "tune")
-    study.write(study.prepare(Console(quiet=True), None), settings={"space": "smoke", "trials": 2}, rungs=[])
-    with pytest.raises(InputError, match="exists already; go on with it by --resume"):
-        attempt("--data", data, "--name", "s", *SMALL)
-    with pytest.raises(InputError, match=r"started with another configuration \(optim.epochs 4 -> 5\)"):
-        attempt("--resume", "--name", "s", "--epochs", 5)
-    with pytest.raises(InputError, match="searches space smoke"):
-        attempt("--resume", "--name", "s", "--space", "full")
-    other = generate(tmp_path / "other", cases=16, images=2, size=32, seed=1)
-    with pytest.raises(InputError, match="changed since study s began|do not fit the data"):
-        attempt("--resume", "--name", "s", "--data", other, "--trials", 2)
 
 
 def test_backbones_that_cannot_be_had_are_left_out_and_a_resumed_study_keeps_its_own(monkeypatch, capsys, tmp_path):

@@ -67,7 +67,8 @@ def _connect(address: str | None) -> None:
             runtime = {"working_dir": str(ROOT), "excludes": NOT_CODE, "env_vars": settings}
             ray.init(address=address, runtime_env=runtime, **quiet)
     except Exception as error:  # of many kinds, plain Exception among them where a busy machine is too slow for Ray's start
-        raise InputError(f"--address {address or 'local'}: cannot reach or start Ray: {str(error).splitlines()[0]}") from error
+        remedy = "check that a cluster answers there, or leave --address out" if address else "run it again when less else runs here"
+        raise InputError(f"--address {address or 'local'}: cannot reach or start Ray: {str(error).splitlines()[0]}; {remedy}") from error
 
 
 @contextmanager

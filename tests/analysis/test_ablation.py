@@ -3,7 +3,7 @@
 import csv
 import io
 import json
-import os
+import shutil
 import subprocess
 import sys
 from dataclasses import asdict
@@ -17,12 +17,13 @@ from sklearn.metrics import log_loss, roc_auc_score
 from analysis import ablation
 from analysis.ablation import Scores, effect, interval, pairs_of, print_ablation, scores, verdict, write_ablation
 from analysis.bootstrap import Interval, resamples
+from analysis.case_scores import case_scores
 from analysis.predictions import Predictions
-from data.synthetic import generate
 from mmnet.config import Config
 from mmnet.records import TrialRecord, read_trials, write_json, write_status
 from mmnet.study_folder import FORMAT
 from search_spaces.ablation import space
+from tests.analysis.test_plots import assert_shows_something
 from tests.mmnet.tiny import tiny_config
 from tests.test_imports import ROOT
 
@@ -195,7 +196,7 @@ def write_trial(study, number, config, predictions, status="done", seconds=1.0):
     write_status(folder, status, "" if status == "done" else "for this test", 1.0)
 
 
-def make_ablation(study, metric="log_loss", seeds=3, broken=(), cases=40):
+def make_ablation(study, metric="log_loss", seeds=3, broken=(), planted=PLANTED):
     """`seeds` blocks of a base and one trial a mechanism; `broken`: (block, name of mechanism) that failed."""
     base, rng, number = BASE.with_values({"metric": metric}), np.random.default_rng(0), 0
     for seed in range(seeds):
@@ -205,29 +206,40 @@ def make_ablation(study, metric="log_loss", seeds=3, broken=(), cases=40):
                 mechanism = MECHANISMS[name]
                 was_on = name != "mixup"
                 values |= mechanism.off if was_on else mechanism.on
-                quality += PLANTED.get(name, 0.0) * (-1 if was_on else 1)
+                quality += planted.get(name, 0.0) * (-1 if was_on else 1)
                 seconds = 0.5 if name == "channel attention" else 1.0
             status = "failed" if (seed, name) in broken else "done"
-            write_trial(study, number, base.with_values(values), made(rng, quality, cases), status, seconds)
+            write_trial(study, number, base.with_values(values), made(rng, quality), status, seconds)
             number += 1
     about = {"format": FORMAT, "verb": "tune", "name": study.name, "config": base.to_dict(), "data": {"synthetic": True}}
     write_json(study / "study.json", about | {"mechanisms": [asdict(MECHANISMS[name]) for name in NAMES]})
     return study
 
 
-@pytest.fixture
-def quick(monkeypatch):
-    monkeypatch.setattr(ablation, "RESAMPLES", 300)
+@pytest.fixture(scope="module", autouse=True)
+def quick():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ablation, "RESAMPLES", 300)
+        yield
 
 
 @pytest.fixture
-def make(tmp_path, quick):
+def make(tmp_path):
     return lambda **options: make_ablation(tmp_path / "ablation", **options)
 
 
-@pytest.mark.parametrize("metric", ["log_loss", "auc", "patient_auc"])
-def test_what_was_planted_is_found_and_the_rest_is_nothing(make, metric):
-    report = write_ablation(make(metric=metric))
+@pytest.fixture(scope="module", params=["log_loss", "auc", "patient_balanced_accuracy"])
+def written(request, tmp_path_factory):
+    """(metric, study, report) of three seeds. Read only."""
+    study = make_ablation(tmp_path_factory.mktemp("written") / "ablation", metric=request.param)
+    return request.param, study, write_ablation(study)
+
+
+once = pytest.mark.parametrize("written", ["log_loss"], indirect=True)
+
+
+def test_what_was_planted_is_found_and_the_rest_is_nothing(written):
+    _, _, report = written
     assert {row["mechanism"]: row["verdict"] for row in report["rows"]} == {
         "channel attention": "helps",
         "mixup": "hurts",
@@ -239,29 +251,54 @@ def test_what_was_planted_is_found_and_the_rest_is_nothing(make, metric):
     assert helped["log_loss"]["high_of_all"] < 0 < helped["patient_auc"]["low_of_all"]  # each in its own direction
 
 
-def test_mechanisms_that_do_nothing_are_rarely_said_to_do_something(quick):
-    """60 nulls of 3 seeds at 95 %: 3 would be wrong on average; 8 or more in 1 of 100 such tests."""
-    rng, wrong = np.random.default_rng(0), 0
-    for _ in range(60):
-        trials = [made(rng, 1.0, cases=30) for _ in range(6)]
-        samples = resamples(trials[0].label, trials[0].case, 200, rng)
-        judged = [scores(("log_loss",), trial, samples) for trial in trials]
-        value, drawn = effect(judged[:3], judged[3:], rng)
+def share_of_nulls_said_to_do_something(seed_effect, count=500, cases=30):
+    """Of `count` mechanisms without an effect, 3 seeds on and 3 off, judged at 95 %.
+
+    `seed_effect`: standard deviation, in logit units, of how much better or worse a trial is in every case by its seed alone.
+    """
+    rng = np.random.default_rng(0)
+    trial = made(rng, 1.0, cases)
+    weights = np.zeros((200, cases))
+    for value in (0, 1):
+        weights[:, value::2] = rng.multinomial(cases // 2, np.full(cases // 2, 2 / cases), size=200)
+    wrong = 0
+    for _ in range(count):
+        probability = np.stack([made(rng, 1.0 + seed_effect * rng.normal(), cases).probability for _ in range(6)])
+        judged = case_scores("log_loss", probability, trial.label, trial.patient, trial.case)
+        value, drawn = judged.scores(np.ones((1, cases))), judged.scores(weights)
+        trials = [Scores(of_all, of_draws[:, None]) for of_all, of_draws in zip(value, drawn, strict=True)]
+        value, drawn = effect(trials[:3], trials[3:], rng)
         wrong += verdict("log_loss", interval(float(value.mean()), drawn[:, 0], 0.95)) != "nothing"
-    assert wrong < 8
+    return wrong / count
 
 
-def test_an_effect_that_holds_for_one_mechanism_but_not_for_all_at_once_is_nothing(make, monkeypatch):
-    drawn = np.linspace(-1.5, 98.5, 1001)  # 1.5 % below zero
-    assert verdict("auc", interval(48.5, drawn, 0.95)) == "helps"
-    assert verdict("auc", interval(48.5, drawn, 1 - 0.05 / 5)) == "nothing"
-    monkeypatch.setattr(ablation, "interval", lambda value, _, confidence: interval(48.5, drawn, confidence))
-    assert {row["verdict"] for row in write_ablation(make(metric="auc"))["rows"]} == {"nothing"}
+MOST = 0.08  # of 500 at 95 %: three standard errors above 5 %
 
 
-def test_the_report_is_of_the_trials_and_the_verdict_of_the_interval_for_all_at_once(make):
-    study = make()
-    report = write_ablation(study)
+def test_mechanisms_that_do_nothing_are_rarely_said_to_do_something():
+    assert share_of_nulls_said_to_do_something(0.0) < MOST
+
+
+@pytest.mark.xfail(strict=True, reason="three seeds are drawn as if they were the population: one in four where seeds dominate")
+def test_the_luck_of_seeds_is_rarely_said_to_be_an_effect():
+    assert share_of_nulls_said_to_do_something(0.5) < MOST
+
+
+def test_an_effect_that_holds_for_one_mechanism_but_not_for_all_at_once_is_nothing(make):
+    study = make(planted=dict.fromkeys(NAMES, 0.5))
+    rows = {row["mechanism"]: row for row in write_ablation(study)["rows"]}
+    e = rows["balancing"]["effect"]["log_loss"]
+    assert e["high"] < 0 < e["high_of_all"] and rows["balancing"]["verdict"] == "nothing"
+    about = json.loads((study / "study.json").read_text())
+    write_json(study / "study.json", about | {"mechanisms": about["mechanisms"][:1]})
+    (alone,) = write_ablation(study)["rows"]
+    for e in alone["effect"].values():
+        assert (e["low_of_all"], e["high_of_all"]) == (e["low"], e["high"])
+
+
+@once
+def test_the_report_is_of_the_trials_and_the_verdict_of_the_interval_for_all_at_once(written):
+    _, study, report = written
     assert report["metric"] == "log_loss" and report["family"] == pytest.approx(0.99)
     losses = []
     for trial in read_trials(study):
@@ -278,13 +315,21 @@ def test_the_report_is_of_the_trials_and_the_verdict_of_the_interval_for_all_at_
     assert [row["time"] for row in report["rows"]] == [2, 1, 1, 1, 1]  # channel attention: 1 s an epoch on, 0.5 s off
 
 
-def test_the_seed_of_the_study_decides_every_number(make):
-    study = make()
-    assert write_ablation(study) == write_ablation(study)
+@once
+def test_the_seed_of_the_study_decides_every_draw(written, tmp_path):
+    _, study, report = written
+    copied = shutil.copytree(study, tmp_path / study.name)
+    assert write_ablation(copied) == report
+    about = json.loads((study / "study.json").read_text())
+    write_json(copied / "study.json", about | {"config": about["config"] | {"seed": 4}, "mechanisms": about["mechanisms"][:1]})
+    before, after = (found["rows"][0]["effect"]["log_loss"] for found in (report, write_ablation(copied)))
+    assert after["value"] == before["value"] and after["low"] != before["low"]
 
 
-def test_more_metrics_do_not_stand_twice(make):
-    assert write_ablation(make(metric="auc"))["metrics"] == ("auc", "log_loss", "patient_auc")
+def test_more_metrics_do_not_stand_twice(written):
+    metric, _, report = written
+    expected = {"log_loss": ("log_loss", "auc", "patient_auc"), "auc": ("auc", "log_loss", "patient_auc")}
+    assert report["metrics"] == expected.get(metric, ("patient_balanced_accuracy", "log_loss", "auc", "patient_auc"))
 
 
 # what is left behind -------------------------------------------------------------------------------------------------
@@ -304,7 +349,8 @@ def test_mechanisms_without_a_finished_pair_are_named_and_the_others_keep_theirs
     (line,) = [line for line in lines if line.startswith("balancing")]
     assert line.endswith("no pair") and not any("no pair" in other for other in lines if other != line)
     assert "0 to 3 seed(s)" in shown(report, 300)
-    assert "verdict" not in report["rows"][3] and "balancing" not in (study / "results" / "ablation.csv").read_text()
+    assert [row.get("verdict") for row in report["rows"]] == ["helps", "few seeds", "few seeds", None, "nothing"]
+    assert "balancing" not in (study / "results" / "ablation.csv").read_text()
 
 
 @pytest.mark.parametrize("seeds", [0, 1])
@@ -315,16 +361,16 @@ def test_a_study_that_was_stopped_early_has_a_table_all_the_same(make, seeds):
     assert shown(report).count("no pair") == 5
 
 
-def test_with_one_seed_there_is_no_spread_over_seeds(make):
+def test_with_one_seed_there_is_no_spread_over_seeds_and_no_verdict(make):
     study = make(seeds=1)
-    write_ablation(study)
+    assert {row["verdict"] for row in write_ablation(study)["rows"]} == {"few seeds"}
     with (study / "results" / "ablation.csv").open() as file:
         assert {row["log_loss_sd_over_seeds"] for row in csv.DictReader(file)} == {"nan"}
 
 
-def test_the_tables_hold_what_the_report_says(make):
-    study = make()
-    report = write_ablation(study)
+@once
+def test_the_tables_hold_what_the_report_says(written):
+    _, study, report = written
     results = study / "results"
     assert json.loads((results / "ablation.json").read_text())["rows"] == json.loads(json.dumps(report["rows"]))
     with (results / "ablation.csv").open() as file:
@@ -340,22 +386,24 @@ def test_the_tables_hold_what_the_report_says(make):
     for suffix in (".md", ".tex"):
         text = (results / f"ablation{suffix}").read_text()
         assert "SYNTHETIC DATA" in text and "Bonferroni" in text and "lower is better" in text and all(name in text for name in NAMES)
-    for suffix in (".png", ".pdf"):
-        assert (study / "plots" / f"ablation{suffix}").stat().st_size > 5000
+    assert_shows_something(study / "plots" / "ablation.png")
+    assert (study / "plots" / "ablation.pdf").read_bytes().startswith(b"%PDF")
 
 
-@pytest.mark.parametrize("metric", ["log_loss", "patient_balanced_accuracy"])
-def test_the_table_fits_80_columns(make, metric):
-    text = shown(write_ablation(make(metric=metric)))
+def test_the_table_fits_80_columns(written):
+    text = shown(written[2])
     table = text.split("On minus off")[0]
     assert "SYNTHETIC DATA" in table and "…" not in table
     assert all(name in table for name in NAMES) and table.count("nothing") >= 3
 
 
-def test_the_longest_names_fit_as_well():
+@pytest.mark.parametrize(
+    "word", ["nothing", pytest.param("few seeds", marks=pytest.mark.xfail(strict=True, reason="cut at 80 columns: few see…"))]
+)
+def test_the_longest_names_fit_as_well(word):
     names = [mechanism.name for mechanism in space(Config()).mechanisms]
     one = {"value": -0.123, "low": -0.234, "high": -0.012}
-    rows = [{"mechanism": name, "pairs": 3, "verdict": "nothing", "effect": {"log_loss": one, "patient_auc": one}} for name in names]
+    rows = [{"mechanism": name, "pairs": 3, "verdict": word, "effect": {"log_loss": one, "patient_auc": one}} for name in names]
     text = shown({"metric": "log_loss", "synthetic": False, "family": 0.99, "rows": rows})
     assert "…" not in text and all(name in text for name in names) and "SYNTHETIC" not in text
 
@@ -364,19 +412,20 @@ def test_the_longest_names_fit_as_well():
 
 
 @pytest.mark.slow
-def test_an_ablation_from_the_command_line_to_its_table_and_further_by_resume(own_cache, tmp_path):
-    """The synthetic preset on its own data set: the embedded one, smaller."""
-    data = generate(tmp_path / "data", cases=16, images=2, size=32, seed=0)
-    environment = os.environ | {"MMNET_CACHE": str(own_cache), "OMP_NUM_THREADS": "1", "COLUMNS": "80"}
+@pytest.mark.xdist_group("ray")
+def test_an_ablation_from_the_command_line_to_its_table_and_further_by_resume(data, tmp_path, monkeypatch):
+    """The synthetic preset, smaller, on one magnification, which leaves five mechanisms."""
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    monkeypatch.setenv("COLUMNS", "80")
     where = ["--name", "a", "--output", str(tmp_path)]
 
     def run(*arguments):
         command = [sys.executable, "tune_mmnet.py", *map(str, arguments), *where]
-        done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300)
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout
 
-    small = "--config synthetic --image-size 32 --folds 2 --epochs 2 --set model.width=8 --set model.heads=2".split()
+    small = "--config synthetic --image-size 32 --folds 2 --epochs 1 --magnifications 200 --set model.width=8 --set model.heads=2".split()
     told = run("--data", data, "--space", "ablation", "--trials", 3, "--concurrency", 1, *small)
     assert "rungs     none" in told and "ablation (SYNTHETIC DATA): on − off" in told
     study = tmp_path / "a"
@@ -384,18 +433,18 @@ def test_an_ablation_from_the_command_line_to_its_table_and_further_by_resume(ow
     base = Config().with_values(about["config"])
     names = [mechanism.name for mechanism in space(base).mechanisms]
     table = told.split("on − off")[1]
-    assert [line.endswith("no pair") for line in table.splitlines() if line.startswith(tuple(names))] == [False] * 2 + [True] * 7
+    assert [line.endswith("no pair") for line in table.splitlines() if line.startswith(tuple(names))] == [False] * 2 + [True] * 3
 
-    told = run("--resume", "--trials", 12)
+    told = run("--resume", "--trials", 8)
     assert "no pair" not in told and "1 to 2 seed(s)" in " ".join(told.split())
     with (study / "results" / "ablation.csv").open() as file:
         rows = list(csv.DictReader(file))
-    assert [row["mechanism"] for row in rows] == names and [row["pairs"] for row in rows] == ["2"] + ["1"] * 8
+    assert [row["mechanism"] for row in rows] == names and [row["pairs"] for row in rows] == ["2"] + ["1"] * 4
     records = read_trials(study)
-    assert [record.status for record in records] == ["done"] * 12
+    assert [record.status for record in records] == ["done"] * 8
     for trial in records:
         config = Config().with_values(trial.config)
         assert space(base).encode(config) == space(base).point(trial.number, base)
-    difference = records[0].best["metrics"]["log_loss"] - records[1].best["metrics"]["log_loss"]
-    again = records[10].best["metrics"]["log_loss"] - records[11].best["metrics"]["log_loss"]
-    assert float(rows[0]["log_loss_effect"]) == pytest.approx((difference + again) / 2, abs=1e-5)
+    losses = [record.best["metrics"]["log_loss"] for record in records]
+    difference, again = losses[0] - losses[1], losses[6] - losses[7]
+    assert difference != again and float(rows[0]["log_loss_effect"]) == pytest.approx((difference + again) / 2, abs=1e-5)

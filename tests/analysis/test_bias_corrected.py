@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from analysis.bias_corrected import (
+    FEW_CASES,
     Candidates,
     best_epochs,
     choices,
@@ -14,6 +15,7 @@ from analysis.bias_corrected import (
     out_of_bag_scores,
 )
 from analysis.bootstrap import draw_cases, strata_of
+from analysis.case_scores import BLOCK
 
 CASE = np.repeat(np.arange(40), 3)
 LABEL = (CASE < 20).astype(int)
@@ -54,6 +56,16 @@ def test_the_choice_follows_the_cases_that_count():
     assert chosen["b"].tolist() == [0, 1]
 
 
+def test_the_choice_is_the_same_from_more_epochs_and_resamples_than_are_held_at_once():
+    """A trial of `BLOCK` + 20 epochs begins in one block and ends in the next."""
+    epochs = BLOCK + 20
+    probability = np.tile(np.where(LABEL == 1, 0.6, 0.4), (epochs + 20, 1))
+    probability[BLOCK + 5] = np.where(LABEL == 1, 0.9, 0.1)
+    trial = np.r_[np.zeros(20, dtype=int), np.ones(epochs, dtype=int)]
+    chosen = choices("log_loss", candidates(probability, trial), np.ones((BLOCK + 3, 40)), {"b": choose_best("min")})
+    assert chosen["b"].tolist() == [BLOCK + 5] * (BLOCK + 3)
+
+
 def test_a_case_is_scored_only_by_choices_that_left_it_out():
     # resample 0 leaves out case 0 and chose candidate 0, resample 1 leaves out case 39 and chose candidate 1
     probability = np.stack([np.full(120, 0.8), np.full(120, 0.3)])
@@ -63,6 +75,19 @@ def test_a_case_is_scored_only_by_choices_that_left_it_out():
     benign, malignant = scores.total[:, 0]  # classes in order 0, 1
     assert malignant[0] == pytest.approx(-3 * np.log(0.8)) and benign[39] == pytest.approx(-3 * np.log(0.7))
     assert np.isnan(malignant[1])  # never left out
+
+
+def test_a_pair_of_cases_is_scored_only_by_choices_that_left_both_out():
+    pool = null(2, 3)
+    weights, chosen = draw_cases(STRATA, 100, np.random.default_rng(0)), np.arange(100) % 2
+    won = []
+    for malignant in range(20):
+        for benign in range(20, 40):
+            out = (weights[:, malignant] == 0) & (weights[:, benign] == 0)
+            upper, lower = (pool.probability[chosen[out]][:, CASE == case] for case in (malignant, benign))
+            won.append(np.mean(upper[:, :, None] > lower[:, None, :]))
+    scores = left_out_scores("auc", pool, chosen, weights).scores(np.ones((1, 40)))
+    assert scores[0, 0] == pytest.approx(np.mean(won))
 
 
 def test_one_candidate_has_nothing_to_correct():
@@ -76,6 +101,8 @@ def test_the_best_of_many_that_know_nothing_is_worth_nothing():
     assert np.mean([f.naive for f in found]) > 0.6
     assert np.mean([f.value for f in found]) == pytest.approx(0.5, abs=0.03)
     assert sum(f.low <= 0.5 <= f.high for f in found) >= 10
+    # the standard error of such an AUC is sqrt((20 + 20 + 1) / (12 x 20 x 20)) = 0.092: wider intervals would say less than they could
+    assert np.mean([f.high - f.low for f in found]) == pytest.approx(4 * 0.092, rel=0.15)
 
 
 def test_a_clear_winner_keeps_its_score():
@@ -92,8 +119,9 @@ def test_the_best_epoch_is_paid_for_as_well():
     assert as_epochs.optimism > 0.05 and as_epochs == run(pool)["auc"]
 
 
-def test_the_same_seed_gives_the_same_numbers():
-    assert run(null(10, 0), "log_loss") == run(null(10, 0), "log_loss")
+def test_the_seed_decides_the_numbers():
+    pool = null(10, 0)
+    assert run(pool, "log_loss") == run(pool, "log_loss") != run(pool, "log_loss", seed=1)
 
 
 def test_out_of_bag_scores_are_those_of_the_cases_left_out():
@@ -104,12 +132,18 @@ def test_out_of_bag_scores_are_those_of_the_cases_left_out():
     assert found[:2] == pytest.approx(-(np.log(0.8) + np.log(0.2)) / 2) and np.isnan(found[2])
 
 
-def test_with_few_cases_the_interval_is_the_spread_of_out_of_bag_scores(monkeypatch):
-    pool, rng = null(5, 0), np.random.default_rng(0)
-    weights, spread = draw_cases(STRATA, 300, rng), draw_cases(STRATA, 300, rng)
+def one_choice(smaller: int):
+    """(interval of an AUC, percentiles of its out-of-bag scores) of 40 cases, `smaller` of them malignant."""
+    label = (CASE < smaller).astype(int)
+    pool, strata, rng = null(5, 0)._replace(label=label), strata_of(label, CASE), np.random.default_rng(0)
+    weights, spread = draw_cases(strata, 300, rng), draw_cases(strata, 300, rng)
     chosen = choices("auc", pool, weights, {"b": choose_best("max")})["b"]
-    many = corrected_interval("auc", pool, chosen, weights, STRATA, spread)
-    monkeypatch.setattr("analysis.bias_corrected.FEW_CASES", 21)
-    few = corrected_interval("auc", pool, chosen, weights, STRATA, spread)
-    low, high = np.quantile(out_of_bag_scores("auc", pool, chosen, weights), [0.025, 0.975])
-    assert few == pytest.approx((many.value, low, high)) and few.high - few.low > many.high - many.low
+    percentiles = np.quantile(out_of_bag_scores("auc", pool, chosen, weights), [0.025, 0.975])
+    return corrected_interval("auc", pool, chosen, weights, strata, spread), percentiles
+
+
+def test_with_few_cases_the_interval_is_the_spread_of_out_of_bag_scores_which_is_wider():
+    (few, spread_of_few), (enough, spread_of_enough) = one_choice(FEW_CASES - 1), one_choice(FEW_CASES)
+    assert few[1:] == pytest.approx(spread_of_few)
+    low, high = spread_of_enough
+    assert low < enough.low < enough.value < enough.high < high

@@ -87,6 +87,19 @@ def test_a_difference_is_first_minus_second_and_turns_with_them():
     assert back == pytest.approx((-forward.value, -forward.high, -forward.low))
 
 
+def test_the_interval_of_a_difference_is_that_of_theory_for_few_cases():
+    """5 cases a class: the first is wrong in 2 of each, the second in none; Student's t, since two variances of 5 cases are not known."""
+    label = np.repeat([0, 1], 5)
+    wrong = np.tile([True, True, False, False, False], 2)
+    right = label * 0.8 + 0.1
+    case, first = np.arange(10), np.where(wrong, 1 - right, right)
+    found = paired_difference("accuracy", first, right, label, case, case, rng=rng(), count=5000)
+    standard_error = math.sqrt(0.4 * 0.6 / 4) / math.sqrt(2)
+    assert found.value == pytest.approx(-0.4)
+    reach = 2.306 * standard_error  # 97.5 % quantile of 8 degrees of freedom; of the normal distribution it is 1.960
+    assert (found.low, found.high) == pytest.approx((-0.4 - reach, -0.4 + reach), abs=0.02)
+
+
 def test_pairing_removes_what_both_share():
     shifted = np.clip(PROBABILITY + 0.01, 0.01, 0.99)
     paired = paired_difference("log_loss", PROBABILITY, shifted, LABEL, PATIENT, CASE, rng=rng(), count=200)
@@ -125,3 +138,8 @@ def test_an_interval_of_a_share_stays_between_0_and_1_and_leans_to_the_side_with
     probability = np.where(right == 1, label, 1 - label) * 0.8 + 0.1
     found = bootstrap_interval("balanced_accuracy", probability, label, np.arange(40), np.arange(40), rng=rng())
     assert found.high < 1 and found.value - found.low > 2 * (found.high - found.value)
+
+
+def test_where_no_resample_says_anything_else_the_interval_has_no_width():
+    found = bootstrap_interval("balanced_accuracy", LABEL * 0.8 + 0.1, LABEL, PATIENT, CASE, rng=rng(), count=50)
+    assert found == (1.0, 1.0, 1.0)

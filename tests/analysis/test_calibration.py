@@ -2,6 +2,8 @@
 
 import csv
 import io
+import json
+import shutil
 
 import numpy as np
 import pytest
@@ -53,6 +55,20 @@ def overconfident(cases=60, each=5, temperature=3.0):
     label = np.repeat((rng.random(cases) < truth[::each]).astype(int), each)
     case = np.repeat([f"c{number:02d}" for number in range(cases)], each)
     return level_of(scale(truth, 1 / temperature), label, case, np.repeat(np.arange(cases) % 3, each))
+
+
+@pytest.fixture(scope="module")
+def softened():
+    """(an overconfident level, its judgement). Read only."""
+    level = overconfident()
+    return level, judge(level, np.random.default_rng(0))
+
+
+@pytest.fixture(scope="module")
+def written(trained_study, tmp_path_factory):
+    """(a study, its calibration). Read only."""
+    study = shutil.copytree(trained_study, tmp_path_factory.mktemp("calibration") / "tiny")
+    return study, write_calibration(study)
 
 
 def test_bins_of_equal_count_by_hand():
@@ -158,9 +174,9 @@ def test_images_of_a_case_do_not_make_the_interval_narrower():
 
 
 def test_uneven_cases_are_worth_fewer():
-    # 9 images of one case, 1 of another: (10^2) / (81 + 1) = 1.22 cases
-    uneven, even = (share_interval(0.5, np.repeat([0, 1], counts)) for counts in ((9, 1), (5, 5)))
-    assert uneven[0] < even[0] and even[1] < uneven[1]
+    # 9 images of one case, 1 of another: (10^2) / (81 + 1) = 1.22 cases; Wilson's interval of 1/2 by n is 1.96 / sqrt(n + 1.96^2) wide
+    low, high = share_interval(0.5, np.repeat([0, 1], (9, 1)))
+    assert (low + high) / 2 == pytest.approx(0.5) and high - low == pytest.approx(1.96 / np.sqrt(1.2195 + 3.8415), abs=1e-4)
 
 
 @pytest.mark.parametrize("share", [0.0, 1.0])
@@ -177,8 +193,8 @@ def test_a_figure_has_as_many_bins_as_its_units_can_fill(units, bins):
     assert all(row["low"] <= row["observed"] <= row["high"] and row["cases"] == row["units"] for row in found)
 
 
-def test_scaling_helps_an_overconfident_network():
-    found = judge(overconfident(), np.random.default_rng(0))
+def test_scaling_helps_an_overconfident_network(softened):
+    _, found = softened
     assert found["temperature"] > 2
     assert found["lowest_temperature"] <= found["temperature"] <= found["highest_temperature"]
     for row in found["scores"].values():
@@ -187,10 +203,10 @@ def test_scaling_helps_an_overconfident_network():
     assert found["verdict"].startswith("scaling helps")
 
 
-def test_after_is_scaled_by_the_other_folds():
-    level = overconfident()
+def test_after_is_scaled_by_the_other_folds(softened):
+    level, judged = softened
     scaled = scale(level.probability, cross_fitted_temperature(level.probability, level.label, level.fold))
-    found = judge(level, np.random.default_rng(0))["scores"]["log_loss"]
+    found = judged["scores"]["log_loss"]
     assert found["before"] == pytest.approx(log_loss(level.label, level.probability))
     assert found["after"] == pytest.approx(log_loss(level.label, scaled))
 
@@ -203,7 +219,7 @@ def test_the_case_is_the_unit_of_an_interval(monkeypatch):
         difference = judge(level._replace(case=case), np.random.default_rng(0))["scores"]["log_loss"]["difference"]
         return difference["high"] - difference["low"]
 
-    assert width(level.case) > 1.8 * width(np.arange(240).astype(str))  # sqrt(8) by theory
+    assert width(level.case) > 2 * width(np.arange(240).astype(str))  # sqrt(8) by theory
 
 
 @pytest.mark.parametrize(
@@ -230,10 +246,11 @@ def test_a_separated_set_drives_the_temperature_to_its_limit_and_the_verdict_say
     assert "limit of its range" in judge(level, np.random.default_rng(0))["verdict"]
 
 
-def test_files_and_figure_of_a_study(study):
-    report = write_calibration(study)
+def test_files_and_figure_of_a_study(written):
+    study, report = written
     assert_shows_something(study / "plots" / "reliability.png")
-    assert (study / "plots" / "reliability.pdf").read_bytes().startswith(b"%PDF") and (study / "results" / "calibration.json").exists()
+    assert (study / "plots" / "reliability.pdf").read_bytes().startswith(b"%PDF")
+    assert json.loads((study / "results" / "calibration.json").read_text()) == report
     scores = list(csv.DictReader((study / "results" / "calibration.csv").open()))
     assert [(row["level"], row["score"]) for row in scores] == [
         (level, score) for level in ("view", "patient") for score in calibration.SCORES
@@ -245,16 +262,17 @@ def test_files_and_figure_of_a_study(study):
         for when in ("before", "after"):
             units = [int(row["units"]) for row in points if (row["level"], row["scaling"]) == (name, when)]
             assert sum(units) == report["levels"][name]["units"]
+    assert report["levels"]["patient"]["units"] == report["levels"]["view"]["cases"] == 8
 
 
-def test_a_study_gives_the_same_numbers_again(study):
-    assert write_calibration(study) == write_calibration(study)
+def test_a_study_gives_the_same_numbers_again(written, study):
+    assert write_calibration(study) == written[1]
 
 
-def test_the_printed_tables_fit_80_columns_and_say_the_verdict(study):
-    report = write_calibration(study)
+def test_the_printed_tables_fit_80_columns_and_say_the_verdict(written):
+    _, report = written
     console = Console(file=io.StringIO(), width=80)
     print_calibration(report, console)
     text = console.file.getvalue()
     assert "SYNTHETIC DATA" in text and "after − before (95 %)" in text and "…" not in text
-    assert all(found["verdict"] in text for found in report["levels"].values())
+    assert text.count("scaling of 8 patients") == 1 and all(report["levels"][name]["verdict"] in text for name in ("view", "patient"))

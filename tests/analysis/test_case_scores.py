@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from analysis.bootstrap import jackknife_weights, resamples
-from analysis.case_scores import case_scores, weighted_scores
+from analysis.case_scores import BLOCK, case_scores, weighted_scores
 from mmnet.metrics import METRICS, evaluate_one
 
 # 10 cases of 1 to 4 views; case 3 has two patients; probabilities in tenths, so that ties occur
@@ -42,9 +42,9 @@ def test_a_class_without_weight_has_no_score():
         assert np.isnan(case_scores(metric, PROBABILITY, LABEL, PATIENT, CASE).scores(weights)).all()
 
 
-def test_blocks_change_nothing(monkeypatch):
-    monkeypatch.setattr("analysis.case_scores.BLOCK", 2)
-    for metric in ("auc", "brier"):
-        whole = case_scores(metric, PROBABILITY, LABEL, PATIENT, CASE)
-        weights = jackknife_weights(10)
-        assert weighted_scores(metric, PROBABILITY, LABEL, PATIENT, CASE, weights) == pytest.approx(whole.scores(weights))
+@pytest.mark.parametrize("metric", ["auc", "brier"])
+def test_more_configurations_than_are_held_at_once_change_nothing(metric):
+    many = np.random.default_rng(2).integers(1, 10, (2 * BLOCK + 3, len(CASE))) / 10
+    weights = jackknife_weights(10)
+    whole = case_scores(metric, many, LABEL, PATIENT, CASE).scores(weights)
+    assert weighted_scores(metric, many, LABEL, PATIENT, CASE, weights) == pytest.approx(whole)

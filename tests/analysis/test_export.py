@@ -13,9 +13,12 @@ def test_leaderboard_and_performance_appear_as_csv_and_latex(study, monkeypatch)
     assert [path.name for path in files] == ["leaderboard.csv", "leaderboard.tex", "performance.csv", "performance.tex"]
     with files[0].open() as file:
         names = [row["trial"] for row in csv.DictReader(file)]
+    assert names[0] == "0001" and sorted(names) == ["0000", "0001", "0002", "0003", "0004"]
     latex = files[1].read_text()
     assert [line.partition(" &")[0] for line in latex.splitlines() if line[:4].isdecimal()] == names
-    assert r"\toprule" in latex and "SYNTHETIC DATA" in latex
+    for written in (latex, files[3].read_text()):
+        assert r"\toprule" in written and "SYNTHETIC DATA" in written
+    assert "sensitivity" in files[2].read_text()
 
 
 def test_trials_without_a_score_stand_last_with_dashes():

@@ -3,11 +3,14 @@
 import csv
 import io
 import json
+import shutil
 
 import numpy as np
 import pytest
+from PIL import Image
 from rich.console import Console
 
+from analysis.figure import BLUE
 from analysis.fold_curves import curves_of, print_fold_curves, summary, write_fold_curves
 from analysis.predictions import chosen_trial
 from data.errors import InputError
@@ -41,6 +44,13 @@ def printed(report):
     return console.file.getvalue()
 
 
+@pytest.fixture(scope="module")
+def written(trained_study, tmp_path_factory):
+    """(a study, its curves). Read only."""
+    study = shutil.copytree(trained_study, tmp_path_factory.mktemp("fold_curves") / "tiny")
+    return study, write_fold_curves(study)
+
+
 def test_mean_and_spread_over_folds_by_hand():
     curves = curves_of(made_up([[0.6, 0.8], [0.7, 0.9]], [[1.0, 3.0], [0.5, 1.5]], [0.65, 0.85]), "auc")
     assert curves.mean == pytest.approx([0.7, 0.8])
@@ -53,6 +63,9 @@ def test_a_fold_without_the_metric_is_left_out_of_the_mean():
     curves = curves_of(made_up([[0.6, None, 0.8], [None, None, 0.9], [None] * 3], [[1.0] * 3] * 3, [0.65, 0.85, None]), "auc")
     assert curves.mean == pytest.approx([0.7, 0.9, np.nan], nan_ok=True)
     assert curves.sd == pytest.approx([np.std([0.6, 0.8], ddof=1), np.nan, np.nan], nan_ok=True)
+    lines = printed({"synthetic": False, "metric": "auc", "nested": False, "trials": [summary("0000", curves)]}).splitlines()
+    (last,) = [line.split() for line in lines if line.startswith("last")]
+    assert last == ["last", "3", "–", "±", "–", "–", "1.000"]
 
 
 def test_the_summary_stands_at_the_best_epoch_and_at_the_last():
@@ -64,8 +77,8 @@ def test_the_summary_stands_at_the_best_epoch_and_at_the_last():
     assert found["last"] == pytest.approx({"mean": 0.6, "sd": np.std([0.5, 0.7], ddof=1), "pooled": 0.6, "train_loss": 1.0})
 
 
-def test_a_study_shows_its_standing_trial_as_it_is_on_record(study):
-    report = write_fold_curves(study)
+def test_a_study_shows_its_standing_trial_as_it_is_on_record(written):
+    study, report = written
     standing = chosen_trial(study)
     assert [trial["trial"] for trial in report["trials"]] == [standing.name] == ["0001"]
     rows = rows_of(study)
@@ -78,8 +91,8 @@ def test_a_study_shows_its_standing_trial_as_it_is_on_record(study):
     assert report["trials"][0]["best"]["pooled"] == standing.score
 
 
-def test_the_figure_shows_something(study):
-    write_fold_curves(study)
+def test_the_figure_shows_something(written):
+    study, _ = written
     assert_shows_something(study / "plots" / "fold_curves.png")
     assert (study / "plots" / "fold_curves.pdf").read_bytes().startswith(b"%PDF")
 
@@ -102,13 +115,16 @@ def test_a_nested_study_has_a_curve_an_outer_fold(study):
     assert "outer fold 3, best" in printed(report)
 
 
-def test_a_trial_of_one_epoch_has_a_figure(study):
+def test_a_trial_of_one_epoch_has_a_point_in_its_figure(study):
     trial = study / "trials" / "0000"
     (trial / "epochs.jsonl").write_text((trial / "epochs.jsonl").read_text().splitlines(keepends=True)[0])
     about = json.loads((study / "study.json").read_text())
     (study / "study.json").write_text(json.dumps(about | {"verb": "main"}))
     assert write_fold_curves(study)["trials"][0]["last_epoch"] == 1
-    assert_shows_something(study / "plots" / "fold_curves.png")
+    with Image.open(study / "plots" / "fold_curves.png") as image:
+        pixels = np.asarray(image.convert("RGB"))
+    axes = pixels[:, : pixels.shape[1] * 6 // 10]  # the rest is the legend
+    assert (axes == tuple(bytes.fromhex(BLUE[1:]))).all(-1).sum() > 100  # the colour of what is pooled
 
 
 def test_a_study_without_a_score_is_an_error(study):
@@ -119,8 +135,8 @@ def test_a_study_without_a_score_is_an_error(study):
         write_fold_curves(study)
 
 
-def test_the_printed_table_says_best_and_last(study):
-    report = write_fold_curves(study)
+def test_the_printed_table_says_best_and_last(written):
+    _, report = written
     text, trial = printed(report), report["trials"][0]
     assert "SYNTHETIC DATA" in text and "…" not in text
     for which in ("best", "last"):

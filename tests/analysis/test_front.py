@@ -9,11 +9,14 @@ from rich.console import Console
 
 from analysis.front import print_front, study_front, write_front
 from analysis.material import Material
-from analysis.report import write_page
+from analysis.report import report_page
 from analysis.sections.front import pareto
-from analysis.trust import write_trust
 from data.errors import InputError
-from tests.analysis.studies import CONFIG, make_study, record
+from mmnet.records import read_trials
+from mmnet.study_folder import read_study
+from tests.analysis.studies import CONFIG, record
+from tests.analysis.test_plots import assert_shows_something
+from tests.analysis.trust_record import NOT_READY
 
 ABOUT = {"config": CONFIG.to_dict(), "settings": {"front": ["fold_epochs", "auc"]}, "data": {"synthetic": False}}
 
@@ -55,28 +58,33 @@ def test_the_front_is_printed_a_line_a_trial(capsys):
     assert lines[1] == "  trial 0000: log_loss 0.3000, fold_epochs 4, auc 0.9000" and len(lines) == 4
 
 
-@pytest.fixture
-def study(tmp_path):
-    folder = make_study(tmp_path / "tiny")
-    about = json.loads((folder / "study.json").read_text())
-    (folder / "study.json").write_text(json.dumps(about | {"settings": {"front": ["seconds", "parameters"]}}))
-    return folder
+def with_front(study, *others):
+    about = json.loads((study / "study.json").read_text())
+    (study / "study.json").write_text(json.dumps(about | {"settings": {"front": others}}))
+
+
+def unjudged(study):
+    """What a report shows of a study, but for what it computes of predictions."""
+    return Material(read_study(study), read_trials(study), NOT_READY, None)
 
 
 def test_a_study_with_several_objectives_leaves_a_table_a_figure_and_a_section(study):
+    with_front(study, "seconds", "parameters")
     front = write_front(study)
     with (study / "results" / "pareto.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert list(rows[0]) == ["trial", "on_front", "log_loss", "seconds", "parameters"]
-    assert [row["trial"] for row in rows] == front.trials and {row["trial"] for row in rows} == {"0000", "0001"}
+    assert [row["trial"] for row in rows] == front.trials and set(front.trials) == {"0000", "0001"}
+    assert [row["on_front"] for row in rows] == [str(int(best)) for best in front.best]
+    assert [[float(row[name]) for name in front.objectives] for row in rows] == front.values.tolist()
     assert all(float(row["parameters"]) > 0 and float(row["seconds"]) > 0 for row in rows)
-    assert (study / "plots" / "pareto.png").exists() and (study / "plots" / "pareto.pdf").exists()
-    assert 'id="pareto"' in write_page(study, write_trust(study)).read_text()
+    assert_shows_something(study / "plots" / "pareto.png")
+    assert (study / "plots" / "pareto.pdf").read_bytes().startswith(b"%PDF")
+    assert 'id="pareto"' in report_page(unjudged(study))
 
 
 def test_a_study_with_one_objective_has_no_front(study):
-    about = json.loads((study / "study.json").read_text())
-    (study / "study.json").write_text(json.dumps(about | {"settings": {}}))
-    with pytest.raises(InputError, match="has one objective; several are given as --metric log_loss,seconds"):
+    with_front(study)
+    with pytest.raises(InputError, match="has one objective; start a search with several by --metric log_loss,seconds"):
         write_front(study)
-    assert 'id="pareto"' not in write_page(study, write_trust(study)).read_text()
+    assert 'id="pareto"' not in report_page(unjudged(study))

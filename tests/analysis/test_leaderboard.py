@@ -33,8 +33,9 @@ RECORDS = [
 
 @pytest.mark.parametrize(("metric", "order"), [("log_loss", [6, 2, 0, 4, 1, 3, 5]), ("auc", [0, 4, 2, 6, 1, 3, 5])])
 def test_the_order_is_by_score_then_number_and_what_has_none_or_failed_is_last(metric, order):
-    assert [r.number for r in rank(RECORDS, metric)] == order
-    assert best_trial(RECORDS, metric).number == order[0]
+    upside_down = RECORDS[::-1]
+    assert [r.number for r in rank(upside_down, metric)] == order
+    assert best_trial(upside_down, metric).number == order[0]
 
 
 def test_there_is_no_best_among_trials_without_a_score():
@@ -50,8 +51,8 @@ def test_rows_are_of_the_best_epoch_and_parameters_stand_last():
     assert (second["epoch"], second["best_epoch"], second["log_loss"], second["model.pool_scales"]) == (2, 1, 0.5, "")
 
 
-def test_a_real_study_has_every_trial_that_started_with_the_required_columns_before_the_parameters(study, tmp_path):
-    records = read_trials(study)
+def test_a_real_study_has_every_trial_that_started_with_the_required_columns_before_the_parameters(trained_study, tmp_path):
+    records = read_trials(trained_study)
     write_leaderboard(tmp_path / "leaderboard.csv", records, "log_loss")
     with (tmp_path / "leaderboard.csv").open(newline="") as file:
         reader = csv.DictReader(file)

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from analysis import members, new_patients, sealed_test
+from analysis import calibration, members, new_patients, performance_table, roc_curves, sealed_test
 from analysis.material import read_material
 from analysis.members import print_mean, write_mean
 from analysis.model_card import model_card
@@ -36,12 +36,20 @@ def trained(tmp_path_factory):
     return make_mean(tmp_path_factory.mktemp("studies") / "mean")
 
 
+@pytest.fixture(scope="module")
+def finished(trained, tmp_path_factory):
+    """A copy of it with its results and models, as main.py leaves them. Read only."""
+    study = shutil.copytree(trained, tmp_path_factory.mktemp("finished") / "mean")
+    write_results(study)
+    return study
+
+
 @pytest.fixture
-def study(trained, tmp_path, monkeypatch):
-    """A copy of it to write in."""
-    for module in (members, new_patients, sealed_test):
+def study(finished, tmp_path, monkeypatch):
+    """A copy of that to write in."""
+    for module in (calibration, members, new_patients, performance_table, roc_curves, sealed_test):
         monkeypatch.setattr(module, "RESAMPLES", 50)
-    return shutil.copytree(trained, tmp_path / "mean")
+    return shutil.copytree(finished, tmp_path / "mean")
 
 
 def on_record(study) -> tuple[np.ndarray, dict[str, np.ndarray]]:
@@ -75,9 +83,10 @@ def test_the_mean_is_that_of_the_members_probabilities_view_by_view(trained):
         np.testing.assert_array_equal(getattr(found, name), column)
 
 
-def test_members_judged_on_other_views_have_no_mean(trained):
+@pytest.mark.parametrize("column", ["rows", "patient", "fold", "label"])
+def test_members_judged_on_other_views_have_no_mean(trained, column):
     known = member_predictions(trained)
-    known["0007"] = replace(known["0007"], rows=known["0007"].rows[::-1])
+    known["0007"] = replace(known["0007"], **{column: np.roll(getattr(known["0007"], column), 1, axis=0)})
     with pytest.raises(InputError, match="members 0026 and 0007: judged on other views or folds .* train them together"):
         mean_of(known)
 
@@ -116,8 +125,8 @@ def test_the_mean_stands_beside_its_members_with_paired_differences(study):
     )
 
 
-def test_results_are_of_the_mean_and_every_members_networks_are_kept(study):
-    write_results(study)
+def test_results_are_of_the_mean_and_every_members_networks_are_kept(finished):
+    study = finished
     said, columns = on_record(study)
     mean = said.mean(0)
     with (study / "results" / "summary.csv").open() as file:
@@ -134,8 +143,7 @@ def test_results_are_of_the_mean_and_every_members_networks_are_kept(study):
     assert not (study / "best_config.yaml").exists()  # no single configuration is the result
 
 
-def test_the_sealed_test_is_opened_once_for_the_mean_over_members_and_folds(study, monkeypatch):
-    write_results(study)
+def test_the_sealed_test_is_opened_once_for_the_mean_over_members_and_folds(study):
     (result,), new = open_sealed_test(study, DATASET, splits(), CPU)
     by_member, patient, label = by_networks(study, DATASET.select_patients(splits().test))
     expected = evaluate(np.concatenate(by_member).mean(0), label, patient)
@@ -148,15 +156,15 @@ def test_the_sealed_test_is_opened_once_for_the_mean_over_members_and_folds(stud
         assert result["members"][name] == pytest.approx({metric: alone[metric] for metric in result["metrics"]})
     text = " ".join(shown(lambda console: print_sealed_test(study, [result], True, console), width=200).split())
     assert "mean of the 6 fold models of 3 members" in text and all(name in text for name in MEMBERS)
-    monkeypatch.setattr("analysis.networks.predict_all", lambda *_: pytest.fail("evaluated again"))
+    shutil.rmtree(study / "models")  # without which nothing can be evaluated again
     assert open_sealed_test(study, DATASET, splits(), CPU) == ([json.loads(json.dumps(result))], False)
 
 
 def test_new_patients_are_predicted_by_the_mean_over_members_and_folds(study):
-    write_results(study)
     report = predict_patients(study, strangers(), CPU)
     by_member, patient, _ = by_networks(study, strangers())
     flat = np.concatenate(by_member)
+    assert [row[0] for row in report["rows"]] == strangers().table.patients().tolist()
     for row in report["rows"]:
         of_models = flat[:, patient == row[0]].mean(1)
         assert row[4:6] == pytest.approx([of_models.mean(), of_models.std(ddof=1)], abs=1e-6)
@@ -165,7 +173,6 @@ def test_new_patients_are_predicted_by_the_mean_over_members_and_folds(study):
 
 
 def test_the_page_and_the_model_card_speak_of_the_mean(study):
-    write_results(study)
     material = read_material(study, write_trust(study))
     said, _ = on_record(study)
     np.testing.assert_allclose(material.judged.predictions.probability, said.mean(0), rtol=1e-12)
@@ -175,8 +182,7 @@ def test_the_page_and_the_model_card_speak_of_the_mean(study):
     assert "Out-of-fold predictions of the mean of 0026, 0011, 0007." in page
 
 
-def test_each_members_networks_are_of_its_own_configuration(study):
-    write_results(study)
+def test_each_members_networks_are_of_its_own_configuration(finished):
     for name, params in MEMBERS.items():
-        saved = json.loads((study / "models" / name / "network.json").read_text())
+        saved = json.loads((finished / "models" / name / "network.json").read_text())
         assert Config().with_values(saved["config"]) == CONFIG.with_values(params)

@@ -35,6 +35,13 @@ DEVELOPMENT = PREPARED.development
 OUTER = 3
 
 
+def train_here(study, trials):
+    """Training takes over SIGTERM of the process, which is the test run's here."""
+    before = signal.getsignal(signal.SIGTERM)
+    train_all(study, trials, CPU, Console(quiet=True))
+    signal.signal(signal.SIGTERM, before)
+
+
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
     """(folder, outer splits) of a nested study as main.py leaves it. Read only."""
@@ -43,9 +50,7 @@ def trained(tmp_path_factory):
     study.path.mkdir()
     about = {"format": 2, "verb": "main", "config": CONFIG.to_dict(), "nested": [splits.to_json() for splits in nested]}
     (study.path / "study.json").write_text(json.dumps(about))
-    before = signal.getsignal(signal.SIGTERM)
-    train_all(study.path, trials, CPU, Console(quiet=True))
-    signal.signal(signal.SIGTERM, before)
+    train_here(study.path, trials)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(module, "RESAMPLES", 20)
         write_nested(study.path, DEVELOPMENT, CONFIG, nested, CPU)

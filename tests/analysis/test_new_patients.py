@@ -2,6 +2,7 @@
 
 import csv
 import io
+import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -11,9 +12,8 @@ from sklearn.metrics import balanced_accuracy_score, roc_auc_score
 
 from analysis import new_patients
 from analysis.new_patients import check_new, predict_patients, print_predictions, usable
-from analysis.predictions import chosen_trial, study_predictions
+from analysis.predictions import chosen_trial
 from analysis.summary import write_results
-from analysis.thresholds import max_balanced_accuracy
 from data.errors import DataError, LeakageError
 from data.sources import UNKNOWN
 from mmnet.config import Config
@@ -39,11 +39,23 @@ def labelled(dataset, label):
     return altered(dataset, label=np.array(label)[member])
 
 
+@pytest.fixture(scope="module")
+def finished(trained_study, tmp_path_factory):
+    """The study with its models in place. Read only."""
+    study = shutil.copytree(trained_study, tmp_path_factory.mktemp("finished") / "tiny")
+    write_results(study)
+    return study
+
+
+@pytest.fixture
+def study(finished, tmp_path):
+    return shutil.copytree(finished, tmp_path / "tiny")
+
+
 @pytest.fixture
 def predicted(study, monkeypatch):
     """What predict_patients makes of a data set."""
     monkeypatch.setattr(new_patients, "RESAMPLES", 50)
-    write_results(study)
     return lambda dataset: predict_patients(study, dataset, CPU)
 
 
@@ -126,14 +138,15 @@ def test_each_patient_has_one_row_with_mean_and_spread_of_the_fold_models(study,
     assert [[str(cell) for cell in row] for row in report["rows"]] == [list(row.values()) for row in rows]
 
 
-def test_calls_follow_one_half_and_the_threshold_of_the_studys_own_patients(study, predicted, monkeypatch):
-    known = study_predictions(study).level("patient")
-    expected = max_balanced_accuracy(known.probability, known.label)
-    assert predicted(strangers())["threshold"] == expected
-    probabilities = sorted(float(row["probability"]) for row in rows_of(study))
+def test_calls_follow_one_half_and_the_threshold_of_the_studys_own_patients(study, predicted):
+    probabilities = sorted(row[4] for row in predicted(strangers())["rows"])
     middle = (probabilities[2] + probabilities[3]) / 2
-    monkeypatch.setattr(new_patients, "max_balanced_accuracy", lambda *_: middle)
-    predicted(strangers())
+    path = chosen_trial(study).folder / "predictions.npz"
+    with np.load(path) as saved:
+        known = {name: saved[name] for name in saved.files}
+    apart = np.tile(middle + 1e-3 * (2 * known["label"] - 1.0), (len(known["oof"]), 1))
+    np.savez(path, **known | {"oof": apart})  # what was said of the study's own patients parts the classes in the middle
+    assert predicted(strangers())["threshold"] == pytest.approx(middle)
     for row in rows_of(study):
         probability = float(row["probability"])
         assert row["call_at_0.5"] == ("malignant" if probability >= 0.5 else "benign")
@@ -159,9 +172,11 @@ def test_a_patient_who_lacks_magnifications_is_predicted_from_the_others(study, 
     dataset = strangers()
     first = dataset.table.patients()[0]
     whole = predicted(dataset)["rows"]
-    some = predicted(dataset.select_rows((dataset.table.patient != first) | (dataset.table.magnification == 200)))["rows"]
+    report = predicted(dataset.select_rows((dataset.table.patient != first) | (dataset.table.magnification == 200)))
+    some = report["rows"]
     assert some[0][-4:] == [0, 0, 2, 0] and 0 < some[0][4] < 1 and some[0][4] != whole[0][4]
     assert some[1:] == whole[1:]
+    assert "1 of 6 patients lack a magnification" in shown(report)
 
 
 @pytest.mark.parametrize(
@@ -199,7 +214,7 @@ def test_the_table_names_everyone_and_what_was_left_out(predicted):
 
 def test_where_there_is_nothing_to_say_nothing_is_said(predicted):
     text = shown(predicted(labelled(strangers(), [UNKNOWN] * 6)))
-    assert "left out" not in text and "AUC" not in text and "–" in text
+    assert "left out" not in text and "AUC" not in text and "lack a magnification" not in text and "–" in text
 
 
 def test_many_patients_are_counted_and_all_of_them_are_in_the_file(study, predicted):

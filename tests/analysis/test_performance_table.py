@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -11,10 +12,8 @@ from sklearn.metrics import balanced_accuracy_score, brier_score_loss, f1_score,
 
 from analysis import performance_table
 from analysis.performance import NAMES
-from analysis.performance_table import caption_of, print_performance, write_performance
+from analysis.performance_table import caption_of, performance_report, print_performance, write_performance, write_performance_tables
 from analysis.predictions import LEVELS, Predictions, study_predictions
-from mmnet.records import write_json
-from mmnet.study_folder import FORMAT
 from tests.analysis.studies import CONFIG
 
 REFERENCE = {
@@ -36,26 +35,27 @@ def made_up(folds, silent=None):
     return Predictions(probability, label, names, names, names, fold, rows, (200,))
 
 
-@pytest.fixture
-def report(tmp_path, monkeypatch):
-    """(folder, its report) of predictions."""
-
-    def make(predictions, synthetic=False):
-        folder = tmp_path / "made-up"
-        folder.mkdir(exist_ok=True)
-        write_json(folder / "study.json", {"format": FORMAT, "config": CONFIG.to_dict(), "data": {"synthetic": synthetic}})
-        monkeypatch.setattr(performance_table, "RESAMPLES", 50)
-        monkeypatch.setattr(performance_table, "study_predictions", lambda _: predictions)
-        (folder / "results").mkdir(exist_ok=True)
-        return folder, write_performance(folder)
-
-    return make
+@pytest.fixture(scope="module", autouse=True)
+def few_resamples():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(performance_table, "RESAMPLES", 50)
+        yield
 
 
-@pytest.fixture
-def real(study, monkeypatch):
-    monkeypatch.setattr(performance_table, "RESAMPLES", 50)
+@pytest.fixture(scope="module")
+def real(trained_study, tmp_path_factory):
+    """(study, its report). Read only."""
+    study = shutil.copytree(trained_study, tmp_path_factory.mktemp("performance") / "tiny")
     return study, write_performance(study)
+
+
+def report_of(predictions, synthetic=False):
+    return performance_report(predictions, 0, synthetic)
+
+
+def text_of(report, folder, suffix):
+    write_performance_tables(folder, report)
+    return (folder / f"performance{suffix}").read_text()
 
 
 @pytest.mark.parametrize("level", LEVELS)
@@ -74,26 +74,27 @@ def test_each_fold_and_all_of_them_are_judged_by_their_own_predictions(real, lev
     assert found["levels"][level]["units"] == len(units.label) and found["levels"][level]["cases"] == 8
 
 
-def test_a_fold_without_a_number_is_left_out_of_mean_and_sd_and_has_a_dash(report):
-    folder, found = report(made_up(folds=3, silent=1))
+def test_a_fold_without_a_number_is_left_out_of_mean_and_sd_and_has_a_dash(tmp_path):
+    found = report_of(made_up(folds=3, silent=1))
     precision = found["levels"]["view"]["metrics"]["precision"]
     first, silent, last = precision["folds"]
     assert np.isnan(silent) and precision["mean"] == pytest.approx((first + last) / 2)
     assert precision["sd"] == pytest.approx(abs(first - last) / np.sqrt(2))
-    stored = json.loads((folder / "results" / "performance.json").read_text())
-    assert stored["levels"]["view"]["metrics"]["precision"]["folds"][1] is None
-    assert "| – |" in next(line for line in (folder / "results" / "performance.md").read_text().splitlines() if "precision" in line)
-    assert "–" in next(line for line in shown(found).splitlines() if line.startswith("precision")).split("±")[0]
+    line = next(line for line in text_of(found, tmp_path, ".md").splitlines() if line.startswith("| view | precision"))
+    assert [cell.strip() for cell in line.split("|")[3:6]] == [f"{first:.3f}", "–", f"{last:.3f}"]
+    line = next(line for line in shown(found).splitlines() if line.startswith("precision"))
+    assert line.split()[1:4] == [f"{first:.2f}", "–", f"{last:.2f}"]
 
 
-def test_where_only_one_fold_has_a_number_there_is_no_spread(report):
-    _, found = report(made_up(folds=2, silent=1))
+def test_where_only_one_fold_has_a_number_there_is_no_spread():
+    found = report_of(made_up(folds=2, silent=1))
     precision = found["levels"]["view"]["metrics"]["precision"]
     assert precision["mean"] == precision["folds"][0] and np.isnan(precision["sd"])
 
 
-def test_the_csv_holds_every_number_of_the_report(real):
+def test_json_and_csv_hold_every_number_of_the_report(real):
     study, found = real
+    assert json.loads((study / "results" / "performance.json").read_text()) == json.loads(json.dumps(found).replace("NaN", "null"))
     with (study / "results" / "performance.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert [(row["level"], row["metric"]) for row in rows] == [(level, metric) for level in LEVELS for metric in NAMES]
@@ -114,9 +115,9 @@ def test_a_reader_of_the_table_alone_knows_what_it_shows(real):
         assert text.count("PR-AUC") == len(LEVELS)
 
 
-def test_real_data_are_not_called_synthetic(report):
-    folder, found = report(made_up(folds=2))
-    text = (folder / "results" / "performance.md").read_text()
+def test_real_data_are_not_called_synthetic(tmp_path):
+    found = report_of(made_up(folds=2))
+    text = text_of(found, tmp_path, ".md")
     assert "SYNTHETIC" not in text + shown(found) and caption_of(found) in text
 
 
@@ -127,10 +128,10 @@ def shown(found, width=80):
 
 
 @pytest.mark.parametrize(("folds", "columns"), [(2, 2), (5, 5), (6, 0)])
-def test_it_fits_80_columns_and_leaves_folds_out_where_there_are_many(report, folds, columns):
-    _, found = report(made_up(folds=folds), synthetic=True)
+def test_it_fits_80_columns_and_leaves_folds_out_where_there_are_many(folds, columns):
+    found = report_of(made_up(folds=folds), synthetic=True)
     text = shown(found)
-    assert "…" not in text and text.count("SYNTHETIC DATA") == len(LEVELS)
+    assert "…" not in text and max(map(len, text.splitlines()[:-2])) <= 80 and text.count("SYNTHETIC DATA") == len(LEVELS)
     lines = [line for line in text.splitlines() if line.startswith("AUC")]
     assert len(lines) == len(LEVELS)
     m = found["levels"]["image"]["metrics"]["auc"]
@@ -140,4 +141,5 @@ def test_it_fits_80_columns_and_leaves_folds_out_where_there_are_many(report, fo
 
 def test_the_seed_decides_the_intervals(real):
     study, found = real
-    assert json.dumps(write_performance(study)) == json.dumps(found)
+    again, other = (performance_report(study_predictions(study), seed, True) for seed in (CONFIG.seed, CONFIG.seed + 1))
+    assert json.dumps(again) == json.dumps(found) != json.dumps(other)

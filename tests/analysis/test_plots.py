@@ -1,13 +1,12 @@
-"""Every figure is a PNG that shows something, of any study: real, single, failed, or without a score."""
+"""Every figure is a PNG that shows each trial it should, of any study: mixed, single, failed, or without a score."""
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from analysis.importance import Importance
-from analysis.plots import importance_bars, learning_curves, metric_label, optimisation_history, parallel_coordinates
+from analysis.plots import importance_bars, learning_curves, metric_label, optimisation_history, parallel_coordinates, value_scale
 from mmnet.metrics import METRICS
-from mmnet.records import read_trials
 from tests.analysis.studies import record
 
 ORDER = ["model.pool_scales", "absent"]
@@ -19,38 +18,60 @@ FIGURES = {
 MIXED = [
     record(0, [0.6, 0.5], params={"optim.lr": 1e-4, "loss.name": "focal", "loss.gamma": 2.0, "model.importance": True}),
     record(1, [0.4, None], "stopped", {"optim.lr": 1e-1, "loss.name": "cross_entropy", "model.importance": False}),
-    record(2, [0.7], "running", {"optim.lr": 1e-2, "loss.name": "focal", "loss.gamma": 2.0, "model.importance": False}),
-    record(3, [0.1], "failed", {"optim.lr": 1.0}),
+    record(2, [0.7, 0.65], "running", {"optim.lr": 1e-2, "loss.name": "focal", "loss.gamma": 2.0, "model.importance": False}),
+    record(3, [0.1, 0.2], "failed", {"optim.lr": 1.0}),
 ]
 
 
-def assert_shows_something(path):
+def colours(path):
+    """Share of the pixels of a PNG that are neither black nor white nor grey: axes, words and grids are."""
     with Image.open(path) as image:
         assert image.format == "PNG" and min(image.size) > 200
-        assert np.asarray(image.convert("L")).std() > 1
+        return (np.ptp(np.asarray(image.convert("RGB")).astype(int), axis=-1) > 30).mean()
+
+
+def assert_shows_something(path):
+    """More than its axes."""
+    assert colours(path) > 1e-4
 
 
 @pytest.mark.parametrize("figure", FIGURES)
-def test_a_figure_of_a_real_study(study, figure):
-    FIGURES[figure](read_trials(study), study / "figure.png")
-    assert_shows_something(study / "figure.png")
+def test_every_trial_with_a_score_is_in_the_figure(tmp_path, figure):
+    def drawn(records):
+        FIGURES[figure](records, tmp_path / "figure.png")
+        return (tmp_path / "figure.png").read_bytes()
+
+    whole = drawn(MIXED)
+    assert_shows_something(tmp_path / "figure.png")
+    for place in range(3):
+        assert drawn(MIXED[:place] + MIXED[place + 1 :]) != whole
 
 
 @pytest.mark.parametrize(
-    "records", [MIXED, MIXED[:1], MIXED[3:], [record(0, [], "running")], []], ids=["mixed", "one", "failed", "no epoch", "none"]
+    ("records", "of_data"),
+    [(MIXED[:1], FIGURES), ([MIXED[3], record(4, [], "running")], ["curves"]), ([], [])],
+    ids=["one", "no score", "none"],
 )
 @pytest.mark.parametrize("figure", FIGURES)
-def test_a_figure_of_any_records(tmp_path, figure, records):
+def test_a_figure_of_few_records_or_none(tmp_path, figure, records, of_data):
     FIGURES[figure](records, tmp_path / "figure.png")
-    assert_shows_something(tmp_path / "figure.png")
+    assert (colours(tmp_path / "figure.png") > 1e-4) == (figure in of_data)
 
 
-@pytest.mark.parametrize(
-    "importance", [Importance({"optim.lr": 0.7, "loss.gamma": 0.3}, 3, 20), Importance({}, 0, 4)], ids=["some", "too few trials"]
-)
-def test_a_figure_of_importance(tmp_path, importance):
-    importance_bars(importance, tmp_path / "figure.png", False)
-    assert_shows_something(tmp_path / "figure.png")
+def test_a_figure_of_importance_has_longer_bars_for_more_and_words_where_there_are_none(tmp_path):
+    def coloured(share):
+        importance_bars(Importance(share, 3, 20), tmp_path / "figure.png", False)
+        return colours(tmp_path / "figure.png")
+
+    assert coloured({"optim.lr": 0.5, "loss.gamma": 0.5}) > 1.5 * coloured({"optim.lr": 0.9, "loss.gamma": 0.1}) > 0.01
+    assert coloured({}) == 0
+
+
+def test_a_value_stands_at_its_share_of_the_range_its_logarithm_over_many_decades_and_a_choice_at_its_order():
+    assert [value_scale([1, 5, 3])(value) for value in (1, 3, 5)] == [0, 0.5, 1]
+    assert [value_scale([1e-4, 1e-1])(value) for value in (1e-4, 10**-2.5, 1e-1)] == pytest.approx([0, 0.5, 1])
+    assert [value_scale([True, False, "c"])(value) for value in (False, True, "c")] == [0, 0.5, 1]
+    assert value_scale([2.0, 2.0])(2.0) == 0.5 and value_scale(["a"])("a") == 0
 
 
 def test_synthetic_data_is_said_in_the_figure(tmp_path):

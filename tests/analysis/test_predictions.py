@@ -63,8 +63,15 @@ def test_selecting_keeps_every_column_in_step(name):
         assert of_chosen.tolist() == [column[row] for row in rows]
 
 
-def test_a_trial_is_read_at_its_best_epoch_or_the_one_asked_for(trained_study):
-    record = read_trial(trained_study / "trials" / "0001")
+def test_a_trial_is_read_at_its_best_epoch_or_the_one_asked_for(study):
+    folder = study / "trials" / "0001"
+    with np.load(folder / "predictions.npz") as saved:
+        arrays = {name: saved[name] for name in saved.files}
+    np.savez(folder / "predictions.npz", **arrays | {"best_epoch": 2})
+    *lines, last = (folder / "epochs.jsonl").read_text().splitlines()
+    (folder / "epochs.jsonl").write_text("\n".join([*lines, json.dumps(json.loads(last) | {"best_epoch": 2})]) + "\n")
+    record = read_trial(folder)
+    assert record.best["epoch"] == 2 and len({line["metrics"]["log_loss"] for line in record.epochs}) == 3
     for epoch, line in [(None, record.best), *((line["epoch"], line) for line in record.epochs)]:
         found = trial_predictions(record, epoch)
         assert evaluate(found.probability, found.label, found.patient) == pytest.approx(line["metrics"])
@@ -104,19 +111,34 @@ def test_an_outer_fold_that_was_not_judged_yet_is_an_error(study):
         study_predictions(study)
 
 
+WHOLE = {"oof": np.random.default_rng(0).random((2, 500)), "label": np.zeros(500, int), "best_epoch": 2}
+
+
 @pytest.mark.parametrize(
     "damage",
     [
         lambda whole: whole[: len(whole) // 2],
         lambda whole: b"",
         lambda whole: b"nothing of the kind",
-        *(lambda whole, place=place: whole[:place] + bytes([whole[place] ^ 255]) + whole[place + 1 :] for place in (200, 3000)),
+        *(lambda whole, place=place: whole[:place] + bytes([whole[place] ^ 255]) + whole[place + 1 :] for place in (70, 3000)),
     ],
     ids=["half", "empty", "other", "in the shape", "in the numbers"],
 )
 def test_a_damaged_file_is_an_error_that_names_it(tmp_path, damage):
     path = tmp_path / "predictions.npz"
-    np.savez_compressed(path, oof=np.random.default_rng(0).random(1000))
+    np.savez_compressed(path, **WHOLE)
+    np.testing.assert_array_equal(read_arrays(path)["oof"], WHOLE["oof"])
     path.write_bytes(damage(path.read_bytes()))
     with pytest.raises(InputError, match="predictions.npz: absent or damaged"):
         read_arrays(path)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"oof": np.full((2, 500), np.nan)}, {"label": np.zeros(499, int)}, {"best_epoch": 3}, {"best_epoch": 0}],
+    ids=["no number", "of other views", "no such epoch", "no epoch at all"],
+)
+def test_a_file_that_contradicts_itself_is_damaged(tmp_path, wrong):
+    np.savez_compressed(tmp_path / "predictions.npz", **WHOLE | wrong)
+    with pytest.raises(InputError, match="predictions.npz: absent or damaged"):
+        read_arrays(tmp_path / "predictions.npz")

@@ -25,6 +25,8 @@ def test_fewer_mechanisms_come_before_a_smaller_width_before_less_time():
 
     plain, narrow, base = of({"model.importance": False}, 9.0), of({"model.width": 64}, 9.0), of({})
     assert plain < narrow < base < of({}, 9.0) and of({}, 1.01) == base
+    twice = replace(record(0, [0.5, 0.5]), config=Config().to_dict(), seconds=2.0)
+    assert simplicity(twice) == base  # the time of a fold-epoch, of which it had twice as many
 
 
 def test_within_one_error_of_the_best_that_may_be_chosen():

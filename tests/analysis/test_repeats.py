@@ -8,7 +8,6 @@ import pytest
 from rich.console import Console
 
 from analysis import repeats as module
-from analysis.noise_floor import repeat_spread
 from analysis.predictions import trial_predictions
 from analysis.repeats import print_repeats, repeat_plan, write_repeats
 from data.errors import LeakageError
@@ -17,9 +16,7 @@ from mmnet.command_line import Prepared
 from mmnet.metrics import METRICS, evaluate
 from mmnet.records import read_trials
 from mmnet.study_folder import StudyFolder
-from mmnet.training import train_all
-from tests.analysis.test_nested import CONFIG, DATASET, PREPARED
-from tests.mmnet.tiny import CPU
+from tests.analysis.test_nested import CONFIG, DATASET, PREPARED, train_here
 
 REPEATS = 5
 
@@ -30,7 +27,7 @@ def trained(tmp_path_factory):
     study = StudyFolder(tmp_path_factory.mktemp("repeats") / "r", CONFIG, "nowhere", "main")
     trials = planned_repeats(study, PREPARED, REPEATS)
     study.write(PREPARED, settings={"repeats": REPEATS}, repeats=[trial.splits.to_json() for trial in trials])
-    train_all(study.path, trials, CPU, Console(quiet=True))
+    train_here(study.path, trials)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(module, "RESAMPLES", 30)
         return study.path, write_repeats(study.path)
@@ -79,28 +76,14 @@ def test_the_report_gives_each_repeat_their_mean_and_their_spread(trained):
         row = report["metrics"][name]
         assert (row["mean"], row["sd"]) == pytest.approx((np.mean(values), np.std(values, ddof=1)), abs=1e-6)
         assert row["low"] <= row["mean"] <= row["high"]
+        by_seed, by_partition = ([(values[i] - values[i + 1]) ** 2 / 2 for i in pairs] for pairs in ((0, 2), (1, 3)))
+        assert row["sd_by_seed"] == pytest.approx(np.sqrt(np.mean(by_seed)), abs=1e-6)
+        assert row["sd_by_partition"] == pytest.approx(np.sqrt(np.mean(by_partition)), abs=1e-6)
     predictions = trial_predictions(records[0])
     again = evaluate(predictions.probability, predictions.label, predictions.patient)
     assert records[0].best["metrics"] == pytest.approx(again)
     stored = json.loads((study / "results" / "repeats.json").read_text())
     assert stored["patients"] == 16 and stored["synthetic"] is False
-
-
-def test_the_spread_by_hand():
-    score, seed, partition = np.array([1.0, 3.0, 7.0, 7.0]), np.array([1, 2, 2, 3]), np.array([1, 1, 2, 2])
-    spread = repeat_spread(score, np.zeros(4), seed, partition)
-    assert spread.seed_sd == np.sqrt((2**2 + 0) / 2 / 2)  # 1 and 3, 7 and 7
-    assert spread.partition_sd == np.sqrt(4**2 / 2)  # 3 and 7
-    assert repeat_spread(score[:2], np.zeros(2), seed[:2], partition[:2]).partition_sd is None
-
-
-def test_the_spread_of_many_repeats_is_what_was_put_in():
-    rng, place = np.random.default_rng(0), np.arange(1000)
-    seed, partition = (place + 1) // 2, place // 2
-    score = 0.5 + 0.03 * rng.normal(size=1000)[partition] + 0.02 * rng.normal(size=1000)[seed]
-    spread = repeat_spread(score, np.zeros(1000), seed, partition)
-    assert spread.seed_sd == pytest.approx(0.02, rel=0.1)
-    assert spread.partition_sd == pytest.approx(0.03, rel=0.1)
 
 
 @pytest.mark.parametrize("count", [2, 5])

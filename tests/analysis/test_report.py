@@ -1,47 +1,69 @@
 """The report: one file, the same numbers everywhere, nothing of the data taken for markup, nothing of a sealed patient."""
 
+import base64
 import csv
+import io
 import json
 import re
+import shutil
 from dataclasses import replace
 
 import numpy as np
 import plotly.graph_objects as go
 import pytest
+from PIL import Image
 
 from analysis import calibration, performance_table, report, roc_curves
 from analysis.material import read_material, without_folders
 from analysis.page import Column, escaped, figure, page, sortable, table
+from analysis.performance_table import write_performance
 from analysis.predictions import trial_predictions
 from analysis.report import SECTIONS, report_page, write_page
+from analysis.roc_curves import write_roc_curves
 from analysis.sections.audit import leak_checks
 from analysis.sections.patients import patient_rows, worst_images
 from data.errors import InputError
 from mmnet.records import read_trial, read_trials, write_json, write_status
 from tests.analysis.browser import CHROMIUM, ask
-from tests.analysis.studies import development, splits
+from tests.analysis.studies import DATASET, development, splits
 from tests.analysis.trust_record import NOT_READY, made_up_trust
 
 EVIL = "</script><script>alert(1)</script>"
 BROWSER = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine")
 
 
-@pytest.fixture(autouse=True)
-def few_resamples(monkeypatch):
+@pytest.fixture(scope="module", autouse=True)
+def few_resamples():
     """Intervals are not what these tests are about."""
-    for module in (performance_table, roc_curves, calibration):
-        monkeypatch.setattr(module, "RESAMPLES", 40)
+    with pytest.MonkeyPatch.context() as patch:
+        for module in (performance_table, roc_curves, calibration):
+            patch.setattr(module, "RESAMPLES", 40)
+        yield
 
 
 @pytest.fixture
-def trust(study):
-    return made_up_trust(read_trials(study))
+def trust(trained_study):
+    return made_up_trust(read_trials(trained_study))
+
+
+@pytest.fixture(scope="module")
+def material(trained_study):
+    """Of the study, with pixels. Read only."""
+    return read_material(trained_study, made_up_trust(read_trials(trained_study)), pictured())
+
+
+@pytest.fixture(scope="module")
+def written(trained_study, tmp_path_factory):
+    """A copy of the study with its page, its card and their tables. Read only."""
+    study = shutil.copytree(trained_study, tmp_path_factory.mktemp("report") / "tiny")
+    assert write_page(study, made_up_trust(read_trials(study)), pictured()) == study / "report.html"
+    return study
 
 
 def pictured():
-    """The study's development data with made-up pixels, each image of one colour: its row."""
+    """The study's development data with made-up pixels, each image of one grey: 3 times its row."""
     dataset = development()
-    images = np.zeros((len(dataset.table), 32, 32, 3), np.uint8) + np.arange(len(dataset.table), dtype=np.uint8)[:, None, None, None]
+    images = np.zeros((len(dataset.table), 32, 32, 3), np.uint8) + 3 * np.arange(len(dataset.table), dtype=np.uint8)[:, None, None, None]
     return replace(dataset, images=images, features=None)
 
 
@@ -50,10 +72,9 @@ def contents(text: str) -> list:
     return [json.loads(found) for found in re.findall(r'<script type="application/json">(.*?)</script>', text, re.S)]
 
 
-def test_the_page_is_one_offline_file_with_the_answer_first(study, trust):
-    path = write_page(study, trust)
-    text = path.read_text()
-    assert path == study / "report.html" and path.stat().st_size < 5_000_000
+def test_the_page_is_one_offline_file_with_the_answer_first(written, trust):
+    text = (written / "report.html").read_text()
+    assert len(text) < 5_000_000
     assert re.search(r"""(?:src|href)=["'](?!#|data:)""", text) is None and "url(" not in text.split("<body>")[0]
     anchors = re.findall(r'<section id="([^"]+)">', text)
     assert anchors[0] == "answer" and len(anchors) == len(SECTIONS) - 1  # one objective has no front
@@ -62,14 +83,16 @@ def test_the_page_is_one_offline_file_with_the_answer_first(study, trust):
     assert "SYNTHETIC DATA" in text.split("<nav")[0].split("<body>")[1]
 
 
-def test_every_figure_is_valid_plotly_and_says_in_words_what_it_shows(study, trust):
-    text = report_page(read_material(study, trust))
+def test_every_figure_is_valid_plotly_and_says_in_words_what_it_shows(written):
+    text = (written / "report.html").read_text()
     figures = [content for content in contents(text) if "layout" in content]
     assert len(figures) >= 11
     for content in figures:
         go.Figure(content)  # raises on a property that Plotly does not know
-    assert text.count('role="img"') == text.count("<figcaption>") == len(figures)
-    assert all(len(words) > 60 for words in re.findall(r'role="img" aria-label="([^"]*)"', text))
+    spoken = re.findall(r'role="img" aria-label="([^"]*)"', text)
+    assert len(spoken) == text.count('role="img"') == len(figures)
+    assert min(len(words) for words in spoken) > 60
+    assert len(re.findall(r"<figcaption><b>[^<]+\.</b> [^<]+", text)) == len(figures)  # and to whoever can see it
 
 
 def test_text_of_the_data_is_never_markup(study, trust):
@@ -87,11 +110,11 @@ def test_text_of_the_data_is_never_markup(study, trust):
     assert any(EVIL in row for row in rows)  # in JSON, which the page's script shows as text
 
 
-def test_a_sealed_patient_is_nowhere(study, trust):
-    write_page(study, trust, pictured())
-    written = (study / "report.html").read_text() + (study / "MODEL_CARD.md").read_text()
-    assert not any(patient in written for patient in splits().test)
-    assert all(patient in written for patient in splits().development())
+def test_a_sealed_patient_is_nowhere(written):
+    text = (written / "report.html").read_text() + (written / "MODEL_CARD.md").read_text()
+    text += "".join(path.read_text() for path in (written / "results" / "report").iterdir())
+    assert not any(patient in text for patient in splits().test)
+    assert all(patient in text for patient in splits().development())
 
 
 def test_the_sealed_test_is_shown_as_a_whole_once_it_was_opened(study, trust):
@@ -119,22 +142,27 @@ def test_the_sealed_test_is_shown_as_a_whole_once_it_was_opened(study, trust):
         assert "This is opening 2; those before were on 2026-01-02" in text and "Opened on 2026-05-06" in text
 
 
-def test_pixels_of_sealed_patients_or_of_another_data_set_are_out_of_reach(study, trust):
-    from tests.analysis.studies import DATASET
-
-    whole = replace(DATASET, images=np.zeros((len(DATASET.table), 4, 4, 3), np.uint8), features=None)
-    pixels = read_material(study, trust, whole).pixels
+def test_pixels_of_sealed_patients_or_of_another_data_set_are_out_of_reach(trained_study, trust):
+    whole = replace(DATASET, images=np.arange(len(DATASET.table), dtype=np.uint8)[:, None, None, None], features=None)
+    pixels = read_material(trained_study, trust, whole).pixels
     assert pixels is not None and set(pixels.patient.tolist()) == set(splits().development())
-    assert read_material(study, trust, replace(whole, fingerprint="other")).pixels is None
-    assert read_material(study, trust).pixels is None
+    shown = [int(pixels.tile(row)[0, 0, 0]) for row in range(len(pixels.patient))]
+    assert DATASET.table.patient[shown].tolist() == development().table.patient.tolist()  # each row shows the patient it names
+    assert read_material(trained_study, trust, replace(whole, fingerprint="other")).pixels is None
 
 
-def test_thumbnails_are_those_of_the_worst_patients(study, trust):
-    assert "data:image/jpeg" not in report_page(read_material(study, trust))
-    text = report_page(read_material(study, trust, pictured()))
-    worst = patient_rows(read_material(study, trust).judged)[0]
-    gallery = text[text.index('class="gallery"') :]
-    assert gallery.index(worst[0]) < 20_000 and "data:image/jpeg" in gallery
+def test_thumbnails_are_those_of_the_worst_patients(material, written):
+    assert "data:image/jpeg" not in report_page(replace(material, pixels=None))
+    table, text = development().table, (written / "report.html").read_text()
+    gallery = text[text.index('<div class="gallery">') :].split("</section>")[0]
+    cases = re.findall(r"<figure>(.*?)<figcaption>(.*?):", gallery, re.S)
+    assert [name for _, name in cases] == [row[0] for row in patient_rows(material.judged)]
+    for pictures, name in cases:
+        tiles = re.findall(r'alt="(\d+)X image of ([^,]+),[^"]*" src="data:image/jpeg;base64,([^"]*)"', pictures)
+        assert len(tiles) == 4
+        for magnification, told, jpeg in tiles:
+            row = round(float(np.asarray(Image.open(io.BytesIO(base64.b64decode(jpeg)))).mean()) / 3)
+            assert (table.patient[row], table.magnification[row]) == (name, int(magnification)) and told == name
 
 
 def test_the_most_wrong_view_comes_first_and_each_image_once():
@@ -143,24 +171,27 @@ def test_the_most_wrong_view_comes_first_and_each_image_once():
     assert worst_images(rows, np.array([0.9, 0.2, 0.5]), label=0, count=2) == [(0, 0), (0, 1)]
 
 
-def test_patients_are_listed_by_their_loss(study, trust):
-    judged = read_material(study, trust).judged
+def test_patients_are_listed_by_their_loss(material):
+    judged = material.judged
     rows = patient_rows(judged)
     level = trial_predictions(judged.record).level("patient")
     assert {row[0] for row in rows} == set(level.patient.tolist())
     assert [row[-1] for row in rows] == sorted((row[-1] for row in rows), reverse=True)
     assert all((row[9] == "right") == (row[8] == row[3]) for row in rows)
+    for row in rows:
+        label, probability = (column[level.patient == row[0]][0] for column in (level.label, level.probability))
+        assert (row[3], row[6]) == (("benign", "malignant")[label], pytest.approx(probability, abs=1e-4))
+        assert row[-1] == pytest.approx(-np.log(probability if label else 1 - probability), abs=1e-4)
 
 
-def test_the_recommended_trial_is_the_one_that_is_judged(study):
-    records = read_trials(study)
-    for place in (0, 1):
-        trust = made_up_trust(records, recommended=place)
-        assert read_material(study, trust).judged.name == trust["recommended"]["trial"]
+def test_the_recommended_trial_is_the_one_that_is_judged(trained_study):
+    records = read_trials(trained_study)
+    for place, name in enumerate(("0001", "0000")):
+        assert read_material(trained_study, made_up_trust(records, recommended=place)).judged.name == name
 
 
-def test_page_card_and_tables_say_the_same_numbers(study, trust):
-    write_page(study, trust)
+def test_page_card_and_tables_say_the_same_numbers(written, trust):
+    study = written
     text, card = (study / "report.html").read_text(), (study / "MODEL_CARD.md").read_text()
     with (study / "results" / "report" / "performance.csv").open() as file:
         rows = {(row["level"], row["metric"]): row for row in csv.DictReader(file)}
@@ -177,16 +208,11 @@ def test_page_card_and_tables_say_the_same_numbers(study, trust):
         assert escaped(sentence) in text and sentence.split(",")[0] in card
 
 
-def test_of_the_best_trial_they_are_those_of_eval(study):
-    from analysis.performance_table import write_performance
-    from analysis.roc_curves import write_roc_curves
-
-    trust = made_up_trust(read_trials(study))  # recommends the best
-    write_page(study, trust)
+def test_of_the_best_trial_they_are_those_of_eval(study, written):
     write_performance(study)
     write_roc_curves(study)
-    for name in ("performance.csv", "roc_curves.csv"):
-        assert (study / "results" / name).read_bytes() == (study / "results" / "report" / name).read_bytes()
+    for name in ("performance.csv", "roc_curves.csv"):  # the page's recommends the best
+        assert (study / "results" / name).read_bytes() == (written / "results" / "report" / name).read_bytes()
 
 
 def test_a_study_that_runs_says_so_and_one_without_a_score_has_a_report_too(study, trust):
@@ -206,16 +232,36 @@ def test_a_training_without_a_search_is_reported_without_ranks(study):
     assert "nothing was chosen" in text and 'id="importance"' not in text and 'id="roc"' in text
 
 
-def test_the_audit_sees_a_leak(study, trust):
-    material = read_material(study, trust)
-    assert all(holds for holds, _ in leak_checks(material))
-    sealed = splits().test[0]
-    placed = material.judged.predictions.patient.copy()
-    placed[0] = sealed
-    leaked = replace(material, judged=material.judged._replace(predictions=replace(material.judged.predictions, patient=placed)))
-    assert "no prediction of the search is of a sealed patient" in [words for holds, words in leak_checks(leaked) if not holds]
-    about = material.about | {"case_leaks": {"12": ["fold 1", "test"]}}
-    assert not all(holds for holds, _ in leak_checks(replace(material, about=about)))
+def leaked(material, column, value):
+    """The material, where the first view says otherwise."""
+    predictions = material.judged.predictions
+    changed = getattr(predictions, column).copy()
+    changed[0] = value(predictions)
+    return replace(material, judged=material.judged._replace(predictions=replace(predictions, **{column: changed})))
+
+
+def redealt(material, folds):
+    return replace(
+        material, about=material.about | {"splits": material.about["splits"] | {"folds": folds(material.about["splits"]["folds"])}}
+    )
+
+
+LEAKS = {
+    "every patient stands in one part only": lambda m: redealt(m, lambda folds: [[*folds[0], splits().test[0]], folds[1]]),
+    "1 cases stand in two parts (12)": lambda m: replace(m, about=m.about | {"case_leaks": {"12": ["fold 1", "test"]}}),
+    "no prediction of the search is of a sealed patient": lambda m: leaked(m, "patient", lambda _: splits().test[0]),
+    "every patient was judged by the network of one fold": lambda m: leaked(m, "fold", lambda p: 1 - p.fold[0]),
+    "the folds of the predictions are those that": lambda m: redealt(m, lambda folds: folds[::-1]),
+    "every case has one class": lambda m: leaked(m, "label", lambda p: 1 - p.label[0]),
+    "every image belongs to one patient": lambda m: leaked(m, "rows", lambda p: p.rows[p.patient != p.patient[0]][0]),
+}
+
+
+@pytest.mark.parametrize("words", LEAKS)
+def test_the_audit_sees_a_leak(material, words):
+    sound, checks = leak_checks(material), leak_checks(LEAKS[words](material))
+    assert len(sound) == len(checks) == len(LEAKS) and all(holds for holds, _ in sound)
+    assert any(said.startswith(words) for holds, said in checks if not holds)
 
 
 def test_folders_are_left_out_of_reasons():
@@ -224,7 +270,7 @@ def test_folders_are_left_out_of_reasons():
     assert without_folders("below the best 1/3 of 2/5, and/or") == "below the best 1/3 of 2/5, and/or"
 
 
-def test_pixels_come_from_the_data_set_of_the_study_or_not_at_all(study, monkeypatch, synthetic_root):
+def test_pixels_come_from_the_data_set_of_the_study_or_not_at_all(study, synthetic_root):
     about = json.loads((study / "study.json").read_text())
     assert report.open_pixels(study) is None  # no path on record
     about["data"]["path"] = str(synthetic_root)

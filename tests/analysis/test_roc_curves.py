@@ -1,7 +1,9 @@
 """Curves by hand and against scikit-learn, areas that are those of the table, bands over cases."""
 
+import copy
 import csv
 import io
+import shutil
 
 import numpy as np
 import pytest
@@ -12,9 +14,10 @@ from sklearn.metrics import precision_recall_curve, roc_curve
 from analysis import roc_curves
 from analysis.bootstrap import resamples
 from analysis.performance import average_precision, performance_intervals
-from analysis.predictions import LEVELS, Level, study_predictions
+from analysis.predictions import LEVELS, Level, chosen_trial, study_predictions
 from analysis.roc_curves import (
     KINDS,
+    areas_report,
     bands,
     level_curves,
     pr_points,
@@ -22,18 +25,30 @@ from analysis.roc_curves import (
     print_roc_curves,
     roc_points,
     sensitivity_at,
+    study_curves,
     write_roc_curves,
 )
+from data.views import MISSING
 from mmnet.metrics import auc
+from tests.analysis.studies import CONFIG
 from tests.analysis.test_plots import assert_shows_something
 
 PROBABILITY, LABEL = np.array([0.9, 0.8, 0.7, 0.6, 0.5]), np.array([1, 0, 1, 0, 1])
 TIED = np.array([0.9, 0.5, 0.5, 0.5, 0.1])
 
 
-@pytest.fixture(autouse=True)
-def few_resamples(monkeypatch):
-    monkeypatch.setattr(roc_curves, "RESAMPLES", 40)
+@pytest.fixture(scope="module", autouse=True)
+def few_resamples():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(roc_curves, "RESAMPLES", 40)
+        yield
+
+
+@pytest.fixture(scope="module")
+def written(trained_study, tmp_path_factory):
+    """(study, its report) with curves and figures. Read only."""
+    study = shutil.copytree(trained_study, tmp_path_factory.mktemp("curves") / "tiny")
+    return study, write_roc_curves(study)
 
 
 def noisy(count=80, seed=0, digits=2):
@@ -171,8 +186,8 @@ def test_equal_predictions_at_two_magnifications_have_equal_bands():
     assert all(np.array_equal(a, b) for a, b in zip(curves["40X"]["pr"], curves["400X"]["pr"], strict=True))
 
 
-def test_pooled_intervals_are_those_of_the_performance_table(study):
-    report = write_roc_curves(study)
+def test_pooled_intervals_are_those_of_the_performance_table(written):
+    study, report = written
     predictions = study_predictions(study)
     for name in LEVELS:
         expected = performance_intervals(predictions.level(name), rng=np.random.default_rng(0), count=40)
@@ -180,8 +195,8 @@ def test_pooled_intervals_are_those_of_the_performance_table(study):
             assert report["levels"][name]["pooled"][area] == pytest.approx(expected[area]._asdict(), abs=1e-12)
 
 
-def test_files_and_figures_of_a_study(study):
-    report = write_roc_curves(study)
+def test_files_and_figures_of_a_study(written):
+    study, report = written
     for name in ("roc_curves", "pr_curves"):
         assert_shows_something(study / "plots" / f"{name}.png")
         assert (study / "plots" / f"{name}.pdf").read_bytes().startswith(b"%PDF")
@@ -194,8 +209,8 @@ def test_files_and_figures_of_a_study(study):
 
 
 @pytest.mark.parametrize("key", KINDS)
-def test_the_table_redraws_the_pooled_curve(study, key):
-    write_roc_curves(study)
+def test_the_table_redraws_the_pooled_curve(written, key):
+    study, _ = written
     with (study / "results" / "roc_curves.csv").open() as file:
         found = {
             (float(row["x"]), float(row["y"]))
@@ -207,28 +222,24 @@ def test_the_table_redraws_the_pooled_curve(study, key):
         assert min(abs(x - a) + abs(y - b) for a, b in found) < 2e-6
 
 
-def test_a_study_gives_the_same_numbers_again(study):
-    first = write_roc_curves(study)
-    assert write_roc_curves(study) == first
+def test_a_study_gives_the_same_numbers_again(written):
+    study, report = written
+    again, other = (areas_report(study_curves(study_predictions(study), seed), True) for seed in (CONFIG.seed, CONFIG.seed + 1))
+    assert again == report != other
 
 
-def test_figures_of_a_study_with_folds_of_one_class_and_of_one_magnification(study, monkeypatch):
-    whole = study_predictions(study)
-
-    class OneClassAFold:
-        def level(self, name):
-            level = whole.level(name)
-            level = level.select(np.isin(level.magnification, [0, 200]))
-            return level._replace(fold=level.label)
-
-    monkeypatch.setattr(roc_curves, "study_predictions", lambda study: OneClassAFold())
+def test_figures_of_a_study_with_folds_of_one_class_and_of_one_magnification(study):
+    path = chosen_trial(study).folder / "predictions.npz"
+    with np.load(path) as saved:
+        arrays = {name: saved[name] for name in saved.files}
+    np.savez(path, **arrays | {"fold": arrays["label"], "rows": np.where([False, False, True, False], arrays["rows"], MISSING)})
     report = write_roc_curves(study)
     assert list(report["levels"]["patient"]) == ["pooled"] and list(report["levels"]["image"]) == ["pooled", "200X"]
     assert_shows_something(study / "plots" / "roc_curves.png")
 
 
-def test_the_printed_table_has_pooled_levels_and_magnifications(study):
-    report = write_roc_curves(study)
+def test_the_printed_table_has_pooled_levels_and_magnifications(written):
+    _, report = written
     console = Console(file=io.StringIO(), width=80)
     print_roc_curves(report, console)
     text = console.file.getvalue()
@@ -238,8 +249,8 @@ def test_the_printed_table_has_pooled_levels_and_magnifications(study):
     assert f"{report['levels']['view']['pooled']['auc']['value']:.3f}" in text
 
 
-def test_an_interval_without_width_is_explained(study):
-    report = write_roc_curves(study)
+def test_an_interval_without_width_is_explained(written):
+    report = copy.deepcopy(written[1])
     for width in (0.0, 0.1):
         report["levels"]["patient"]["pooled"]["auc"] = {"value": 1.0, "low": 1.0 - width, "high": 1.0}
         for area in (a for parts in report["levels"].values() for p, a in parts.items() if p != "pooled"):

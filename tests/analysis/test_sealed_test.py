@@ -2,6 +2,7 @@
 
 import io
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -18,15 +19,29 @@ from tests.analysis.studies import DATASET, splits
 from tests.mmnet.tiny import CPU
 
 
-@pytest.fixture
-def opened(study, monkeypatch):
-    """(study, its best configuration, the result of its sealed test)."""
-    monkeypatch.setattr(sealed_test, "RESAMPLES", 50)
+@pytest.fixture(scope="module", autouse=True)
+def few_resamples():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sealed_test, "RESAMPLES", 50)
+        yield
+
+
+@pytest.fixture(scope="module")
+def opened_once(trained_study, tmp_path_factory):
+    """(study, its best configuration, the result of its sealed test). Read only."""
+    study = shutil.copytree(trained_study, tmp_path_factory.mktemp("opened") / "tiny")
     write_results(study)
     config = load_config(study / "best_config.yaml")
     (result,), new = open_sealed_test(study, DATASET, splits(), CPU)
     assert new
     return study, config, result
+
+
+@pytest.fixture
+def opened(opened_once, tmp_path):
+    """The same in a copy of the study to write in."""
+    study, config, result = opened_once
+    return shutil.copytree(study, tmp_path / "tiny"), config, result
 
 
 def test_it_judges_the_sealed_patients_and_nobody_else(opened):
@@ -47,22 +62,24 @@ def test_it_judges_the_sealed_patients_and_nobody_else(opened):
     )
 
 
-def test_it_is_recorded_and_never_evaluated_again(opened, monkeypatch):
+def test_it_is_recorded_and_never_evaluated_again(opened):
     study, config, result = opened
-    monkeypatch.setattr("analysis.networks.predict_ensemble", lambda *_: pytest.fail("evaluated again"))
+    shutil.rmtree(study / "models")  # without which nothing can be evaluated again
     openings, new = open_sealed_test(study, DATASET, splits(), CPU)
     assert not new and openings == [json.loads(json.dumps(result))]
 
 
-def test_who_insists_opens_it_again_and_both_openings_stay_on_record(opened, monkeypatch):
+def test_who_insists_opens_it_again_and_both_openings_stay_on_record(opened):
     study, config, result = opened
-    monkeypatch.setattr(sealed_test.time, "strftime", lambda _: "later")
+    first = json.loads(json.dumps(result)) | {"opened": "2001-02-03"}
+    (study / "results" / "sealed_test.json").write_text(json.dumps([first]))
     openings, new = open_sealed_test(study, DATASET, splits(), CPU, again=True)
-    assert new and openings == read_openings(study) and openings[0] == json.loads(json.dumps(result))
-    assert openings[1] == openings[0] | {"opened": "later"} and openings[1]["fingerprint"] == DATASET.fingerprint
+    assert new and openings == read_openings(study) and openings[0] == first
+    today = openings[1]["opened"]
+    assert openings[1] == first | {"opened": today} and today > result["opened"][:10] and first["fingerprint"] == DATASET.fingerprint
     text = shown(study, openings, new)
-    assert f"second opening on later, first on {result['opened']} (fingerprints {DATASET.fingerprint}" in text
-    assert "not evaluated again" not in text and "second opening on later" in shown(study, openings, False)
+    assert f"second opening on {today}, first on 2001-02-03 (fingerprints {DATASET.fingerprint}" in text
+    assert "not evaluated again" not in text and f"second opening on {today}" in shown(study, openings, False)
 
 
 def test_the_record_of_an_earlier_version_is_the_first_opening(opened):
@@ -78,6 +95,7 @@ def test_another_study_that_looked_at_the_same_patients_is_named(opened):
         ("earlier", {"opened": "2000-01-01"}),
         ("later", {"opened": "9999"}),
         ("foreign", {"opened": "2000", "fingerprint": "x"}),
+        ("strangers", {"opened": "2000", "patients": [{"patient": "somebody else"}]}),
     ):
         (study.parent / name / "results").mkdir(parents=True)
         (study.parent / name / "results" / "sealed_test.json").write_text(json.dumps([result | change]))
@@ -86,11 +104,13 @@ def test_another_study_that_looked_at_the_same_patients_is_named(opened):
     assert text.count("not the first look") == 1
 
 
-def test_a_damaged_record_is_named_and_nothing_is_opened(opened):
+@pytest.mark.parametrize("content", ["{", "[]", "[1]", '[{"opened": "2000"}]'])
+def test_a_damaged_record_is_named_and_nothing_is_opened(opened, content):
     study, config, _ = opened
-    (study / "results" / "sealed_test.json").write_text("{")
+    (study / "results" / "sealed_test.json").write_text(content)
     with pytest.raises(InputError, match=r"sealed_test.json: damaged .* the only record"):
         open_sealed_test(study, DATASET, splits(), CPU, again=True)
+    assert (study / "results" / "sealed_test.json").read_text() == content
 
 
 def shown(study, openings, new) -> str:

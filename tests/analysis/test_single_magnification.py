@@ -112,6 +112,9 @@ def test_the_comparison_is_written_with_a_row_of_each_network_and_of_their_mean(
     report = write_comparison(study)
     names = ["40X alone", "400X alone", "mean of the singles"]
     assert [(row["against"], row["patients"]) for row in report["rows"]] == list(zip(names, (8, 7, 8), strict=True))
+    fused, *alone = (trial_predictions(read_trial(study / "trials" / name)) for name in ("0000", "0001", "0004"))
+    mean = np.nanmean([on_views(one, fused) for one in alone], axis=0)
+    assert report["rows"][2]["other"] == pytest.approx(evaluate(mean, fused.label, fused.patient))
     with (study / "results" / "single_magnification.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert [row["against"] for row in rows] == names

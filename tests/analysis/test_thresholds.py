@@ -87,7 +87,7 @@ def test_predictions_that_are_upside_down_are_best_not_called_at_all():
 
 @pytest.mark.parametrize(("rule", "score"), [(max_f1, f1), (max_balanced_accuracy, balanced_accuracy)])
 def test_a_rule_calls_as_the_highest_of_the_best_of_all_cuts(rule, score):
-    for seed in range(300):
+    for seed in range(100):
         probability, label = random_predictions(seed)
         best = max(cuts(probability), key=lambda called: score(called, label))  # noqa: B023 - called at once; the first of equals
         assert np.array_equal(probability >= rule(probability, label), best), seed
@@ -95,7 +95,7 @@ def test_a_rule_calls_as_the_highest_of_the_best_of_all_cuts(rule, score):
 
 @pytest.mark.parametrize("target", [0.5, 0.8, 0.95, 1.0])
 def test_target_sensitivity_is_the_highest_cut_that_reaches_it(target):
-    for seed in range(200):
+    for seed in range(60):
         probability, label = random_predictions(seed, size=seed + 4)
         wanted = Fraction(str(target))
         first = next(called for called in cuts(probability) if sensitivity(called, label) >= wanted)
@@ -123,7 +123,7 @@ def test_nothing_of_a_fold_moves_its_own_threshold(name):
     )
     before, after = cross_fit(RULES[name], level), cross_fit(RULES[name], flipped)
     assert np.array_equal(before[here], after[here])
-    assert name == "0.5" or (before != after).any()  # it does move those of others
+    assert (before != after).any() == (name != "0.5")  # it does move those of others
 
 
 def test_a_report_calls_honestly_optimistically_and_pooled():

@@ -61,7 +61,6 @@ def test_more_rivals_make_a_larger_maximum_likely():
     assert many > 1.5 * few
 
 
-@pytest.mark.slow
 def test_equal_configurations_are_all_in_the_set_as_often_as_promised():
     rng = np.random.default_rng(4)
     held = [tie_p_values(scores_of(rng.normal(0, 1, (10, 40))), 40)[0] > 0.05 for _ in range(200)]

@@ -3,6 +3,7 @@
 from typing import Any
 
 from analysis.leaderboard import rank
+from mmnet.config import text_of
 from mmnet.metrics import METRICS
 from mmnet.records import TrialRecord
 
@@ -24,7 +25,7 @@ def made_up_trust(records: list[TrialRecord], metric: str = "log_loss", recommen
         return {
             "trial": record.name,
             "epoch": record.best["epoch"],
-            "params": record.params,
+            "params": {path: text_of(value) for path, value in record.params.items()},
             "seconds": record.seconds,
             "fold_epochs": record.fold_epochs,
             "naive": naive,

@@ -216,6 +216,15 @@ def test_color_changes_brightness_within_its_strength():
     assert 0.8 <= factor.min() < 0.83 and 1.17 < factor.max() <= 1.2
 
 
+def test_color_changes_contrast_about_the_mean_of_the_image():
+    halves = torch.tensor([0.4, 0.6]).expand(200, 3, 4, 2)  # gray: saturation cannot change it
+    out = color(halves, seeded(), strength=0.2)
+    brightness = out.mean((1, 2, 3)) / 0.5
+    contrast = (out[:, 0, 0, 1] - out[:, 0, 0, 0]) / 0.2 / brightness
+    assert 0.8 - 1e-4 <= contrast.min() < 0.83 and 1.17 < contrast.max() <= 1.2 + 1e-4
+    assert abs(torch.corrcoef(torch.stack([contrast, brightness]))[0, 1]) < 0.3  # each is drawn by itself
+
+
 def test_color_changes_saturation_but_not_the_mean_of_the_channels():
     pixel = torch.tensor([0.6, 0.4, 0.5]).view(1, 3, 1, 1).expand(200, 3, 4, 4)
     out = color(pixel, seeded(), strength=0.2)
@@ -246,6 +255,7 @@ def test_erase_fills_one_rectangle_with_the_mean_color(images):
     assert torch.equal(erase(batch, seeded(), probability=1.0), filled)
     rows, columns = changed.any(1).any(2), changed.any(1).any(1)  # (B, H), (B, W)
     assert torch.equal(changed, (rows[:, :, None] & columns[:, None, :])[:, None].expand_as(changed))
+    assert ((rows.sum(1) - columns.sum(1)).abs() > 1).any()  # no square, which pixels round by 1
     for side in (rows, columns):
         assert side.any(1).all() and (side.sum(1) <= 0.4 * SIDE + 1).all()
         edges = side.int().diff(dim=1, prepend=torch.zeros(len(side), 1), append=torch.zeros(len(side), 1))

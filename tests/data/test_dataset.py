@@ -18,10 +18,11 @@ def dataset():
     return Dataset(table_of(*NAMES), images, "print", "name", features=number.astype(np.float16)[:, None, None, None])
 
 
-def test_rows_keep_their_pixels_and_features(dataset):
-    kept = dataset.select_rows(np.array([2, 0]))
-    assert kept.table.path.tolist() == [dataset.table.path[2], dataset.table.path[0]]
-    assert kept.images[:, 0, 0, 0].tolist() == [2, 0] and kept.features.ravel().tolist() == [2, 0]
+@pytest.mark.parametrize("rows", [[2, 0], [2, 1, 0], [1]], ids=str)
+def test_rows_keep_their_pixels_and_features(dataset, rows):
+    kept = dataset.select_rows(np.array(rows))
+    assert kept.table.path.tolist() == [dataset.table.path[row] for row in rows]
+    assert kept.images[:, 0, 0, 0].tolist() == rows and kept.features.ravel().tolist() == rows
 
 
 def test_a_mask_selects_as_its_indices_do(dataset):

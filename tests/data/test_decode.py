@@ -1,6 +1,7 @@
 """Decoding: any accepted image becomes RGB of one size; anything else gives its reason."""
 
 import io
+from itertools import product
 
 import numpy as np
 import pytest
@@ -29,9 +30,8 @@ def test_a_large_image_is_squeezed_whole():
     assert (out[:, :14] == 0).all() and (out[:, 18:] == (200, 100, 50)).all()
 
 
-@pytest.mark.parametrize("mode", ["L", "RGBA", "P"])
-@pytest.mark.parametrize("form", ["PNG", "TIFF"])
-def test_every_color_mode_becomes_rgb(mode, form):
+@pytest.mark.parametrize(("mode", "form"), [*product(["L", "RGBA", "P"], ["PNG", "TIFF"]), ("L", "JPEG"), ("RGB", "JPEG")])
+def test_every_color_mode_of_every_format_becomes_rgb(mode, form):
     gray = Image.new("L", (32, 32), 120).convert(mode)
     assert (decode(encoded(gray, form), 32) == 120).all()
 

@@ -27,12 +27,6 @@ def test_the_whole_breakhis_parses(real_files):
     assert Counter(label for _, label in {(name.patient, name.label) for name in names}) == {0: 24, 1: 58}
 
 
-@pytest.mark.parametrize("patient", ["SOB_B_A_14-22549AB", "SOB_M_DC_13-2523", "SOB_B_PT_14-22704"])
-def test_file_name_is_the_inverse_of_parse(patient):
-    name = parse(file_name(patient, 200, 7))
-    assert (name.patient, name.magnification) == (patient, 200)
-
-
 def test_file_name_spells_every_real_name(real_files):
     for record in real_files:
         name = parse(record["file"])

@@ -3,12 +3,13 @@
 import os
 import shutil
 import zipfile
+from pathlib import Path
 
 import pytest
 
 from data import locate
 from data.errors import DataError
-from data.sources import SYNTHETIC_MARKER, UNKNOWN, ArchiveSource, FolderSource, ManifestSource, breakhis_row, is_image, open_source
+from data.sources import SYNTHETIC_MARKER, UNKNOWN, FolderSource, ManifestSource, breakhis_row, is_image, open_source
 from data.store import load_dataset
 from tests.data.trees import NAMES, write_tree
 
@@ -49,13 +50,12 @@ def test_hidden_files_and_other_files_are_not_images(tmp_path):
     assert is_image("a/b.TIFF") and not is_image("a/b.npy") and not is_image("a/.b.png")
 
 
-@pytest.mark.parametrize(("kind", "suffix"), [("zip", ".zip"), ("gztar", ".tar.gz"), ("tar", ".tar")])
+@pytest.mark.parametrize(("kind", "suffix"), [("zip", ".zip"), ("zip", ".ZIP"), ("gztar", ".tar.gz"), ("gztar", ".tgz"), ("tar", ".tar")])
 def test_an_archive_holds_what_its_folder_holds(tmp_path, kind, suffix):
     write_tree(tmp_path / "tree" / "BreaKHis_v1")
-    shutil.make_archive(str(tmp_path / "data"), kind, tmp_path / "tree")
-    archive = open_source(tmp_path / f"data{suffix}")
-    assert isinstance(archive, ArchiveSource)
-    assert contents(archive) == contents(open_source(tmp_path / "tree"))
+    made = Path(shutil.make_archive(str(tmp_path / "made"), kind, tmp_path / "tree"))
+    archive = open_source(made.rename(tmp_path / f"data{suffix}"))
+    assert len(contents(archive)) == len(NAMES) and contents(archive) == contents(open_source(tmp_path / "tree"))
 
 
 def test_what_could_write_outside_is_left_out_of_an_archive_and_named_and_nothing_is_written(tmp_path, monkeypatch):
@@ -107,6 +107,16 @@ def test_the_stamp_of_a_folder_sees_every_change(tmp_path, change):
     assert FolderSource(tree).stamp() != before
 
 
+@pytest.mark.parametrize("line", ["q,0,40", "p,1,40", "p,0,100"])
+def test_the_stamp_of_a_manifest_sees_what_it_says_of_an_image(tmp_path, line):
+    write_tree(tmp_path / "tree")
+    stamps = set()
+    for said in ("p,0,40", line):
+        (tmp_path / "one.csv").write_text(f"path,patient,label,magnification\ntree/{NAMES[0]},{said}\n")
+        stamps.add(open_source(tmp_path / "one.csv").stamp())
+    assert len(stamps) == 2
+
+
 def test_the_stamps_of_manifest_and_archive_see_a_write(tmp_path):
     tree = write_tree(tmp_path / "tree")
     (tmp_path / "one.csv").write_text(f"path,patient,label,magnification\ntree/{NAMES[0]},p,0,40\n")
@@ -117,14 +127,32 @@ def test_the_stamps_of_manifest_and_archive_see_a_write(tmp_path):
         assert open_source(path).stamp() != before
 
 
-def test_the_synthetic_marker_is_seen_in_a_folder_and_in_an_archive(tmp_path):
-    tree = write_tree(tmp_path / "tree")
-    assert not open_source(tree).synthetic
-    (tree / SYNTHETIC_MARKER).write_text("{}")
-    shutil.make_archive(str(tmp_path / "data"), "zip", tree)
-    archive = open_source(tmp_path / "data.zip")
-    archive.rows()
-    assert open_source(tree).synthetic and archive.synthetic
+def _below_the_marker(tree):
+    return tree / "BreaKHis_v1"
+
+
+def _above_the_marker(tree):
+    return tree.parent
+
+
+def _archive_of(tree):
+    return shutil.make_archive(str(tree.parent / "data"), "zip", tree)
+
+
+def _manifest_beside_it(tree):
+    (tree / "own.csv").write_text(f"path,patient,label,magnification\nBreaKHis_v1/{NAMES[0]},p,0,40\n")
+    return tree / "own.csv"
+
+
+@pytest.mark.parametrize("of", [Path, _below_the_marker, _above_the_marker, _archive_of, _manifest_beside_it])
+@pytest.mark.parametrize("marked", [True, False])
+def test_the_synthetic_marker_is_seen_in_whatever_holds_the_images(tmp_path, of, marked):
+    write_tree(tmp_path / "tree" / "BreaKHis_v1")
+    if marked:
+        (tmp_path / "tree" / SYNTHETIC_MARKER).write_text("{}")
+    source = open_source(of(tmp_path / "tree"))
+    source.rows()  # an archive has not been looked into before
+    assert source.synthetic is marked
 
 
 def test_breakhis_is_found_by_environment_else_in_the_usual_places(tmp_path, monkeypatch):
@@ -132,6 +160,9 @@ def test_breakhis_is_found_by_environment_else_in_the_usual_places(tmp_path, mon
     monkeypatch.setattr(locate, "PARENTS", (".", "data"))
     (tmp_path / "breakhis").mkdir()  # empty: passed over
     assert locate.find_breakhis() is None
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "breakhis.zip").touch()
+    assert locate.find_breakhis().resolve() == tmp_path / "data" / "breakhis.zip"
     write_tree(tmp_path / "data" / "BreaKHis_v1")
     assert locate.find_breakhis().resolve() == tmp_path / "data" / "BreaKHis_v1"
     monkeypatch.setenv("BREAKHIS_ROOT", "/somewhere/else")

@@ -29,14 +29,21 @@ def test_the_cache_stands_where_the_environment_says(tmp_path, monkeypatch):
     assert cache_root() == tmp_path / "own"
     monkeypatch.delenv("MMNET_CACHE")
     assert cache_root() == tmp_path / "mmnet-tune"
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    assert cache_root() == tmp_path / "home" / ".cache" / "mmnet-tune"
+
+
+def assert_pixels_are_those_of_the_files(dataset, tree):
+    for path, pixels in zip(dataset.table.path.tolist(), dataset.images, strict=True):
+        np.testing.assert_array_equal(pixels, np.asarray(Image.open(tree / path)))
 
 
 def test_pixels_stand_in_table_order(tmp_path):
     tree = write_tree(tmp_path, NAMES[::-1])
     dataset = load_dataset(tree, 32)
     assert dataset.images.shape == (4, 32, 32, 3) and dataset.images.dtype == np.uint8
-    for path, pixels in zip(dataset.table.path.tolist(), dataset.images, strict=True):
-        np.testing.assert_array_equal(pixels, np.asarray(Image.open(tree / path)))
+    assert_pixels_are_those_of_the_files(dataset, tree)
 
 
 def test_pixels_cannot_be_written(tmp_path):
@@ -74,11 +81,15 @@ def test_every_source_of_the_same_images_is_the_same_data_set(tmp_path, other):
     np.testing.assert_array_equal(one.images, two.images)
 
 
-def test_a_second_load_decodes_nothing(tmp_path, monkeypatch):
+def decoded_again(*_):
+    """The progress of a load that is to decode nothing."""
+    pytest.fail("decoded again")
+
+
+def test_a_second_load_decodes_nothing(tmp_path):
     tree = write_tree(tmp_path)
     first = load_dataset(tree, 32)
-    monkeypatch.setattr(store, "decode", lambda *_: pytest.fail("decoded again"))
-    second = load_dataset(tree, 32)
+    second = load_dataset(tree, 32, progress=decoded_again)
     assert (second.fingerprint, second.name, second.synthetic) == (first.fingerprint, str(tree), False)
     assert second.table.path.tolist() == first.table.path.tolist()
     np.testing.assert_array_equal(second.images, first.images)
@@ -116,14 +127,13 @@ def test_what_became_of_each_file_is_told_as_long_as_the_cache_holds_what_was_be
     assert store.changed_files(after, before.fingerprint) == []
 
 
-def test_a_touched_file_is_checked_again_but_is_the_same_data(tmp_path, monkeypatch):
+def test_a_touched_file_is_checked_again_but_is_the_same_data(tmp_path, own_cache):
     tree = write_tree(tmp_path)
     before = load_dataset(tree, 32)
     os.utime(tree / NAMES[0], ns=(1, 1))
-    decoded = []
-    monkeypatch.setattr(store, "decode", lambda content, size, decode=store.decode: decoded.append(size) or decode(content, size))
-    assert load_dataset(tree, 32).fingerprint == before.fingerprint
-    assert decoded == [32] * 4
+    seen = []
+    assert load_dataset(tree, 32, progress=lambda *counts: seen.append(counts)).fingerprint == before.fingerprint
+    assert len(seen) == 4
 
 
 @pytest.mark.parametrize(
@@ -144,7 +154,18 @@ def test_another_name_is_another_data_set_and_what_it_says_of_the_image_other_co
     assert not same_data(before, after) and same_images(before, after) == same_name
 
 
-def test_two_images_of_a_patient_that_change_names_are_another_data_set_with_other_features(tmp_path):
+@pytest.mark.parametrize(("column", "same_name"), [("case", False), ("subtype", True)])
+def test_a_manifest_that_says_something_else_of_an_image_is_another_data_set(tmp_path, column, same_name):
+    write_tree(tmp_path / "tree")
+    found = []
+    for value in ("one", "other"):
+        lines = [f"tree/{name},p{number},{number % 2},40,{value}{number}" for number, name in enumerate(NAMES)]
+        (tmp_path / "own.csv").write_text("\n".join([f"path,patient,label,magnification,{column}", *lines]))
+        found.append(load_dataset(tmp_path / "own.csv", 32).fingerprint)
+    assert not same_data(*found) and same_images(*found) == same_name
+
+
+def test_two_images_of_a_patient_that_change_names_are_another_data_set_with_other_features(tmp_path, own_cache):
     """Every view of the patient is another one then, and features of before would stand under the wrong names."""
     names = [f"SOB_B_A-14-1001-40-00{number}.png" for number in (1, 2)]
     tree = write_tree(tmp_path, [*names, "SOB_M_DC-14-2001-40-001.png"])
@@ -165,7 +186,7 @@ def test_a_fingerprint_of_an_earlier_version_says_nothing_about_names():
     assert same_images("aa-11", "aa-22") and not same_data("aa", "bb-11") and not same_images("aa", "bb-11")
 
 
-def test_progress_counts_every_readable_name_once(tmp_path):
+def test_progress_counts_every_readable_name_once(tmp_path, own_cache):
     tree = write_tree(tmp_path)
     write_png(tree / "holiday.png", 0)
     (tree / NAMES[0]).write_bytes(b"damaged")
@@ -179,17 +200,18 @@ def test_skip_leaves_out_exactly_the_bad_files(tmp_path):
     write_png(tree / "holiday.png", 50)
     (tree / NAMES[0]).write_bytes(b"damaged")
     write_png(tree / NAMES[2], 51, side=8)
-    assert sorted(load_dataset(tree, 32, "skip").table.path) == sorted({*os.listdir(tree)} - {"holiday.png", NAMES[0], NAMES[2]})
+    dataset = load_dataset(tree, 32, "skip")
+    assert sorted(dataset.table.path) == sorted({*os.listdir(tree)} - {"holiday.png", NAMES[0], NAMES[2]})
+    assert_pixels_are_those_of_the_files(dataset, tree)
 
 
-def test_what_was_left_out_is_named_with_its_reason_also_from_a_warm_cache(tmp_path, monkeypatch):
+def test_what_was_left_out_is_named_with_its_reason_also_from_a_warm_cache(tmp_path):
     tree = write_tree(tmp_path, (*NAMES, "SOB_B_A-14-1005-40-001.png", "SOB_M_DC-14-1006-40-001.png"))
     write_png(tree / "holiday.png", 50)
     (tree / NAMES[0]).write_bytes(b"damaged")
     shutil.copy(tree / NAMES[1], tree / NAMES[2])
     cold = load_dataset(tree, 32, "skip")
-    monkeypatch.setattr(store, "decode", lambda *_: pytest.fail("decoded again"))
-    warm = load_dataset(tree, 32, "skip")
+    warm = load_dataset(tree, 32, "skip", decoded_again)
     assert warm.skipped == cold.skipped and set(cold.skipped) == {"holiday.png", *NAMES[:3]}
     assert "duplicate" in cold.skipped[NAMES[1]] and "duplicate" not in cold.skipped[NAMES[0]] and all(cold.skipped.values())
     assert cold.select_rows(np.array([0])).skipped == cold.skipped
@@ -250,10 +272,23 @@ def test_a_failed_build_leaves_nothing_behind(tmp_path, own_cache):
     assert list((own_cache / "images").iterdir()) == []
 
 
-def test_a_cache_is_complete_and_holds_nothing_else(tmp_path, own_cache):
-    load_dataset(write_tree(tmp_path), 32)
+def test_a_cache_without_its_last_file_is_built_again(tmp_path, own_cache):
+    tree = write_tree(tmp_path)
+    load_dataset(tree, 32)
     (folder,) = (own_cache / "images").iterdir()
-    assert sorted(os.listdir(folder)) == ["images.npy", "meta.json", "table.npz"]
+    (folder / "meta.json").unlink()
+    _other_pixels(folder)
+    assert_whole_and_true_to(tree, load_dataset(tree, 32), own_cache)
+
+
+@pytest.mark.parametrize("file", ["images.npy", "meta.json", "table.npz"])
+def test_a_damaged_cache_is_an_error_that_says_what_to_remove(tmp_path, own_cache, file):
+    tree = write_tree(tmp_path)
+    load_dataset(tree, 32)
+    (folder,) = (own_cache / "images").iterdir()
+    (folder / file).write_bytes(b"damaged")
+    with pytest.raises(InputError, match=f"cache {folder}: damaged .*; remove that folder, it will be built again"):
+        load_dataset(tree, 32)
 
 
 KILLED = """
@@ -279,40 +314,41 @@ def _interrupt(tree):
     return folder
 
 
-@pytest.fixture
-def decoded(monkeypatch):
-    """The sizes of all images that were decoded."""
-    sizes = []
-    monkeypatch.setattr(store, "decode", lambda content, size, decode=store.decode: sizes.append(size) or decode(content, size))
-    return sizes
+def assert_whole_and_true_to(tree, dataset, cache):
+    """The data set of a tree of four, and its folder the only one in the cache, with nothing else in it."""
+    assert len(dataset.table) == 4
+    assert_pixels_are_those_of_the_files(dataset, tree)
+    (folder,) = (cache / "images").iterdir()
+    assert sorted(os.listdir(folder)) == ["images.npy", "meta.json", "table.npz"]
 
 
-def _is_true_to(tree, dataset, own_cache):
-    for path, pixels in zip(dataset.table.path.tolist(), dataset.images, strict=True):
-        np.testing.assert_array_equal(pixels, np.asarray(Image.open(tree / path)))
-    (folder,) = (own_cache / "images").iterdir()
-    return len(dataset.table) == 4 and sorted(os.listdir(folder)) == ["images.npy", "meta.json", "table.npz"]
-
-
-def test_a_killed_build_is_taken_up_where_it_stopped(tmp_path, own_cache, decoded):
+def test_a_cache_is_complete_and_holds_nothing_else(tmp_path, own_cache):
     tree = write_tree(tmp_path)
-    environment = os.environ | {"MMNET_CACHE": str(own_cache)}
-    assert subprocess.run([sys.executable, "-c", KILLED, str(tree)], env=environment, check=False).returncode == -signal.SIGKILL
+    assert_whole_and_true_to(tree, load_dataset(tree, 32), own_cache)
+
+
+def _taken_up(tree):
+    """The data set of a tree, and the counts of each image that was decoded for it."""
     seen = []
-    dataset = load_dataset(tree, 32, progress=lambda done, total: seen.append((done, total)))
-    assert len(decoded) == 2 and seen == [(3, 4), (4, 4)]
-    assert _is_true_to(tree, dataset, own_cache)
-    whole = load_dataset(tree, 32)
-    assert dataset.fingerprint == whole.fingerprint and len(decoded) == 2
+    return load_dataset(tree, 32, progress=lambda *counts: seen.append(counts)), seen
 
 
-def test_an_interrupted_build_is_never_seen_and_its_data_set_is_the_same(tmp_path, own_cache, decoded):
+def test_a_killed_build_is_taken_up_where_it_stopped(tmp_path, own_cache):
+    tree = write_tree(tmp_path)
+    assert subprocess.run([sys.executable, "-c", KILLED, str(tree)], check=False).returncode == -signal.SIGKILL
+    dataset, seen = _taken_up(tree)
+    assert seen == [(3, 4), (4, 4)]
+    assert_whole_and_true_to(tree, dataset, own_cache)
+
+
+def test_an_interrupted_build_is_never_seen_and_its_data_set_is_the_same(tmp_path, own_cache, monkeypatch):
     tree = write_tree(tmp_path / "tree")
     assert _interrupt(tree).name.startswith(".")
-    decoded.clear()
-    dataset = load_dataset(tree, 32)
-    assert len(decoded) == 2 and _is_true_to(tree, dataset, own_cache)
-    assert dataset.fingerprint == load_dataset(shutil.copytree(tree, tmp_path / "copy"), 32).fingerprint
+    dataset, seen = _taken_up(tree)
+    assert seen == [(3, 4), (4, 4)]
+    assert_whole_and_true_to(tree, dataset, own_cache)
+    monkeypatch.setenv("MMNET_CACHE", str(tmp_path / "another"))  # where nothing is to be taken up
+    assert dataset.fingerprint == load_dataset(tree, 32).fingerprint
 
 
 def _other_pixels(folder):
@@ -342,36 +378,39 @@ def _illegible_journal(folder):
 
 
 @pytest.mark.parametrize("damage", [_other_pixels, _other_shape, _cut_short, _no_pixels, _no_journal, _illegible_journal])
-def test_a_damaged_half_is_begun_again(tmp_path, own_cache, decoded, damage):
+def test_a_damaged_half_is_begun_again(tmp_path, own_cache, damage):
     tree = write_tree(tmp_path)
     damage(_interrupt(tree))
-    decoded.clear()
-    dataset = load_dataset(tree, 32)
-    assert len(decoded) == 4 and _is_true_to(tree, dataset, own_cache)
+    dataset, seen = _taken_up(tree)
+    assert len(seen) == 4
+    assert_whole_and_true_to(tree, dataset, own_cache)
 
 
-def test_of_a_torn_journal_all_whole_lines_count(tmp_path, own_cache, decoded):
+def test_of_a_torn_journal_all_whole_lines_count(tmp_path, own_cache):
     tree = write_tree(tmp_path)
     journal = _interrupt(tree) / store.JOURNAL
     journal.write_text(journal.read_text()[:-5])
-    decoded.clear()
-    assert _is_true_to(tree, load_dataset(tree, 32), own_cache) and len(decoded) == 3
+    dataset, seen = _taken_up(tree)
+    assert len(seen) == 3
+    assert_whole_and_true_to(tree, dataset, own_cache)
 
 
-def test_of_two_loads_at_once_one_decodes_and_the_other_waits(tmp_path, own_cache, decoded):
+def test_of_two_loads_at_once_one_decodes_and_the_other_waits(tmp_path, own_cache):
     tree = write_tree(tmp_path)
     second: list = []
     others = []
 
     def start_another(done, total):
         if not others:
-            others.append(Thread(target=lambda: second.append(load_dataset(tree, 32))))
+            others.append(Thread(target=lambda: second.extend(_taken_up(tree))))
             others[0].start()
 
     first = load_dataset(tree, 32, progress=start_another)
     others[0].join()
-    assert len(decoded) == 4 and _is_true_to(tree, first, own_cache)
-    np.testing.assert_array_equal(first.images, second[0].images)
+    dataset, seen = second
+    assert seen == []
+    assert_whole_and_true_to(tree, first, own_cache)
+    np.testing.assert_array_equal(first.images, dataset.images)
 
 
 def test_the_loser_of_a_race_keeps_the_winners_folder(tmp_path):
@@ -394,13 +433,12 @@ def test_a_disk_too_small_is_refused_before_decoding(tmp_path, monkeypatch, own_
     images = 4 * 32 * 32 * 3  # bytes; they stand on the disk twice while the cache is built
     free = 2**20 + 2 * images - 1
     monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=free))
-    monkeypatch.setattr(store, "decode", lambda *_: pytest.fail("decoded"))
     with pytest.raises(InputError, match=f"disk of {own_cache}.* MiB free, .* MiB needed; free some space"):
-        load_dataset(write_tree(tmp_path), 32)
+        load_dataset(write_tree(tmp_path), 32, progress=lambda *_: pytest.fail("decoded"))
     assert list((own_cache / "images").iterdir()) == []
 
 
-def test_a_disk_just_large_enough_is_accepted(tmp_path, monkeypatch):
+def test_a_disk_just_large_enough_is_accepted(tmp_path, monkeypatch, own_cache):
     free = 2**20 + 2 * 4 * 32 * 32 * 3
     monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=free))
     assert len(load_dataset(write_tree(tmp_path), 32).table) == 4
@@ -410,7 +448,7 @@ def test_a_disk_that_fills_up_while_writing_says_so_and_leaves_nothing(tmp_path,
     def full(*_, **__):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(store.np, "savez", full)
+    monkeypatch.setattr(np, "savez", full)
     with pytest.raises(InputError, match=f"cache {own_cache}/images/.*: No space left on device; free some space or set MMNET_CACHE"):
         load_dataset(write_tree(tmp_path), 32)
     assert list((own_cache / "images").iterdir()) == []

@@ -8,9 +8,10 @@ from sklearn.metrics import roc_auc_score
 
 from data.errors import DataError
 from data.grammar import BENIGN, SUBTYPES, parse
-from data.sources import SYNTHETIC_MARKER
-from data.store import load_dataset
+from data.sources import SYNTHETIC_MARKER, open_source
+from data.store import cache_root, load_dataset
 from data.synthetic import best_auc, default_synthetic, generate
+from data.table import build_table
 
 KNOWLEDGE = {40: 0.9, 100: 0.0, 200: 0.5, 400: 0.7}
 CASES = 300
@@ -31,7 +32,7 @@ def truth(many):
 
 
 def sampling_error(auc, labels):
-    """Standard error of an AUC. Hanley & McNeil, Radiology 1982."""
+    """Standard error of an AUC, of which noise that is exactly centred and scaled takes a part. Hanley & McNeil, Radiology 1982."""
     positive, negative = labels.sum(), (1 - labels).sum()
     spread = (positive - 1) * (auc / (2 - auc) - auc**2) + (negative - 1) * (2 * auc**2 / (1 + auc) - auc**2)
     return np.sqrt((auc * (1 - auc) + spread) / (positive * negative))
@@ -58,7 +59,7 @@ def test_the_truth_is_written_for_every_case(synthetic_root):
     assert all(set(truth["evidence"]) == {"40", "100", "200", "400"} for truth in marker["cases"].values())
 
 
-def test_a_loaded_synthetic_data_set_says_that_it_is_synthetic(synthetic_root):
+def test_a_loaded_synthetic_data_set_says_that_it_is_synthetic(synthetic_root, own_cache):
     assert load_dataset(synthetic_root, 32).synthetic is True  # as scanned
     assert load_dataset(synthetic_root, 32).synthetic is True  # from the cache
 
@@ -73,12 +74,14 @@ def test_the_same_seed_gives_the_same_bytes_and_another_seed_others(tmp_path):
     assert not set(first.values()) & set(contents("other", 4).values())
 
 
-def test_the_default_data_set_is_generated_once(own_cache, monkeypatch):
+def test_the_default_data_set_is_generated_once(monkeypatch):
     root = default_synthetic()
-    assert own_cache in root.parents
+    assert cache_root() in root.parents
     monkeypatch.setattr("data.synthetic.generate", lambda *_, **__: pytest.fail("generated again"))
     assert default_synthetic() == root
-    counts = load_dataset(root, 32).table.counts()
+    rows, problems = open_source(root).rows()
+    assert not problems
+    counts = build_table(list(rows.values())).counts()
     assert (counts["cases"], counts["patients"], counts["images"]) == (40, 48, 48 * 4 * 6)
 
 
@@ -92,12 +95,12 @@ def test_best_auc_is_that_of_two_normal_distributions():
 def test_the_evidence_of_a_magnification_ranks_cases_as_promised(truth, magnification):
     labels, evidence = truth
     promised = best_auc({magnification: KNOWLEDGE[magnification]})
-    assert abs(roc_auc_score(labels, evidence[magnification]) - promised) < 3 * sampling_error(promised, labels)
+    assert abs(roc_auc_score(labels, evidence[magnification]) - promised) < sampling_error(promised, labels)
 
 
 def test_a_magnification_without_knowledge_ranks_by_chance(truth):
     labels, evidence = truth
-    assert abs(roc_auc_score(labels, evidence[100]) - 0.5) < 3 * sampling_error(0.5, labels)
+    assert abs(roc_auc_score(labels, evidence[100]) - 0.5) < sampling_error(0.5, labels)
 
 
 def test_all_evidence_together_ranks_cases_as_promised_and_better_than_any_alone(truth, many):
@@ -105,7 +108,7 @@ def test_all_evidence_together_ranks_cases_as_promised_and_better_than_any_alone
     together = roc_auc_score(labels, sum(k * evidence[m] for m, k in KNOWLEDGE.items()))
     promised = json.loads((many / SYNTHETIC_MARKER).read_text())["best_auc"]
     assert promised == best_auc(KNOWLEDGE)
-    assert abs(together - promised) < 3 * sampling_error(promised, labels)
+    assert abs(together - promised) < sampling_error(promised, labels)
     assert together > max(roc_auc_score(labels, values) for values in evidence.values())
 
 
@@ -116,7 +119,7 @@ def test_images_show_the_evidence(many, truth):
     for magnification, planted in evidence.items():
         rows = dataset.table.magnification == magnification
         shown = planted[dataset.table.case[rows].astype(int) - 10001]
-        assert np.corrcoef(density[rows], shown)[0, 1] > 0.4
+        assert np.corrcoef(density[rows], shown)[0, 1] > 0.75
 
 
 def test_unknown_magnifications_and_too_few_cases_are_errors(tmp_path):

@@ -1,8 +1,6 @@
 """Files that a command is given: manifests, trees, images, configurations, splits, weights. More of them, closer by, in tests/data/test_bad_data.py."""
 
-import gzip
 import io
-import json
 import pickle
 from collections.abc import Callable
 from functools import partial
@@ -16,7 +14,6 @@ from safetensors.torch import save_file
 from tests.data.trees import NAMES, write_png, write_tree
 from tests.faults.corpus import Bad, hold
 
-pytestmark = pytest.mark.slow  # together; one takes milliseconds
 SMALL = "--backbone tiny --weights none --image-size 32 --folds 2 --set model.width=8 --set model.heads=2 --output {root}/output"
 GOOD = tuple(f"{number}.png,p{number},{number % 2},40" for number in range(6))
 COLUMNS = "path,patient,label,magnification"
@@ -36,60 +33,37 @@ def write(file: str, content: str | bytes, root: Path) -> None:
 # manifests: the first line in place of the first good one ----------------------------------------------------------------
 
 
-def manifest(first: str, root: Path, columns: str = COLUMNS) -> None:
+def manifest(first: str, root: Path, columns: str = COLUMNS, others: tuple[str, ...] = GOOD[1:]) -> None:
     for number in range(6):
         write_png(root / f"{number}.png", number)
-    write("own.csv", "\n".join([columns, first, *GOOD[1:]]), root)
+    write("own.csv", "\n".join([columns, first, *others]), root)
 
 
 for name, first, *words in (
     ("a magnification of 30 digits", f"0.png,p,0,{'9' * 30}", "line 2: magnification '999", "expected a number such as 40"),
-    ("a magnification of 5000 digits", f"0.png,p,0,{'9' * 5000}", "line 2: magnification '999"),
     ("a magnification in Arabic digits", "0.png,p,0,٤٠", "line 2: magnification '٤٠'"),
-    ("a magnification that is a square", "0.png,p,0,²", "line 2: magnification '²'"),
-    ("a magnification with a fraction", "0.png,p,0,40.5", "line 2: magnification '40.5'"),
-    ("a negative magnification", "0.png,p,0,-40", "line 2: magnification '-40'"),
     ("a magnification of 0", "0.png,p,0,0", "line 2: magnification '0'"),
     ("a label of 2", "0.png,p,2,40", "line 2: label '2': expected 0, 1, benign or malignant"),
-    ("a label that is no number", "0.png,p,nan,40", "line 2: label 'nan'"),
-    ("a label in another language", "0.png,p,gutartig,40", "line 2: label 'gutartig'"),
     ("a field of 200 kB", f"0.png,{'p' * 200_000},0,40", "line 2: field larger than field limit"),
-    ("a patient with a NUL", "0.png,p\0,0,40", "line 2: expected text without control characters"),
     ("a path with a NUL", "0\0.png,p,0,40", "line 2: expected text without control characters"),
     ("a patient with a bell", "0.png,p\a,0,40", "line 2: expected text without control characters"),
     ("a quote that is never closed", '"0.png,p,0,40', "line 2: expected one value for each column"),
     ("a path of 5000 letters", f"{'a' * 5000}.png,p,0,40", "File name too long"),
     ("a path that is a folder", ".,p,0,40", "1 bad file(s): . (not a plain file)"),
     ("a path that looks like markup", "[/red].png,p,0,40", "[/red].png (cannot be read: No such file or directory)"),
-    ("a path to a pipe of the system", "/dev/zero,p,0,40", "/dev/zero (not a plain file)"),
-    ("a path to a text", "own.csv,p,0,40", "own.csv (not a readable image, expected PNG, JPEG, TIFF)"),
-    ("no patient", "0.png,,0,40", "line 2: expected one value for each column"),
-    ("a value too many", "0.png,p,0,40,more", "line 2: expected one value for each column"),
-    ("a path twice", "1.png,p,0,40", "path '1.png' is listed twice"),
-    ("a patient under both classes", "0.png,p1,0,40", "patient p1 stands under both classes"),
 ):
     add(name, "--data {root}/own.csv", partial(manifest, first), *words)
 for name, columns, *words in (
     ("semicolons", "path;patient;label;magnification", "missing columns ['path', 'patient', 'label', 'magnification']"),
     ("a column twice", "path,patient,label,path", "unknown or repeated columns ['path', 'path']"),
-    ("a column that is not known", f"{COLUMNS},hospital", "unknown or repeated columns ['hospital']"),
-    ("no label", "path,patient,magnification", "missing columns ['label']"),
-    ("no head line", "0.png,p0,0,40", "missing columns"),
 ):
     add(name, "--data {root}/own.csv", partial(manifest, GOOD[0], columns=columns), "manifest {root}/own.csv", *words)
+MALIGNANT = tuple(f"{number}.png,p{number},1,40" for number in range(6))
 add(
     "one class",
     "--data {root}/own.csv --magnifications 40",
-    partial(manifest, "0.png,p,1,40\n9.png,q,1,40"),
-    "data {root}/own.csv",
-    "9.png",
-)
-add(
-    "UTF-16",
-    "--data {root}/own.csv",
-    partial(write, "own.csv", f"{COLUMNS}\n{GOOD[0]}".encode("utf-16")),
-    "own.csv: cannot read it",
-    "UTF-8",
+    partial(manifest, MALIGNANT[0], others=MALIGNANT[1:]),
+    "0 benign cases for 2 folds and a sealed test: expected at least 3",
 )
 add("a folder in place of a manifest", "--data {root}/own.csv", lambda root: (root / "own.csv").mkdir(), "own.csv: no image found below it")
 
@@ -104,37 +78,20 @@ def tree_with(name: str, content: bytes | None, root: Path) -> None:
         (root / "tree" / name).write_bytes(content)
 
 
-for name in (
-    "SOB_B_A-14-1001-40-002.jpg",
-    "SOB_X_A-14-1001-40-002.png",
-    "SOB_B_A-2014-1001-40-002.png",
-    "SOB_B_A-14-AB-40-002.png",
-    "SOB_B_A-14-1001-40.png",
-    "SOB_B_A-14-1001-40-002-2.png",
-    "sob_b_a-14-1001-40-002.png",
-    "SOB_B_A-14-1001-40X-002.png",
-    "SOB_B_A-14-1001ab-40-002.png",
-    " SOB_B_A-14-1001-40-002.png",
-    "SOB_B_A-14-1001-40-002.png.png",
-    "SOB_B_A-14-1001-40-٢.png",
-    "SOB_B_A_14-1001-40-002.png",
-    "holiday.tiff",
-):
-    add(
-        "a name",
-        "--data {root}/tree",
-        partial(tree_with, name, None),
-        f"1 bad file(s): {name} (file name does not follow",
-        "on_bad_file=skip",
-    )
-for name, reason in (
+for name, reason in (  # all that a name can be: tests/data/test_grammar.py
+    ("SOB_B_A-14-1001-40.png", "file name does not follow"),
+    ("SOB_B_A-14-1001-40-٢.png", "file name does not follow"),
     ("SOB_B_ZZ-14-1001-40-002.png", "unknown subtype 'ZZ', expected one of A, F"),
-    ("SOB_B_DC-14-1001-40-002.png", "subtype DC does not belong to class B"),
-    ("SOB_M_A-14-1001-40-002.png", "subtype A does not belong to class M"),
-    ("SOB_B_A-14-1001-50-002.png", "magnification 50, expected one of 40"),
     (f"SOB_B_A-14-1001-{'4' * 200}-002.png", "magnification 444"),
 ):
-    add("a name that says nonsense", "--data {root}/tree", partial(tree_with, name, None), f"1 bad file(s): {name} ({reason}")
+    add(
+        "a wrong name",
+        "--data {root}/tree",
+        partial(tree_with, name, None),
+        f"1 bad file(s): {name} ({reason}",
+        "repair or remove them",
+        "on_bad_file=skip",
+    )
 
 
 def encoded(form: str, cut: int = 0) -> bytes:
@@ -143,88 +100,49 @@ def encoded(form: str, cut: int = 0) -> bytes:
     return buffer.getvalue()[: -cut or None]
 
 
-for form in ("GIF", "BMP", "WEBP", "ICO", "PPM", "PDF", "EPS"):
-    add(
-        f"{form} named PNG",
-        "--data {root}/tree",
-        partial(tree_with, NAMES[0], encoded(form)),
-        f"{NAMES[0]} (not a readable image, expected PNG",
-    )
-for form in ("PNG", "JPEG", "TIFF"):
-    add(
-        f"{form} cut short",
-        "--data {root}/tree",
-        partial(tree_with, NAMES[0], encoded(form, 1000)),
-        f"{NAMES[0]} (truncated or damaged image",
-    )
-for name, content in (
-    ("SVG", b'<svg xmlns="http://www.w3.org/2000/svg" width="40" height="40"/>'),
-    ("gzip", gzip.compress(b"x" * 1000)),
-    ("zeros", bytes(1000)),
-    ("a head alone", encoded("PNG")[:20]),
+for name, content, reason in (
+    ("GIF named PNG", encoded("GIF"), "not a readable image, expected PNG"),
+    ("EPS named PNG", encoded("EPS"), "not a readable image, expected PNG"),  # Pillow would run Ghostscript
+    ("a head of PNG alone", encoded("PNG")[:20], "not a readable image"),
+    ("JPEG cut short", encoded("JPEG", 1000), "truncated or damaged image"),
+    ("TIFF cut short", encoded("TIFF", 1000), "truncated or damaged image"),
 ):
-    add(
-        f"{name} named PNG", "--data {root}/tree", partial(tree_with, NAMES[0], content), f"1 bad file(s): {NAMES[0]} (not a readable image"
-    )
-add(
-    "two classes in one case",
-    "--data {root}/tree",
-    partial(tree_with, "SOB_M_DC-14-1001-40-002.png", None),
-    "case 1001 stands under both classes",
-)
-add(
-    "too few cases",
-    "--data {root}/tree --magnifications 40",
-    lambda root: write_tree(root / "tree"),
-    "2 benign cases for 2 folds and a sealed test",
-)
+    add(name, "--data {root}/tree", partial(tree_with, NAMES[0], content), f"1 bad file(s): {NAMES[0]} ({reason}")
 
 # configurations ----------------------------------------------------------------------------------------------------------
 
 for name, text, *words in (
     ("empty", "", "expected sections such as model: and optim:, got NoneType"),
-    ("a list", "- 1", "got list"),
     ("no text", b"\xff\xfe\x00", "cannot read it", "pass a YAML file"),
     ("a tab", "loss:\n\tgamma: 1", "expected YAML", "line 2"),
-    ("a key twice", "seed: 1\nseed: 2\n", "key 'seed' stands twice"),
     (
         "a bomb of aliases",
         "a: &a [x, x]\n" + "".join(f"b{n}: &b{n} [*{f'b{n - 1}' if n else 'a'}, *a]\n" for n in range(9)),
         "alias (*name)",
     ),
-    ("code", 'seed: !!python/object/apply:os.system ["false"]', "could not determine a constructor"),
-    ("an unknown section", "modell: {backbone: tiny}", "unknown configuration key 'modell'"),
     ("an unknown key", "model: {bakbone: tiny}", "unknown configuration key 'model.bakbone': did you mean model.backbone?"),
     ("an empty section", "model:\n", "configuration model = None: expected a section"),
     ("two documents", "seed: 1\n---\nseed: 2\n", "expected a single document"),
     ("a number as key", "1: 2", "unknown configuration key '1'"),
-    ("null as key", "model: {null: 2}", "unknown configuration key 'model.None'"),
     ("a list as key", "model: {[a]: 1}", "found unhashable key"),
-    ("a wrong type", "optim: {lr: fast}", "optim.lr = 'fast': expected a finite number"),
     ("out of range", "optim: {lr: 7}", "optim.lr = 7.0: expected above 0, at most 1"),
-    ("half a file", '{"seed": 1', "expected YAML"),
-    ("brackets", "[" * 2000, "brackets within brackets"),
     ("a control character", "seed: \x07", "special characters are not allowed"),
 ):
     add(name, "--config {root}/c.yaml", partial(write, "c.yaml", text), "{root}/c.yaml", *words)
 
 # splits ------------------------------------------------------------------------------------------------------------------
 
-for name, text, *words in (
+for name, text, *words in (  # more of them: tests/data/test_bad_data.py
     ("empty", "", "expected JSON"),
     ("null", "null", "expected JSON"),
-    ("NaN", '{"folds": NaN}', "expected JSON"),
+    ("a number for the folds", '{"folds": 5}', "expected JSON"),
     ("other names", '{"folds": [[1, 2], [3, 4]]}', "do not fit the data", "not in the data: [1, 2, 3, 4]", "use the data set"),
     ("no folds", '{"folds": []}', "do not fit the data"),
     ("text for a fold", '{"folds": ["abc", "def"]}', "expected JSON", "'abc' is no list of patients"),
     ("text for a test", '{"folds": [["a"], ["b"]], "test": "abc"}', "'abc' is no list of patients"),
     ("a patient that is a list", '{"folds": [[["a"]], [["b"]]]}', "is no list of patients"),
-    ("a patient twice", '{"folds": [["a"], ["a"]]}', "a listed more than once; expected every patient in one part"),
-    ("a wrong grouping", '{"folds": [["a"], ["b"]], "grouping": 3}', "grouping 3: expected one of case, slide"),
     ("a wrong source", '{"folds": [["a"], ["b"]], "source": 3}', "expected JSON"),
     ("brackets", "[" * 100_000, "expected JSON"),
-    ("a number of 5000 digits", f'{{"folds": {"9" * 5000}}}', "expected JSON"),
-    ("no text", b"\xff\xfe", "expected JSON"),
 ):
     add(name, "--data {data} --splits {root}/s.json", partial(write, "s.json", text), "splits {root}/s.json", *words)
 
@@ -243,7 +161,6 @@ def saved(root: Path, content: object, file: str = "w.pth") -> None:
 DAMAGED = ("model.weights = '{root}/w.pth': damaged, or more than plain tensors", "download it again or save it as .safetensors")
 for name, file, make, *words in (
     ("empty", "w.pth", partial(write, "w.pth", b""), *DAMAGED),
-    ("text", "w.pth", partial(write, "w.pth", "<html>404</html>"), *DAMAGED),
     ("code", "w.pth", lambda root: saved(root, {"a": Hostile()}), *DAMAGED),
     ("a pickle", "w.pth", partial(write, "w.pth", pickle.dumps({"a": Hostile()}, protocol=2)), *DAMAGED),
     ("half a file", "w.pth", lambda root: (saved(root, {"a": torch.ones(999)}), write("w.pth", (root / "w.pth").read_bytes()[:2000], root)), *DAMAGED),
@@ -251,24 +168,13 @@ for name, file, make, *words in (
     ("numbers", "w.pth", lambda root: saved(root, {"a": 1}), "expected a dictionary of tensors"),
     ("of something else", "w.pth", lambda root: saved(root, {"a": torch.ones(1)}), "do not fit resnet18", "missing (such as ", "unknown (such as a)"),
     ("text", "w.safetensors", partial(write, "w.safetensors", "text"), "w.safetensors': damaged"),
-    ("a pickle", "w.safetensors", lambda root: saved(root, {"a": torch.ones(1)}, "w.safetensors"), "w.safetensors': damaged"),
-    ("of something else", "w.safetensors", lambda root: save_file({"fc.x": torch.ones(1)}, root / "w.safetensors"), "do not fit resnet18", "pass the weights"),
     ("a head of 2^63 bytes", "w.safetensors", partial(write, "w.safetensors", bytes([255] * 7 + [127]) + b"{}"), "w.safetensors': damaged"),
+    ("of something else", "w.safetensors", lambda root: save_file({"fc.x": torch.ones(1)}, root / "w.safetensors"), "do not fit resnet18", "pass the weights"),
 ):  # fmt: skip
     add(name, f"--data {{data}} --backbone resnet18 --weights {{root}}/{file}", make, "model.weights", *words)
 
-# new patients ------------------------------------------------------------------------------------------------------------
-
-
-def study_json(root: Path) -> None:
-    write("study.json", json.dumps({"format": 1}), root)
-
-
-CORPUS.append(Bad("eval --study {root}", ("study {root}: written in format 1, expected 2",), study_json))
-
 
 @pytest.mark.parametrize("bad", CORPUS, ids=lambda bad: bad.name)
-def test_a_bad_file_is_one_clear_line(bad: Bad, tmp_path: Path, data: Path, cache: Path, monkeypatch, capfd):
-    monkeypatch.setenv("MMNET_CACHE", str(cache))
+def test_a_bad_file_is_one_clear_line(bad: Bad, tmp_path: Path, data: Path, monkeypatch, capfd):
     hold(bad, tmp_path, data, monkeypatch, capfd)
     assert not (tmp_path / "output").exists()

@@ -20,7 +20,7 @@ from tuning.settings import StudySettings
 from tuning.study import run_study
 from tuning.trainable import MMNetTrainable
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("ray")]
 FAULTS = {  # of a trial's second epoch, by its number -> what its record says
     1: "TrainingError: loss is nan in epoch 2, fold 1, 2: lower optim.lr or optim.clip",
     2: "out of memory: lower optim.batch_size, data.image_size or model.width (CUDA out of memory. Tried to allocate 20 GiB)",

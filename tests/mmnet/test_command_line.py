@@ -30,6 +30,11 @@ def ending(result):
             2,
             "error: /x: Permission denied; make it readable and writable, or name another place\n",
         ),
+        (
+            OSError(28, "No space left on device"),
+            2,
+            "error: results: No space left on device; free some space where --output stands, then run it again, a search with --resume\n",
+        ),
         (KeyboardInterrupt(), 130, "interrupted\n"),
     ],
 )

@@ -19,7 +19,11 @@ from tuning.trial_place import TrialPlace
 HERE = platform.node()
 
 
-@pytest.fixture(params=["folder", "folder without locks", "store"])
+PLACES = ("folder", "folder without locks", "store")
+WITHOUT_LOCKS = pytest.mark.parametrize("place", PLACES[1:], indirect=True)
+
+
+@pytest.fixture(params=PLACES)
 def place(request, tmp_path, monkeypatch):
     """A function that gives the study as another process has it."""
     if request.param == "store":
@@ -75,8 +79,9 @@ def test_a_second_run_is_refused_with_who_works_on_the_study_and_the_way_out(pla
 
 def test_a_study_that_was_let_go_is_free(place):
     Hold(place("first")).release()
-    with closing_hold(Hold(place("second"))) as hold:
-        hold._mirror.check_run()
+    second = place("second")
+    with closing_hold(Hold(second)):
+        second.check_run()
 
 
 def closing_hold(hold):
@@ -151,9 +156,8 @@ def test_a_run_that_was_taken_over_does_not_take_the_study_back_or_let_it_go(pla
         assert second._mirror.run in second._mirror.read_lock()[0]
 
 
+@WITHOUT_LOCKS
 def test_two_that_begin_in_the_same_moment_do_not_both_go_on(place, taken, monkeypatch):
-    if taken[1]._file is not None:
-        pytest.skip("the file system's lock decides")
     lost(*taken)
     monkeypatch.setattr(module, "_require_free", lambda mirror: None)
     first, second = place("a"), place("b")
@@ -171,10 +175,9 @@ def test_a_lock_is_nobodys_when_it_was_not_renewed_or_its_process_was_here_and_i
     assert not is_gone("damaged", 0) and is_gone("damaged", STALE + 1)
 
 
+@WITHOUT_LOCKS
 def test_a_sign_of_life_makes_the_lock_young_and_keeps_what_it_says(place, taken):
-    mirror, hold = taken
-    if hold._file is not None:
-        pytest.skip("the file system's lock needs none")
+    mirror, _ = taken
     said = mirror.read_lock()[0]
     if mirror.bucket is None:
         os.utime(mirror.folder / ".lock", (0, 0))

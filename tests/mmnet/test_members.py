@@ -47,6 +47,7 @@ def test_a_folder_of_one_file_is_that_configuration(folder):
         ({"metric": "auc"}, "metric = auc, but {first} has log_loss"),
         ({"model.pooled": True}, "model.pooled = True, but {first} has False"),
         ({"model.frozen": False}, "model.frozen = False, but {first} has True"),
+        ({"model.backbone": "resnet18"}, "model.backbone = resnet18, but {first} has tiny"),
         ({"optim.precision": "bfloat16"}, "optim.precision = bfloat16, but {first} has float32"),
     ],
 )

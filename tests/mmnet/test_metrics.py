@@ -53,12 +53,14 @@ def test_one_metric_by_its_name_is_that_of_all(name):
     assert evaluate_one(name, PROBABILITY, LABEL, PATIENT) == evaluate(PROBABILITY, LABEL, PATIENT)[name]
 
 
-def test_knowing_nothing_costs_what_the_documentation_says_whatever_the_class_ratio():
-    for malignant in (1, 50, 99):
-        label = (np.arange(100) < malignant).astype(int)
-        values = evaluate(np.full(100, 0.5), label, np.arange(100))
-        assert values["log_loss"] == pytest.approx(math.log(2))
-        assert (values["brier"], values["auc"], values["balanced_accuracy"]) == pytest.approx((0.25, 0.5, 0.5))
+@pytest.mark.parametrize("malignant", [1, 50, 99])
+def test_knowing_nothing_costs_what_the_documentation_says_and_betting_on_the_larger_class_gains_nothing(malignant):
+    label = (np.arange(100) < malignant).astype(int)
+    values = evaluate(np.full(100, 0.5), label, np.arange(100))
+    assert values["log_loss"] == pytest.approx(math.log(2))
+    assert (values["brier"], values["auc"], values["balanced_accuracy"]) == pytest.approx((0.25, 0.5, 0.5))
+    bet = evaluate(np.full(100, malignant / 100), label, np.arange(100))
+    assert bet["log_loss"] >= values["log_loss"] and bet["brier"] >= values["brier"] and bet["balanced_accuracy"] == 0.5
 
 
 def test_a_certain_mistake_costs_much_but_not_infinitely_much():

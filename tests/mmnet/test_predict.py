@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from data.errors import InputError
-from mmnet import predict as predict_module
-from mmnet.predict import load_networks, predict, predict_ensemble
+from mmnet.batches import Batches
+from mmnet.predict import load_networks, predict, predict_ensemble, predict_out_of_fold
 from mmnet.records import write_weights
 from tests.mmnet.tiny import CPU, feature_dataset, pixel_dataset, tiny_config, train
 
@@ -29,40 +29,44 @@ def test_each_fold_network_judges_every_image(models):
     probability, views, index = predict_ensemble(folder, trial.config, NEW, CPU)
     assert index.patients[np.unique(views.patient)].tolist() == sorted(set(NEW.table.patient.tolist()))
     assert set(views.rows.ravel().tolist()) == set(range(len(NEW.table)))
-    batches = predict_module.Batches(NEW, trial.config, CPU)
+    batches = Batches(NEW, trial.config, CPU)
     each = [predict(network, batches, views.rows)[0] for network in load_networks(folder, trial.config, NEW, CPU)]
     assert not np.array_equal(*each)
     np.testing.assert_array_equal(probability, each)
 
 
-def test_a_prediction_does_not_depend_on_how_many_views_go_at_once(models, monkeypatch):
-    folder, trial = models
-    whole = predict_ensemble(folder, trial.config, NEW, CPU)[0]
-    monkeypatch.setattr(predict_module, "VIEWS_AT_ONCE", {True: 3})
-    np.testing.assert_allclose(predict_ensemble(folder, trial.config, NEW, CPU)[0], whole, rtol=1e-5)
-
-
-@pytest.mark.parametrize("error", [torch.OutOfMemoryError("CUDA out of memory"), RuntimeError("can't allocate memory: you tried")])
-def test_where_memory_runs_out_half_as_many_views_go_at_once(models, monkeypatch, error):
+def test_each_view_is_judged_by_the_network_that_did_not_see_its_fold(models):
     _, trial = models
-    rows, batches, network = trial.out_of_fold.rows, predict_module.Batches(feature_dataset(), trial.config, CPU), trial.networks[0]
-    whole = predict(network, batches, rows)
-    tried, forward = [], network.forward
+    oof = trial.out_of_fold
+    mixed = np.random.default_rng(0).permutation(len(oof.rows))
+    probability = predict_out_of_fold(trial.networks, trial.batches, oof.rows[mixed], oof.fold[mixed])
+    np.testing.assert_allclose(probability, trial.history[-1].probability[mixed], rtol=1e-5)
 
-    def short(inputs, mask):
-        tried.append(len(inputs))
-        if len(inputs) > 3:
-            raise error
-        return forward(inputs, mask)
 
-    monkeypatch.setattr(network, "forward", short)
-    for _ in range(2):  # the second time it knows
-        for found, expected in zip(predict(network, batches, rows), whole, strict=True):
-            np.testing.assert_allclose(found, expected, rtol=1e-5)
-    assert len(rows) == 16 and tried == [16, 8, 4, *[2] * 16]
-    monkeypatch.setattr(network, "forward", lambda *_: (_ for _ in ()).throw(error))
-    with pytest.raises(RuntimeError, match="memory"):
-        predict(network, batches, rows)
+@pytest.mark.parametrize("limit", [3, 0], ids=["less at once", "not even one"])
+def test_where_memory_runs_out_half_as_many_views_go_at_once(models, limit):
+    _, trial = models
+    rows, batches, network = trial.out_of_fold.rows, Batches(feature_dataset(), trial.config, CPU), trial.networks[0]
+    whole, tried = predict(network, batches, rows), []
+
+    def check(_, inputs):
+        tried.append(len(inputs[0]))
+        if len(inputs[0]) > limit:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+
+    hook = network.register_forward_pre_hook(check)
+    try:
+        if limit == 0:
+            with pytest.raises(torch.OutOfMemoryError):
+                predict(network, batches, rows)
+            assert tried == [16, 8, 4, 2, 1]
+            return
+        for _ in range(2):  # the second time it knows
+            for found, expected in zip(predict(network, batches, rows), whole, strict=True):
+                np.testing.assert_allclose(found, expected, rtol=1e-5)
+        assert tried == [16, 8, 4, *[2] * 16]
+    finally:
+        hook.remove()
 
 
 def test_weights_say_what_they_are_of(models):

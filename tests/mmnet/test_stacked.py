@@ -8,7 +8,6 @@ import pytest
 import torch
 
 from data.views import balanced_counts
-from mmnet import crossval
 from mmnet.attention_pool import Product
 from mmnet.build import parameter_groups
 from mmnet.crossval import CrossValidation
@@ -139,28 +138,6 @@ def test_the_product_with_shared_maps_is_the_product(dims):
 # in a trial ------------------------------------------------------------------------------------------------------------
 
 
-def rows_by_fold(trial, monkeypatch):
-    """Train an epoch -> [(table rows of a step's views, (K, V) whether a fold's loss heard of each)]."""
-    seen, weighed = [], []
-    training, loss = trial.batches.training, crossval.focal_loss
-    monkeypatch.setattr(trial.batches, "training", lambda rows, *rest: seen.append(rows) or training(rows, *rest))
-    monkeypatch.setattr(crossval, "focal_loss", lambda *a, weight, **k: weighed.append(weight.numpy()) or loss(*a, weight=weight, **k))
-    next(trial)
-    return seen, weighed
-
-
-def test_no_fold_learns_from_a_view_of_its_held_out_patients_and_each_from_all_its_others(monkeypatch):
-    dataset = feature_dataset(cases=12, images=3)
-    trial = CrossValidation(tiny_config(STILL | {"sampling.balance": "none"}), dataset, deal(dataset, 3), CPU)
-    seen, weighed = rows_by_fold(trial, monkeypatch)
-    for fold, patients in enumerate(trial.train_patients):
-        heard = [rows[weight[fold] > 0] for rows, weight in zip(seen, weighed, strict=True)]
-        shown = np.concatenate(heard).ravel()
-        assert sorted(shown) == np.flatnonzero(np.isin(dataset.table.patient, trial.index.patients[patients])).tolist()  # once each
-        assert {len(rows) for rows in heard} <= {3, 4, 5} and len(heard) == 6  # 24 views in batches of 4
-        np.testing.assert_allclose([weight[fold].sum() for weight in weighed], 1, rtol=1e-6)
-
-
 @pytest.mark.parametrize("balance", ["none", "class", "patient", "class_patient"])
 def test_each_fold_is_shown_what_its_own_balance_says(balance):
     """Mean views of each patient over epochs: those of `balanced_counts` of the fold's own patients, rounded at random."""
@@ -177,39 +154,6 @@ def test_each_fold_is_shown_what_its_own_balance_says(balance):
         expected[patients] = np.mean([balanced_counts(natural, label, balance, rng) for _ in range(epochs)], axis=0)
         np.testing.assert_allclose(shown[fold] / epochs, expected, atol=0.2)
         assert (shown[fold] == 0).tolist() == (~np.isin(np.arange(9), patients)).tolist()
-
-
-@pytest.mark.parametrize("side", [2, 1], ids=["maps", "pooled"])
-def test_held_out_features_do_not_touch_the_networks_of_their_fold_even_through_mixup(side):
-    splits = deal(FEATURES)
-    features = FEATURES.features[:, :, :side, :side].copy()
-    features[np.isin(FEATURES.table.patient, splits.folds[0])] += 1
-
-    def after_an_epoch(maps):
-        values = STILL | {"augment.mixup": 1.0, "augment.feature_noise": 0.3, "augment.masking": 0.2, "optim.batch_size": 8}
-        trial = CrossValidation(tiny_config(values), replace(FEATURES, features=maps), splits, CPU)
-        next(trial)
-        return [weights(network) for network in trial.networks]
-
-    plain, altered = after_an_epoch(FEATURES.features[:, :, :side, :side]), after_an_epoch(features)
-    assert torch.equal(plain[0], altered[0])
-    assert not torch.equal(plain[1], altered[1])
-
-
-def test_mixup_blends_views(monkeypatch):
-    trial = CrossValidation(tiny_config(STILL | {"augment.mixup": 1.0, "optim.batch_size": 8}), FEATURES, deal(FEATURES), CPU)
-    targets, loss = [], crossval.focal_loss
-    monkeypatch.setattr(crossval, "focal_loss", lambda logit, target, **k: targets.append(target) or loss(logit, target, **k))
-    next(trial)
-    soft = torch.cat(targets)
-    assert ((soft > 0.01) & (soft < 0.99)).any()
-
-
-@pytest.mark.parametrize("size", [1, 3, 1000])
-def test_any_batch_size_trains_every_fold(size):
-    dataset = feature_dataset(cases=10)
-    _, reports = train(tiny_config({"model.frozen": True, "optim.batch_size": size, "optim.epochs": 1}), dataset, folds=5)
-    assert all(np.isfinite(loss) and loss > 0 for loss in reports[0].train_loss)
 
 
 def test_pooled_features_train_a_head_that_says_the_same_on_maps():

@@ -26,9 +26,21 @@ def test_a_study_is_found_by_its_name_or_its_folder(output):
     assert find_study(output / "elsewhere", str(output / "other")) == output / "other"
 
 
+def test_without_a_name_it_is_the_newest(output, tmp_path):
+    for age, name in enumerate(("other", "first", "fist")):
+        os.utime(output / name / "study.json", (1000 - age, 1000 - age))
+    assert find_study(output, None) == output / "other"
+    with pytest.raises(InputError, match="no study stands in .*elsewhere; pass --output DIR"):
+        find_study(tmp_path / "elsewhere", None)
+
+
 @pytest.mark.parametrize(
     ("name", "hint"),
-    [("firs", "did you mean first or fist?"), ("zzz", "pass a study's name (--output says where studies stand), or its folder"), ("../up", "pass a study's name")],
+    [
+        ("firs", "did you mean first or fist?"),
+        ("zzz", "pass a study's name (--output says where studies stand), or its folder"),
+        ("../up", "pass a study's name"),
+    ],
 )
 def test_an_unknown_name_is_an_error_that_names_near_ones(output, name, hint):
     with pytest.raises(InputError, match=re.escape(f"study {name}: no readable study.json in {output / name}; {hint}")):

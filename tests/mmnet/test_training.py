@@ -1,18 +1,20 @@
 """Trials in this process: what their lines say, and that stopping them changes no number."""
 
 import io
-import os
 import re
+import shutil
 import signal
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 from rich.console import Console
 
 from data.errors import InputError
 from data.splits import Splits
 from mmnet import training
-from mmnet.crossval import CrossValidation
+from mmnet.batches import Batches
 from mmnet.records import read_trials
 from mmnet.training import PlannedTrial, train_all
 from tests.mmnet.tiny import CPU, deal, feature_dataset, tiny_config
@@ -53,36 +55,54 @@ def numbers(study) -> tuple[list, dict[str, list]]:
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
-    """A study that was never stopped. Read only."""
+    """(study, lines) of one that was never stopped. Read only."""
     study = tmp_path_factory.mktemp("whole")
     before = signal.getsignal(signal.SIGTERM)
-    lines_of(study, planned())
+    lines = lines_of(study, planned(title="outer fold 1 of 3"))
     signal.signal(signal.SIGTERM, before)
-    return study
+    return study, lines
 
 
 @pytest.fixture
-def before_fold(monkeypatch):
-    """Call something of (epoch, fold), both from 0, before a fold trains for an epoch."""
-    train = CrossValidation._train
+def in_epoch(monkeypatch):
+    """Do something with the batches of an epoch (from 0) of a study's trial, from the second one on."""
+    training = Batches.training
 
-    def install(action):
-        def with_action(self, learner, folds, epoch):
-            for fold in folds:
-                action(epoch, fold)
-            return train(self, learner, folds, epoch)
+    def install(study, epoch, action):
+        seen = []
 
-        monkeypatch.setattr(CrossValidation, "_train", with_action)
+        def with_action(self, *given):
+            batch = training(self, *given)
+            if len(read_trials(study)[0].epochs) == epoch:
+                seen.append(batch)
+                if len(seen) > 1:
+                    return action(*batch)
+            return batch
 
-    return install
+        monkeypatch.setattr(Batches, "training", with_action)
+
+    yield install
+
+
+def interrupt(*_):
+    raise KeyboardInterrupt
+
+
+def terminate(*batch):
+    signal.raise_signal(signal.SIGTERM)
+    return batch
+
+
+def no_number(inputs, mask, target):
+    return inputs * torch.nan, mask, target
 
 
 # lines ---------------------------------------------------------------------------------------------------------------
 
 
-def test_each_epoch_is_a_line_with_the_folds_the_best_and_the_time_left(tmp_path):
-    lines = lines_of(tmp_path, planned(title="outer fold 1 of 3"))
-    (record,) = read_trials(tmp_path)
+def test_each_epoch_is_a_line_with_the_folds_the_best_and_the_time_left(whole):
+    study, lines = whole
+    (record,) = read_trials(study)
     assert len(lines) == EPOCHS
     for line, epoch in zip(lines, record.epochs, strict=True):
         folds = " ".join(f"{fold['log_loss']:.3f}" for fold in epoch["fold_metrics"])
@@ -94,10 +114,11 @@ def test_each_epoch_is_a_line_with_the_folds_the_best_and_the_time_left(tmp_path
         assert re.fullmatch(r"at most \d+:[0-5]\d left" if epoch["epoch"] < EPOCHS else "finished", line.removeprefix(start))
 
 
-@pytest.mark.parametrize(("left", "shown"), [(0.4, "0:00"), (59.7, "1:00"), (61, "1:01"), (3599.6, "60:00")])
-def test_the_time_left_is_in_minutes_and_seconds(whole, left, shown):
-    trial = CrossValidation(CONFIG, DATASET.select_patients(SPLITS.development()), SPLITS, CPU)
-    assert training._line("t", CONFIG, next(trial), left).endswith(f", at most {shown} left")
+def test_the_time_left_is_that_of_the_epochs_so_far_in_minutes_and_seconds(tmp_path, monkeypatch):
+    clock = iter([100.0, 100.1, 159.7, 100 + 3 * 3599.6, 20_000.0])  # when training begins, and after each epoch
+    monkeypatch.setattr(training, "time", SimpleNamespace(perf_counter=lambda: next(clock)))
+    lines = lines_of(tmp_path, planned())
+    assert [line.rpartition(", ")[2] for line in lines] == ["at most 0:00 left", "at most 1:00 left", "at most 60:00 left", "finished"]
 
 
 def test_a_run_that_lost_patience_says_that_it_is_finished(tmp_path):
@@ -110,66 +131,45 @@ def test_a_run_that_lost_patience_says_that_it_is_finished(tmp_path):
 
 
 def test_a_trial_sees_the_patients_of_its_folds_and_no_others(whole):
-    (record,) = read_trials(whole)
+    (record,) = read_trials(whole[0])
     with np.load(record.folder / "predictions.npz") as saved:
         assert set(saved["patient"].tolist()) == set(SPLITS.development()) < set(DATASET.table.patients().tolist())
 
 
-def test_a_trial_that_is_done_is_not_trained_again(tmp_path, monkeypatch):
-    lines_of(tmp_path, planned())
-    files = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
-    built = []
-    run = training.crossval.run
-    monkeypatch.setattr(training.crossval, "run", lambda *given, **more: built.append(1) or run(*given, **more))
-    lines = lines_of(tmp_path, planned(), planned(1, "another"))
-    assert len(built) == 1 and len(lines) == EPOCHS and all(line.startswith("another: ") for line in lines)
-    assert [(record.number, record.status) for record in read_trials(tmp_path)] == [(0, "done"), (1, "done")]
-    assert {path: path.read_bytes() for path in files} == files
+def test_a_trial_that_is_done_is_not_trained_again(tmp_path, whole):
+    study = tmp_path / "study"
+    shutil.copytree(whole[0], study)
+    files = {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in study.rglob("*") if path.is_file()}
+    lines = lines_of(study, planned(), planned(1, "another"))
+    assert len(lines) == EPOCHS and all(line.startswith("another: ") for line in lines)
+    assert [(record.number, record.status) for record in read_trials(study)] == [(0, "done"), (1, "done")]
+    assert len(files) > 5 and {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in files} == files
 
 
 # stopping ------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("epoch", "fold"), [(0, 1), (1, 0), (2, 1), (3, 1)])
-def test_an_interrupted_trial_goes_on_with_the_numbers_of_one_never_stopped(tmp_path, whole, before_fold, epoch, fold):
-    def interrupt(now, of):
-        if (now, of) == (epoch, fold):
-            raise KeyboardInterrupt
-
-    before_fold(interrupt)
+@pytest.mark.parametrize(("stop", "epoch"), [(interrupt, 0), (interrupt, 1), (interrupt, 3), (terminate, 1)])
+def test_a_trial_that_ctrl_c_or_sigterm_stopped_goes_on_with_the_numbers_of_one_never_stopped(tmp_path, whole, in_epoch, stop, epoch):
+    in_epoch(tmp_path, epoch, stop)
     with pytest.raises(KeyboardInterrupt):
         lines_of(tmp_path, planned())
-    assert [record.status for record in read_trials(tmp_path)] == ["running"]
-    assert len(read_trials(tmp_path)[0].epochs) == epoch
-    before_fold(lambda now, of: None)
+    (record,) = read_trials(tmp_path)
+    assert (record.status, len(record.epochs)) == ("running", epoch)
+    in_epoch(tmp_path, None, stop)
     lines = lines_of(tmp_path, planned())
-    assert epoch == 0 or f"epoch 1/{EPOCHS}" not in lines[0]  # it went on from a checkpoint
-    assert numbers(tmp_path) == numbers(whole)
+    assert (f"epoch 1/{EPOCHS}" in lines[0]) == (epoch == 0)  # else it went on from a checkpoint
+    assert numbers(tmp_path) == numbers(whole[0])
     assert [record.status for record in read_trials(tmp_path)] == ["done"]
     assert not list(tmp_path.rglob("checkpoint.pt"))
 
 
-def test_sigterm_stops_like_ctrl_c(tmp_path, whole, before_fold):
-    before_fold(lambda epoch, fold: os.kill(os.getpid(), signal.SIGTERM) if (epoch, fold) == (1, 1) else None)
-    with pytest.raises(KeyboardInterrupt):
-        lines_of(tmp_path, planned())
-    before_fold(lambda epoch, fold: None)
-    lines_of(tmp_path, planned())
-    assert numbers(tmp_path) == numbers(whole)
-
-
-def test_a_trial_that_cannot_be_trained_is_an_error_and_recorded_as_failed(tmp_path, monkeypatch):
-    monkeypatch.setattr(CrossValidation, "_train", lambda self, _, folds, epoch: [float("nan") if epoch == 1 else 0.5 for _ in folds])
+def test_a_trial_that_cannot_be_trained_is_an_error_on_record_and_tried_again(tmp_path, whole, in_epoch):
+    in_epoch(tmp_path, 1, no_number)
     with pytest.raises(InputError, match="^training failed: loss is nan in epoch 2, fold 1, 2: lower optim.lr"):
         lines_of(tmp_path, planned())
     (record,) = read_trials(tmp_path)
     assert record.status == "failed" and record.reason.startswith("loss is nan in epoch 2") and len(record.epochs) == 1
-
-
-def test_a_failed_trial_is_tried_again(tmp_path, whole, monkeypatch):
-    with monkeypatch.context() as patch:
-        patch.setattr(CrossValidation, "_train", lambda self, _, folds, epoch: [float("nan") for _ in folds])
-        with pytest.raises(InputError):
-            lines_of(tmp_path, planned())
+    in_epoch(tmp_path, None, no_number)
     lines_of(tmp_path, planned())
-    assert numbers(tmp_path) == numbers(whole)
+    assert numbers(tmp_path) == numbers(whole[0])

@@ -46,8 +46,9 @@ def test_a_condition_on_a_field_that_is_not_searched_is_seen_against_the_base(sc
 
 def test_a_log_range_is_drawn_evenly_over_magnitudes_and_an_integer_range_as_integers():
     drawn = [SPACE.sample(trial, Config()) for trial in asked(random_study(), 300)]
-    below = sum(values["optim.lr"] < 1e-5**0.5 * 1e-2**0.5 for values in drawn)
-    assert 110 < below < 190
+    for dimension in (LR, EPOCHS):
+        below = sum(values[dimension.path] < dimension.low**0.5 * dimension.high**0.5 for values in drawn)
+        assert 110 < below < 190
     assert {type(values["optim.epochs"]) for values in drawn} == {int}
 
 
@@ -104,7 +105,7 @@ def test_a_union_takes_each_dimension_once_from_the_first_space():
             Dimension("optim.warmup", "nuisance", "why", low=0.0, high=0.2, when=("optim.schedule", ("cosine", "linear"))),
             "one of plateau, cosine, constant",
         ),
-        (Dimension("optim.warmup", "nuisance", "why", low=0.0, high=0.2, when=("optim.schedule", ())), "condition"),
+        (Dimension("optim.warmup", "nuisance", "why", low=0.0, high=0.2, when=("optim.schedule", ())), "expected a tuple of values"),
         (Dimension("optim.warmup", "nuisance", "why", low=0.0, high=0.2, when=("optim.schedule", "cosine")), "expected a tuple of values"),
         (Dimension("optim.warmup", "nuisance", "why", low=0.0, high=0.2, when=("optim.warmup", (0.1,))), "to stand earlier"),
         (Dimension("optim.lr", "scientific", "why", low=0.1, high=0.2, choices=(0.1, 0.2)), "expected one of the two"),

@@ -10,7 +10,7 @@ from tests.test_imports import ROOT
 from tests.tuning.ssh_hosts import Machine, machines, missing
 from tests.tuning.test_two_machines import ENVIRONMENT, SEARCH, check_study, start_ray, wait
 
-pytestmark = [pytest.mark.slow, pytest.mark.skipif(missing() != "", reason=missing())]
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("nodes"), pytest.mark.skipif(missing() != "", reason=missing())]
 HEAD = "f" * 51 + "00000"  # how Ray's fake provider, whose nodes are processes, calls its head
 CLUSTER = {
     "cluster_name": "fake",

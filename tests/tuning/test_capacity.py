@@ -4,7 +4,7 @@ import pytest
 import yaml
 
 from tests.test_imports import ROOT
-from tuning.capacity import Node, carried, workers
+from tuning.capacity import Capacity, Node, carried, workers
 
 
 @pytest.mark.parametrize(
@@ -29,8 +29,13 @@ def test_trials_are_not_divided_among_nodes():
 
 def test_a_cluster_file_says_what_may_come():
     cluster = yaml.safe_load((ROOT / "cluster.yaml").read_text())
-    assert workers(cluster) == [Node(8, 1)] * 8  # the head and the kind that is switched off are not in it
-    small = {"resources": {"CPU": 2}}
-    cluster["available_node_types"]["small"] = small
-    assert workers(cluster) == [Node(8, 1)] * 8  # as many as max_workers, the most capable ones
-    assert workers(cluster | {"max_workers": 9}) == [Node(8, 1)] * 8 + [Node(2, 0)]
+    assert workers(cluster | {"max_workers": 20}) == [Node(8, 1)] * 8  # neither the head nor the kind that is switched off
+    many_cores = {"resources": {"CPU": 64}}  # as many of them as max_workers
+    cluster["available_node_types"] = {"many_cores": many_cores} | cluster["available_node_types"]
+    assert workers(cluster) == [Node(8, 1)] * 8  # those with GPUs before all others
+    assert workers(cluster | {"max_workers": 10}) == [Node(8, 1)] * 8 + [Node(64, 0)] * 2
+
+
+def test_what_runs_counts_also_where_the_autoscaler_would_not_start_it_again():
+    assert Capacity(now=(Node(8, 0),) * 3, most=(Node(8, 0),)).trials(4, 0) == 6
+    assert Capacity(now=(Node(8, 0),), most=(Node(8, 0),) * 3).trials(4, 0) == 6

@@ -19,19 +19,21 @@ from tuning.cluster import resources, shareable
 from tuning.settings import StudySettings
 
 
-def test_memory_mapped_arrays_are_handed_over_outside_the_pickle(tmp_path):
+@pytest.mark.parametrize("what", ["features", "images"])
+def test_memory_mapped_arrays_are_handed_over_outside_the_pickle(tmp_path, what):
     """Ray puts such buffers into shared memory; what stands in the pickle itself, every process copies."""
     dataset = feature_dataset()
-    np.save(tmp_path / "maps.npy", np.zeros((len(dataset.table), 8, 5, 5), dtype=np.float16))  # a size that nothing else has
-    mapped = dataclasses.replace(dataset, features=np.load(tmp_path / "maps.npy", mmap_mode="r"))
+    np.save(tmp_path / "array.npy", np.zeros((len(dataset.table), 8, 5, 5), dtype=np.float16))  # a size that nothing else has
+    mapped = dataclasses.replace(dataset, **{what: np.load(tmp_path / "array.npy", mmap_mode="r")})
+    size = getattr(mapped, what).nbytes
 
     def outside(dataset):
         buffers: list[pickle.PickleBuffer] = []
         pickle.dumps(dataset, protocol=5, buffer_callback=buffers.append)
         return [buffer.raw().nbytes for buffer in buffers]
 
-    assert mapped.features.nbytes in outside(shareable(mapped)) and mapped.features.nbytes not in outside(mapped)
-    assert np.shares_memory(shareable(mapped).features, mapped.features)
+    assert size in outside(shareable(mapped)) and size not in outside(mapped)
+    assert np.shares_memory(getattr(shareable(mapped), what), getattr(mapped, what))
 
 
 def planned(monkeypatch, capacity, console=None, **settings):
@@ -60,8 +62,9 @@ def still(*nodes):
         ([Node(3, 0), Node(3, 0)], {"cpus_per_trial": 2}, ({"cpu": 2, "gpu": 0.0}, 2)),  # not 3: no trial lies on two nodes
     ],
 )
-def test_as_many_trials_run_at_once_as_cores_and_gpus_carry(monkeypatch, have, settings, expected):
-    assert planned(monkeypatch, still(*have), **settings) == expected
+def test_as_many_trials_run_at_once_as_cores_and_gpus_carry(monkeypatch, capsys, have, settings, expected):
+    assert planned(monkeypatch, still(*have), Console(width=200), **settings) == expected
+    assert capsys.readouterr().out == ""  # none waits for a node
 
 
 def test_a_trial_that_no_node_can_carry_is_an_error(monkeypatch):
@@ -95,8 +98,9 @@ def test_what_no_node_could_ever_carry_is_an_error_also_on_a_growing_cluster(mon
 def test_where_the_autoscaler_says_nothing_what_is_asked_for_is_believed(monkeypatch):
     nothing = Capacity((Node(0, 0),), (Node(0, 0),), unknown=True)
     assert planned(monkeypatch, nothing, gpus_per_trial=0.5, concurrency=8) == ({"cpu": 1, "gpu": 0.5}, 8)
-    with pytest.raises(InputError, match="give --gpus-per-trial and --concurrency as numbers"):
-        planned(monkeypatch, nothing, concurrency=8)
+    for half_said in ({"concurrency": 8}, {"gpus_per_trial": 0.5}, {"gpus_per_trial": "auto", "concurrency": 8}):
+        with pytest.raises(InputError, match="give --gpus-per-trial and --concurrency as numbers"):
+            planned(monkeypatch, nothing, **half_said)
 
 
 LOCAL = """
@@ -136,6 +140,7 @@ def local_ray(tmp_path_factory):
 
 
 @pytest.mark.slow
+@pytest.mark.xdist_group("ray")
 def test_ray_on_this_machine_listens_on_loopback_only_with_a_token_of_its_own_and_sends_no_statistics(local_ray):
     found, home = local_ray
     assert len(found["addresses"]) >= 5 and set(found["addresses"]) <= {"127.0.0.1", "::1", "::ffff:127.0.0.1"}
@@ -144,6 +149,7 @@ def test_ray_on_this_machine_listens_on_loopback_only_with_a_token_of_its_own_an
 
 
 @pytest.mark.slow
+@pytest.mark.xdist_group("ray")
 def test_ray_on_this_machine_starts_no_process_that_a_search_has_no_use_for(local_ray):
     commands = local_ray[0]["commands"]
     assert sum(command.startswith("ray::Trial") for command in commands) == 1

@@ -1,8 +1,10 @@
 """cluster.yaml and clusters/: Ray's own schema takes them, they let nobody in, and they install what is pinned."""
 
 import copy
+import os
 import re
 import subprocess
+import sys
 
 import pytest
 import yaml
@@ -39,10 +41,9 @@ def test_rays_schema_takes_it(path):
     validate_config(prepare_config(copy.deepcopy(read(path))))
 
 
-@launched
-def test_rays_schema_would_see_a_misspelt_key(path):
+def test_rays_schema_would_see_a_misspelt_key():
     with pytest.raises(Exception, match="were unexpected|was unexpected"):
-        validate_config(prepare_config(read(path) | {"max_wokers": 2}))
+        validate_config(prepare_config(read(ROOT / "cluster.yaml") | {"max_wokers": 2}))
 
 
 @launched
@@ -52,7 +53,6 @@ def test_only_who_has_the_token_gets_an_answer(path):
     assert all(re.search(r"RAY_AUTH_MODE=token [^;&]*ray start", line) for line in starts(cluster))
     assert cluster["file_mounts"]["~/.ray/auth_token"] == "~/.ray/auth_token"
     assert cluster["setup_commands"][0] == "chmod 600 ~/.ray/auth_token"
-    assert "export RAY_AUTH_MODE=token" in (ROOT / "clusters" / "environment.sh").read_text()
 
 
 @pytest.mark.parametrize("path", sorted({ROOT / "cluster.yaml", *(ROOT / "clusters").iterdir()}), ids=lambda path: path.name)
@@ -106,13 +106,22 @@ def test_the_whole_program_is_copied_and_no_data_set(path):
 def test_the_image_holds_the_whole_program_and_no_data_set():
     lines = [line.split() for line in (ROOT / "clusters" / "Dockerfile").read_text().splitlines() if line.startswith("COPY")]
     assert {source for line in lines for source in line[1:-1]} == PARTS | {"requirements.txt", "requirements-cluster.txt"}
+    folders = [line[1:] for line in lines if line[-1] != "./"]  # a folder that is copied to ./ is not there: what is in it is
+    assert sorted(folders) == [[part, part] for part in sorted(PARTS) if (ROOT / part).is_dir()]
 
 
 @launched
-def test_ray_exec_and_ray_submit_find_python(path):
+def test_every_shell_on_a_node_reads_the_environment(path):
     assert any("environment.sh' >> ~/.bashrc" in command for command in read(path)["setup_commands"])
-    lines = (ROOT / "clusters" / "environment.sh").read_text()
-    assert 'PATH="$HOME/mmnet-tune/.venv/bin:$PATH"' in lines and 'PYTHONPATH="$HOME/mmnet-tune"' in lines
+
+
+def test_ray_exec_and_ray_submit_find_python_send_the_token_and_report_nothing():
+    script = ROOT / "clusters" / "environment.sh"
+    before = {"HOME": "/home/x", "PATH": "/bin:/usr/bin"}
+    done = subprocess.run(["bash", "-c", f". '{script}'; env"], env=before, capture_output=True, text=True)
+    found = dict(line.split("=", 1) for line in done.stdout.splitlines())
+    assert found["PATH"] == "/home/x/mmnet-tune/.venv/bin:/bin:/usr/bin" and found["PYTHONPATH"] == "/home/x/mmnet-tune"
+    assert found["RAY_AUTH_MODE"] == "token" and found["RAY_USAGE_STATS_ENABLED"] == "0"
 
 
 @pytest.mark.parametrize("path", CLOUDS, ids=lambda path: path.name)
@@ -168,9 +177,79 @@ def test_on_kubernetes_a_policy_closes_the_pods():
     assert all("podSelector" in source for source in outside["from"])
 
 
-def test_the_slurm_script_asks_for_a_token_of_its_own():
-    script = ROOT / "clusters" / "slurm.sh"
-    assert subprocess.run(["bash", "-n", script], capture_output=True).returncode == 0
-    text = script.read_text()
-    assert text.index("RAY_AUTH_MODE=token") < text.index("ray symmetric-run") and "umask 077" in text
-    assert "RAY_USAGE_STATS_ENABLED=0" in text and "--exclusive" in text
+# What stands in for Slurm's programs, for the clock, for Ray and for the search; the last two note what they are given.
+NOW = 1_000_000
+RAY = """
+env >~/environment
+ls -l "$RAY_AUTH_TOKEN_PATH" | cut -c 1-10 >~/token
+cat "$RAY_AUTH_TOKEN_PATH" >>~/token
+printf '%s\n' "$@" >~/ray
+[ -n "${BROKEN:-}" ] && exit
+while [[ $1 != -- ]]; do shift; done
+"${@:2}"
+"""
+TOOLS = {
+    "srun": 'while [[ $1 == --* ]]; do shift; done; exec "$@"',
+    "scontrol": "cat <<<$'head\\nworker'",  # in one write, as Slurm does: the script reads no more than the first line
+    "hostname": "echo 10.0.0.1 10.0.0.2",
+    "date": f"echo {NOW}",
+    "ray": RAY,
+    "python": f'[ "$1" = -c ] && exec {sys.executable} "$@"; printf "%s\\n" "$@" >~/search',
+}
+
+
+@pytest.fixture
+def slurm(tmp_path):
+    """Runs clusters/slurm.sh as a job of two machines, with `left` seconds where Slurm says when it ends."""
+    (tmp_path / ".venv" / "bin").mkdir(parents=True)
+    for name, text in TOOLS.items():
+        (tmp_path / ".venv" / "bin" / name).write_text(f"#!/bin/bash\n{text}\n")
+        (tmp_path / ".venv" / "bin" / name).chmod(0o755)
+    (tmp_path / ".venv" / "bin" / "activate").touch()
+
+    def run(*arguments, left=None, **environment):
+        job = {"SLURM_JOB_ID": "7", "SLURM_JOB_NODELIST": "head,worker", "SLURM_JOB_NUM_NODES": "2", "SLURM_CPUS_PER_TASK": "4"}
+        if left is not None:
+            job["SLURM_JOB_END_TIME"] = str(NOW + left)
+        job |= {"HOME": str(tmp_path), "SLURM_SUBMIT_DIR": str(tmp_path), "PATH": f"{tmp_path}/.venv/bin:{os.environ['PATH']}"}
+        command = ["bash", ROOT / "clusters" / "slurm.sh", *arguments]
+        done = subprocess.run(command, env=job | environment, capture_output=True, text=True)
+        assert list((tmp_path / ".ray").iterdir()) == []  # the job's secret ends with it
+        return done
+
+    return run
+
+
+def told(path):
+    return path.read_text().splitlines()
+
+
+def test_a_slurm_job_has_a_token_of_its_own_that_nobody_else_reads(slurm, tmp_path):
+    assert slurm().returncode == 0
+    environment = dict(line.split("=", 1) for line in told(tmp_path / "environment"))
+    assert environment["RAY_AUTH_MODE"] == "token" and environment["RAY_USAGE_STATS_ENABLED"] == "0"
+    assert environment["RAY_AUTH_TOKEN_PATH"] == f"{tmp_path}/.ray/mmnet-tune-7"
+    rights, first = told(tmp_path / "token")
+    assert slurm().returncode == 0
+    assert rights == "-rw-------" and len(first) == 64 and told(tmp_path / "token")[1] != first
+    assert "\n#SBATCH --exclusive " in (ROOT / "clusters" / "slurm.sh").read_text()  # Ray's end on a machine ends all Ray there
+
+
+def test_a_slurm_job_starts_ray_on_all_its_machines_and_hands_its_arguments_to_the_search(slurm, tmp_path):
+    assert slurm("--data", "a folder", "--trials", "200").returncode == 0
+    own = told(tmp_path / "ray")
+    own = own[: own.index("--")]
+    assert own == ["symmetric-run", "--address", "10.0.0.1:20007", "--min-nodes", "2", "--num-cpus=4", "--dashboard-host=127.0.0.1"]
+    assert told(tmp_path / "search") == ["tune_mmnet.py", "--address", "10.0.0.1:20007", "--data", "a folder", "--trials", "200"]
+
+
+@pytest.mark.parametrize(("left", "budget"), [(43200, "42600s"), (1000, "500s")])
+def test_a_search_stops_ten_minutes_before_its_slurm_job_is_ended_or_half_way_in_a_short_one(slurm, tmp_path, left, budget):
+    assert slurm("--resume", left=left).returncode == 0
+    assert told(tmp_path / "search")[-3:] == ["--time-budget", budget, "--resume"]
+
+
+def test_a_slurm_job_whose_ray_does_not_start_fails(slurm):
+    """`ray symmetric-run` reports success also then."""
+    done = slurm(BROKEN="1")
+    assert done.returncode == 1 and "Ray did not start" in done.stderr

@@ -95,6 +95,21 @@ def test_checkpoints_beyond_the_budget_go_lowest_rung_and_worst_score_first(tmp_
     assert held(tmp_path) == {"0001", "0002", "0003"}
 
 
+def test_who_ran_to_its_end_by_itself_is_worth_more_than_who_rests_at_a_higher_rung(tmp_path):
+    disk = DiskCallback(tmp_path, "log_loss", 10 / 2**30, [], Mirror(tmp_path))
+    disk.on_trial_complete(0, [], rested(tmp_path, 0, 2, 0.9, 10, finished=True))
+    disk.on_trial_complete(0, [], rested(tmp_path, 1, 3, 0.4, 10))
+    assert held(tmp_path) == {"0000"}
+
+
+@pytest.mark.parametrize(("metric", "left"), [("log_loss", {"0001"}), ("auc", {"0000"})])
+def test_the_worst_score_is_that_of_the_metric(tmp_path, metric, left):
+    disk = DiskCallback(tmp_path, metric, 10 / 2**30, [], Mirror(tmp_path))
+    disk.on_trial_complete(0, [], rested(tmp_path, 0, 1, 0.9, 10))
+    disk.on_trial_complete(0, [], rested(tmp_path, 1, 1, 0.5, 10))
+    assert held(tmp_path) == left
+
+
 def test_what_trains_is_never_removed(tmp_path):
     disk = DiskCallback(tmp_path, "log_loss", 10 / 2**30, [], Mirror(tmp_path))
     worst = rested(tmp_path, 0, 1, 0.9, 10)
@@ -104,27 +119,36 @@ def test_what_trains_is_never_removed(tmp_path):
     assert held(tmp_path) == {"0000", "0001"}
 
 
-def test_what_an_earlier_run_left_counts(tmp_path):
+@pytest.mark.parametrize(("status", "left"), [("stopped", {"0001"}), ("running", {"0000", "0001"})])
+def test_what_an_earlier_run_left_counts_but_for_what_is_yet_to_go_on(tmp_path, status, left):
     rested(tmp_path, 0, 1, 0.5, 10)
-    record = TrialRecord(tmp_path / "0000", 0, {}, {}, "stopped", "", [{"epoch": 1, "score": 0.5, "finished": False}], 1.0, 1.0)
+    record = TrialRecord(tmp_path / "0000", 0, {}, {}, status, "", [{"epoch": 1, "score": 0.5, "finished": False}], 1.0, 1.0)
     disk = DiskCallback(tmp_path, "log_loss", 15 / 2**30, [record], Mirror(tmp_path))
     disk.on_trial_complete(0, [], rested(tmp_path, 1, 1, 0.4, 10))
-    assert held(tmp_path) == {"0001"}
+    assert held(tmp_path) == left
 
 
 def test_more_failures_than_allowed_end_the_study_with_the_last_reason(tmp_path):
     stopper = StudyStopper(None)
     status = StatusCallback(tmp_path, Config(), (), stopper, failures_left=1)
-    good = SimpleNamespace(
-        trial_id="a", config={"number": 0}, last_result={"epoch": 1, "score": 0.5}, run_metadata=SimpleNamespace(num_failures=0)
-    )
-    status.on_trial_result(0, [], good, good.last_result)
     for number in (1, 2):
         assert not stopper.reason
         status.on_trial_complete(
             0, [], SimpleNamespace(trial_id=str(number), config={"number": number}, last_result={"failed": "no memory"})
         )
     assert stopper.reason == "more trials failed than --max-failures allows, the last with: no memory" and not stopper.error
+
+
+@pytest.mark.parametrize("one_worked", [False, True])
+def test_a_study_is_hopeless_when_its_first_five_trials_failed_and_none_gave_a_score(tmp_path, one_worked):
+    stopper = StudyStopper(None)
+    status = StatusCallback(tmp_path, Config(), (), stopper)
+    if one_worked:
+        status.on_trial_result(0, [], None, {"epoch": 1, "score": 0.5})
+    for number in range(5):
+        assert not stopper.error
+        status.on_trial_complete(0, [], SimpleNamespace(trial_id="", config={"number": number}, last_result={"failed": "no memory"}))
+    assert stopper.error == ("" if one_worked else "the first 5 trials all failed, the last with: no memory")
 
 
 def test_a_trial_that_lost_its_process_fails_when_it_gets_no_other_and_with_what_ray_says(tmp_path):

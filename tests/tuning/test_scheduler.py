@@ -28,18 +28,27 @@ def scheduler():
 
 
 def test_the_best_third_goes_on_and_others_stop_with_a_mark(scheduler):
-    first, second, third = (add(scheduler, n) for n in range(3))
+    first, second, third, fourth = (add(scheduler, n) for n in range(4))
     assert step(scheduler, first, 1, 0.6) == CONTINUE  # nothing to compare with yet
-    decision = step(scheduler, second, 1, 0.7)
-    assert decision == STOP and second.trial_id in scheduler.stopped
-    assert step(scheduler, third, 1, 0.5) == CONTINUE
-    assert scheduler.stopped == {second.trial_id}
+    assert step(scheduler, second, 1, 0.7) == STOP
+    assert step(scheduler, third, 1, 0.64) == STOP  # in the best half of those before it, not in the best third: up to 0.633
+    assert step(scheduler, fourth, 1, 0.5) == CONTINUE
+    assert scheduler.stopped == {second.trial_id, third.trial_id}
 
 
-def test_between_rungs_nothing_stops(scheduler):
-    for number in range(3):
-        step(scheduler, add(scheduler, number), 1, 0.1 * number)
-    assert step(scheduler, add(scheduler, 9), 0, 9.9) == CONTINUE
+def test_with_a_smaller_eta_more_go_on():
+    scheduler = RungScheduler("log_loss", 8, 2, (1, 2, 4), [])
+    scores = (0.6, 0.7, 0.64)  # as above, up to 0.65
+    assert [step(scheduler, add(scheduler, number), 1, score) for number, score in enumerate(scores)] == [CONTINUE, STOP, CONTINUE]
+
+
+def test_at_rungs_only_the_worst_one_stops():
+    """81 epochs: the rungs begin at 3."""
+    scheduler = RungScheduler("log_loss", 81, 3, (3, 9, 27), [])
+    good, bad = (add(scheduler, n) for n in range(2))
+    assert {step(scheduler, good, epoch, 0.1) for epoch in range(1, 28)} == {CONTINUE}
+    early = [step(scheduler, bad, epoch, 9.9 if epoch not in (3, 9) else 0.1) for epoch in range(1, 27)]
+    assert early == [CONTINUE] * 26 and step(scheduler, bad, 27, 9.9) == STOP
 
 
 def test_a_metric_to_maximise_turns_the_rule_around():

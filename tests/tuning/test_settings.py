@@ -1,14 +1,46 @@
 import pytest
 
 from data.errors import InputError
-from tuning.settings import AUTO, StudySettings, chosen_sampler, gpu_share, parse_concurrency, parse_duration, parse_gpus, rungs
+from tuning.settings import (
+    AUTO,
+    StudySettings,
+    chosen_sampler,
+    expected_epochs,
+    gpu_share,
+    parse_concurrency,
+    parse_duration,
+    parse_gpus,
+    rungs,
+)
 
 
 @pytest.mark.parametrize(
-    ("epochs", "levels"), [(27, (1, 3, 9)), (9, (1, 3)), (1, ()), (2, (1,)), (81, (3, 9, 27)), (100, (3, 9, 27, 81)), (50, (1, 3, 9, 27))]
+    ("epochs", "eta", "levels"),
+    [
+        (27, 3, (1, 3, 9)),
+        (9, 3, (1, 3)),
+        (1, 3, ()),
+        (2, 3, (1,)),
+        (81, 3, (3, 9, 27)),
+        (100, 3, (3, 9, 27, 81)),
+        (50, 3, (1, 3, 9, 27)),
+        (32, 2, (4, 8, 16)),
+    ],
 )
-def test_rungs_start_at_one_epoch_or_a_27th_and_grow_by_eta(epochs, levels):
-    assert rungs(epochs, 3) == levels
+def test_rungs_start_at_one_epoch_or_the_length_by_the_cube_of_eta_and_grow_by_eta(epochs, eta, levels):
+    assert rungs(epochs, eta) == levels
+
+
+@pytest.mark.parametrize(
+    ("trials", "epochs"),
+    [
+        (9, 9 * 1 + 3 * 2 + 3 * 6),  # by hand, rungs at 1 and 3 of 9 epochs: a third of 9 goes on, then not one but the three finalists
+        (90, 90 * 1 + 30 * 2 + 10 * 6),
+        (2, 2 * 9),
+    ],
+)
+def test_so_many_epochs_are_expected_of_a_search(trials, epochs):
+    assert expected_epochs(trials, (1, 3), 9, 3) == epochs
 
 
 @pytest.mark.parametrize(
@@ -43,15 +75,26 @@ def test_a_wrong_duration_is_an_error_with_an_example(text):
     ("field", "value"),
     [
         ("trials", 0),
+        ("time_budget", 0),
         ("cpus_per_trial", 0),
         ("gpus_per_trial", -1),
         ("gpus_per_trial", "all"),
         ("concurrency", 0),
+        ("scheduler", "hyperband"),
+        ("sampler", "grid"),
+        ("max_failures", -1),
+        ("max_cost", 0),
+        ("disk_budget", -1),
+        ("eta", 1),
     ],
 )
 def test_settings_out_of_range_name_their_flag(field, value):
-    with pytest.raises(InputError, match="--" + field.replace("_", "-")):
+    with pytest.raises(InputError, match=f"^--{field.replace('_', '-')} {value}: expected"):
         StudySettings(**{"name": "study", "trials": 1} | {field: value})
+
+
+def test_settings_at_the_end_of_their_range_are_taken():
+    StudySettings("study", 1, gpus_per_trial=0, concurrency=1, max_failures=0, disk_budget=0, eta=2)
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from tuning.cluster import joining
 from tuning.settings import StudySettings
 from tuning.study import Outcome, run_study
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("ray")]
 
 
 def heads(*choices: int) -> Space:

@@ -1,8 +1,8 @@
 """What TensorBoard is given: every trial once, with its parameters, its rungs and how it ended."""
 
+from io import BytesIO
 from types import SimpleNamespace
 
-import numpy as np
 import pytest
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -55,6 +55,10 @@ def points(folder, tag="oof/log_loss"):
 def ended(folder):
     content = read(folder).summary_metadata[metadata.SESSION_END_INFO_TAG].plugin_data.content
     return metadata.parse_session_end_info_plugin_data(content).status
+
+
+def said(folder):
+    return read(folder).Tensors("trial/ended")[0].tensor_proto.string_val[0].decode()
 
 
 def run(callback, trial, *reports):
@@ -117,10 +121,10 @@ def test_columns_hold_the_best_and_the_final_value_of_every_metric():
 
 def test_a_trial_is_listed_with_its_parameters_before_its_first_epoch(callback, tmp_path):
     run(callback, trial(0))
-    (tag, experiment_tag) = (metadata.SESSION_START_INFO_TAG, metadata.EXPERIMENT_TAG)
     content = read(tmp_path / "0000").summary_metadata
-    assert experiment_tag in content
-    assert metadata.parse_session_start_info_plugin_data(content[tag].plugin_data.content).hparams["loss.gamma"].number_value == 2.0
+    start = content[metadata.SESSION_START_INFO_TAG].plugin_data.content
+    assert metadata.EXPERIMENT_TAG in content
+    assert metadata.parse_session_start_info_plugin_data(start).hparams["loss.gamma"].number_value == 2.0
     assert metadata.SESSION_END_INFO_TAG not in content
 
 
@@ -132,8 +136,7 @@ def test_rungs_say_who_went_on_and_who_was_stopped(callback, tmp_path):
         callback.on_trial_complete(0, [], each)
     assert points(tmp_path / "0000", "rung/went_on") == [(1, 1.0), (3, 1.0)] and points(tmp_path / "0001", "rung/went_on") == [(1, 0.0)]
     assert (ended(tmp_path / "0000"), ended(tmp_path / "0001")) == (api.STATUS_SUCCESS, api.STATUS_SUCCESS)
-    text = read(tmp_path / "0001").Tensors("trial/ended")[0].tensor_proto.string_val[0]
-    assert text == b"stopped by the rung at epoch 1"
+    assert said(tmp_path / "0000") == "done after epoch 4, best epoch 4" and said(tmp_path / "0001") == "stopped by the rung at epoch 1"
 
 
 def test_a_failed_trial_is_a_failure_also_without_an_epoch(callback, tmp_path):
@@ -143,10 +146,16 @@ def test_a_failed_trial_is_a_failure_also_without_an_epoch(callback, tmp_path):
     run(callback, second, line(1))
     callback.on_trial_error(0, [], second)
     assert (ended(tmp_path / "0000"), ended(tmp_path / "0002")) == (api.STATUS_FAILURE, api.STATUS_FAILURE)
+    assert said(tmp_path / "0000") == "failed: out of memory" and said(tmp_path / "0002") == "failed: worker lost"
 
 
-def test_epochs_that_a_restarted_worker_reports_again_stand_once(callback, tmp_path):
-    callback._given_up = lambda number: False
+def test_a_number_that_is_infinite_is_left_out_and_the_others_are_not(callback, tmp_path):
+    run(callback, trial(0), line(1, train_loss=[float("inf"), 0.4]), line(2))
+    assert points(tmp_path / "0000") == [(1, 0.5), (2, 0.5)] and points(tmp_path / "0000", "train/loss") == [(2, 0.3)]
+
+
+def test_epochs_that_a_restarted_worker_reports_again_stand_once(tmp_path):
+    callback = TensorBoardCallback(tmp_path, SPACE, Config(), levels=(1, 3), given_up=lambda number: False)
     lost, again = trial(0), trial(0)
     again.trial_id = "another"
     run(callback, lost, line(1), line(2), line(3))
@@ -183,13 +192,14 @@ def test_a_number_given_anew_shows_the_parameters_of_its_new_trial(callback, tmp
 
 
 def test_figures_stand_in_the_run_of_the_best_and_move_with_it(tmp_path):
-    pixels = np.random.default_rng(0).integers(0, 255, (40, 60, 3), dtype=np.uint8)
-    Image.fromarray(pixels).resize((1800, 1200)).save(tmp_path / "curves.png")
+    Image.new("RGB", (1800, 1200), "red").save(tmp_path / "curves.png")
     write_figures(tmp_path, "0000", {"curves": tmp_path / "curves.png"})
     write_figures(tmp_path, "0001", {"curves": tmp_path / "curves.png"})
     assert not list((tmp_path / "0000").iterdir())
     (image,) = read(tmp_path / "0001").Images("figures/curves")
-    assert (image.width, image.height) == (900, 600) and image.encoded_image_string.startswith(b"\x89PNG")
+    shown = Image.open(BytesIO(image.encoded_image_string))
+    assert (image.width, image.height) == shown.size == (900, 600) and shown.format == "PNG"
+    assert shown.convert("RGB").getpixel((450, 300)) == (255, 0, 0)
 
 
 def test_a_trial_that_rests_has_no_end_until_it_went_on_or_the_study_is_over(callback, tmp_path):
@@ -206,7 +216,7 @@ def test_a_trial_that_rests_has_no_end_until_it_went_on_or_the_study_is_over(cal
     assert [step for step, _ in points(tmp_path / "0000")] == [1, 2, 3]
     assert points(tmp_path / "0000", "rung/went_on") == [(1, 1.0), (3, 1.0)] and points(tmp_path / "0002", "rung/went_on") == [(1, 0.0)]
     assert ended(tmp_path / "0000") == ended(tmp_path / "0002") == api.STATUS_SUCCESS
-    assert read(tmp_path / "0002").Tensors("trial/ended")[0].tensor_proto.string_val[0] == b"stopped by the rung at epoch 1"
+    assert said(tmp_path / "0000") == "done after epoch 3, best epoch 3" and said(tmp_path / "0002") == "stopped by the rung at epoch 1"
 
 
 def test_a_resting_trial_of_an_interrupted_study_goes_on_in_the_next(tmp_path):

@@ -1,8 +1,9 @@
 """The trial inside a worker, driven as Ray drives it, without Ray."""
 
 import errno
+import gc
 import json
-import weakref
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,7 @@ import pytest
 import torch
 
 from data.splits import make_splits
-from mmnet.crossval import TrainingError
+from mmnet.crossval import CrossValidation, TrainingError
 from mmnet.mirror import Mirror, TakenOver
 from mmnet.records import read_trial
 from tests.mmnet.tiny import tiny_config
@@ -24,16 +25,26 @@ def asked(number=0, params=PARAMS, since=0, until=3, take=1):
     return {"number": number, "params": params, "since": since, "until": until, "take": take}
 
 
+def set_up(dataset, folder, params=PARAMS, number=0, since=0, until=3, take=1):
+    """A worker that was told what to train, of a study in this folder."""
+    splits = make_splits(dataset.table, folds=2, test_fraction=0.0, grouping="case", seed=0)
+    trainable = MMNetTrainable.__new__(MMNetTrainable)
+    base = tiny_config({"sampling.views_per_patient": 1})
+    shared = {"dataset": dataset, "splits": splits, "base": base, "place": TrialPlace(folder), "threads": 1}
+    trainable.setup(asked(number, params, since, until, take), **shared)
+    return trainable
+
+
 @pytest.fixture
 def worker(synthetic_dataset, tmp_path):
-    def start(params=PARAMS, number=0, since=0, until=3, take=1, **config):
-        splits = make_splits(synthetic_dataset.table, folds=2, test_fraction=0.0, grouping="case", seed=0)
-        trainable = MMNetTrainable.__new__(MMNetTrainable)
-        shared = {"dataset": synthetic_dataset, "splits": splits, "base": tiny_config(config), "place": TrialPlace(tmp_path), "threads": 1}
-        trainable.setup(asked(number, params, since, until, take), **shared)
-        return trainable
+    return partial(set_up, synthetic_dataset, tmp_path)
 
-    return start
+
+@pytest.fixture(scope="module")
+def unbroken(synthetic_dataset, tmp_path_factory):
+    """The metrics of each epoch of a trial that nothing interrupts."""
+    trainable = set_up(synthetic_dataset, tmp_path_factory.mktemp("unbroken"))
+    return [trainable.step()["metrics"] for _ in range(3)]
 
 
 def test_a_trial_reports_every_epoch_and_ends_done(worker, tmp_path):
@@ -52,24 +63,27 @@ def test_what_a_rung_stops_leaves_its_predictions(worker, tmp_path):
     assert np.load(tmp_path / "trials" / "0000" / "predictions.npz")["oof"].shape[0] == 1
 
 
-def test_an_interrupted_trial_goes_on_where_it_was_and_says_its_last_epoch_again(worker):
-    whole = worker(number=1)
-    expected = [whole.step()["metrics"] for _ in range(3)]
+def test_an_interrupted_trial_goes_on_where_it_was_and_says_its_last_epoch_again(worker, unbroken):
     first = worker()
     first.step()
     first.cleanup()
     again = worker()
-    assert [again.step()["metrics"] for _ in range(3)] == expected
+    assert [again.step()["metrics"] for _ in range(3)] == unbroken
+
+
+def trials_in_memory():
+    return sum(type(found) is CrossValidation for found in gc.get_objects())
 
 
 def test_a_worker_gives_memory_back_when_its_trial_is_gone(worker, monkeypatch):
     trainable = worker()
+    gc.collect()
+    before, left = trials_in_memory(), []
     trainable.step()
-    trial = weakref.ref(trainable._trial)
-    left = []
-    monkeypatch.setattr("tuning.trainable.give_back", lambda: left.append(trial()))
+    assert trials_in_memory() == before + 1
+    monkeypatch.setattr("tuning.trainable.give_back", lambda: left.append(trials_in_memory() - before))
     trainable.reset_config(asked(number=1))
-    assert left == [None]
+    assert left == [0]
 
 
 def test_a_worker_takes_up_the_next_configuration(worker, tmp_path):
@@ -120,11 +134,12 @@ def test_reasons_are_one_line_and_say_what_to_do_about_memory():
 def test_a_process_that_ray_sets_up_and_drops_leaves_a_trial_as_it_is(worker, tmp_path):
     trainable = worker()
     trainable.step()
-    before = {path: path.read_bytes() for path in (tmp_path / "trials" / "0000").rglob("*") if path.is_file()}
+    before = files(tmp_path / "trials")
     dropped = worker()
     dropped.cleanup()
-    assert {path: path.read_bytes() for path in (tmp_path / "trials" / "0000").rglob("*") if path.is_file()} == before
-    assert not worker(number=1)._trial and not (tmp_path / "trials" / "0001").exists()
+    assert files(tmp_path / "trials") == before
+    worker(number=1)
+    assert not (tmp_path / "trials" / "0001").exists()
 
 
 def test_a_trial_rests_at_its_rung_and_leaves_all_that_is_needed_to_go_on(worker, tmp_path):
@@ -136,20 +151,17 @@ def test_a_trial_rests_at_its_rung_and_leaves_all_that_is_needed_to_go_on(worker
 
 
 @pytest.mark.parametrize("elsewhere", [False, True])
-def test_a_trial_that_goes_on_repeats_no_epoch_and_has_the_numbers_of_one_that_never_rested(worker, tmp_path, elsewhere):
-    whole = worker(number=1)
-    expected = [whole.step()["metrics"] for _ in range(3)]
+def test_a_trial_that_goes_on_repeats_no_epoch_and_has_the_numbers_of_one_that_never_rested(worker, unbroken, tmp_path, elsewhere):
     first = worker(until=1)
     found = [first.step()]
     second = worker(since=1) if elsewhere else first
     if not elsewhere:
-        trained = first._trial
+        (tmp_path / "trials" / "0000" / "checkpoint.pt").unlink()  # it is not read: the networks are still in memory
         second.reset_config(asked(since=1))
-        assert second._trial is trained  # nothing is built or read again
     found += [second.step(), second.step()]
-    assert [result["metrics"] for result in found] == expected and [result["done"] for result in found] == [True, False, True]
+    assert [result["metrics"] for result in found] == unbroken and [result["done"] for result in found] == [True, False, True]
     record = read_trial(tmp_path / "trials" / "0000")
-    assert record.status == "done" and [line["metrics"] for line in record.epochs] == expected
+    assert record.status == "done" and [line["metrics"] for line in record.epochs] == unbroken
 
 
 def test_networks_in_memory_that_are_behind_the_record_are_not_gone_on_with(worker, tmp_path):
@@ -176,11 +188,9 @@ def test_a_resting_trial_whose_checkpoint_is_gone_begins_again(worker, tmp_path)
 
 
 @pytest.mark.parametrize("alone", [1, 2])
-def test_a_worker_that_was_held_to_be_lost_and_comes_back_changes_nothing(worker, tmp_path, alone):
+def test_a_worker_that_was_held_to_be_lost_and_comes_back_changes_nothing(worker, unbroken, tmp_path, alone):
     """In the middle, or with the epoch that ends the trial; while the other one trains, or when it is done."""
-    folder = tmp_path / "trials" / "0000"
-    whole, lost = worker(number=1), worker()
-    expected = [whole.step()["metrics"] for _ in range(3)]
+    folder, lost = tmp_path / "trials" / "0000", worker()
     for _ in range(alone):
         lost.step()
     Mirror(tmp_path).hand_out(folder, 2)
@@ -193,7 +203,7 @@ def test_a_worker_that_was_held_to_be_lost_and_comes_back_changes_nothing(worker
         lost.cleanup()
         assert files(folder) == left
     record = read_trial(folder)
-    assert record.status == "done" and [line["metrics"] for line in record.epochs] == expected
+    assert record.status == "done" and [line["metrics"] for line in record.epochs] == unbroken
     left = files(folder)
     late = worker(take=1)  # it had the trial, and was cut off before its first step
     with pytest.raises(TakenOver):

@@ -79,6 +79,7 @@ def test_a_node_that_joined_later_and_lacks_the_weights_says_so_before_its_first
 
 
 @pytest.mark.slow
+@pytest.mark.xdist_group("ray")
 def test_weights_that_a_node_lacks_end_the_study_with_that_line_and_no_trial_has_failed(synthetic_dataset, tmp_path, monkeypatch):
     """The node that joined later is this one, which loses the file when the study has begun."""
     splits = make_splits(synthetic_dataset.table, folds=2, test_fraction=0.0, grouping="case", seed=0)
@@ -140,6 +141,7 @@ def two_nodes(monkeypatch):
 
 
 @pytest.mark.slow
+@pytest.mark.xdist_group("ray")
 def test_every_node_is_asked_and_a_study_in_a_folder_that_one_lacks_starts_no_trial(two_nodes, tmp_path, monkeypatch):
     """The nodes of this cluster are processes of one machine: what one does not see is told by its task."""
     nodes = [node.node_id for node in two_nodes.worker_nodes]
@@ -159,10 +161,13 @@ def test_every_node_is_asked_and_a_study_in_a_folder_that_one_lacks_starts_no_tr
 
 
 @pytest.mark.slow
+@pytest.mark.xdist_group("ray")
 def test_trials_run_on_nodes_that_have_neither_data_nor_cache_nor_a_shared_folder(
-    two_nodes, object_store, synthetic_root, own_cache, tmp_path, monkeypatch  # noqa: F811
+    two_nodes, object_store, synthetic_root, tmp_path, monkeypatch  # noqa: F811
 ):  # fmt: skip
     """Ray brings images to every node once; data and cache are gone before the first worker starts."""
+    cache = tmp_path / "cache"  # of this test alone: it is removed
+    monkeypatch.setenv("MMNET_CACHE", str(cache))
     data = shutil.copytree(synthetic_root, tmp_path / "data")
     dataset = load_dataset(data, 32)
     assert isinstance(dataset.images, np.memmap)
@@ -174,7 +179,7 @@ def test_trials_run_on_nodes_that_have_neither_data_nor_cache_nor_a_shared_folde
         bound = put(trainable, **parameters)
         seen.append(parameters["dataset"])
         shutil.rmtree(data)
-        shutil.rmtree(own_cache / "images")
+        shutil.rmtree(cache / "images")
         return bound
 
     monkeypatch.setattr(study_module.tune, "with_parameters", put_and_forget)

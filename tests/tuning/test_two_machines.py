@@ -12,14 +12,15 @@ import pytest
 import yaml
 
 from bench.faults import SEARCH as KILLED
-from bench.ray_nodes import GIVEN_UP
+from bench.ray_nodes import GIVEN_UP, descendants
 from data.synthetic import generate
 from mmnet.records import read_trials
+from tests.gate import Gate
 from tests.test_imports import ROOT
 from tests.test_verbs import SMALL
 from tests.tuning.ssh_hosts import Machine, machines, missing
 
-pytestmark = [pytest.mark.slow, pytest.mark.skipif(missing() != "", reason=missing())]
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("nodes"), pytest.mark.skipif(missing() != "", reason=missing())]
 ENVIRONMENT = Path(sys.prefix)
 TRIES = 3  # of starting Ray: it gives its processes 15 s (fixed in its code), too little where much else runs
 NODE = "--num-cpus=1 --object-store-memory=200000000"
@@ -161,13 +162,13 @@ def test_slurms_script_starts_ray_on_all_machines_and_ends_it(tmp_path):
         assert wait(240, lambda: not head.processes("ray/") and not worker.processes("ray/")), worker.processes("ray/")
 
 
+TRIALS = 6
 DEAD = 'import ray; ray.init("auto", log_to_driver=False); print(sum(not node["Alive"] for node in ray.nodes()), "dead")'
 JUDGE = "import json; from pathlib import Path; from bench.faults import otherwise; print(json.dumps(otherwise(Path('/run/shared/s'), {})))"
 
 
 def test_a_machine_whose_link_goes_down_and_comes_back_costs_no_trial_and_changes_no_number(tmp_path):
     """Cut off, it goes on by itself and still writes to the shared folder, while another has its trial."""
-    trials = 80
     with machines(tmp_path / "net", "head", "first", "second") as (head, first, second):
         settings = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32), "OMP_NUM_THREADS": "1"} | GIVEN_UP
         setting = " ".join(f"{name}={value}" for name, value in settings.items())
@@ -181,19 +182,25 @@ def test_a_machine_whose_link_goes_down_and_comes_back_costs_no_trial_and_change
             start_ray(machine, setting, f"--node-ip-address={machine.address} {words}")
         shared = tmp_path / "net" / "shared"
         generate(shared / "data", cases=16, images=2, size=32, seed=0)
-        words = f"--address {head.address}:6379 --data /run/shared/data --output /run/shared --name s --trials {trials} {' '.join(KILLED)} --concurrency 2"
-        run(head, f"(python -u tune_mmnet.py {words}; echo status $?) >/run/shared/said 2>&1 &")
+        place = f"--address {head.address}:6379 --data /run/shared/data --output /run/shared --name s"
+        words = f"{place} --trials {TRIALS} {' '.join(KILLED)} --concurrency 2"
+        with Gate(shared, "/run/shared") as gate:
+            run(head, f"(python -u -m tests.gate {gate.place} tune_mmnet.py {words}; echo status $?) >/run/shared/said 2>&1 &")
 
-        def said() -> str:
-            return (shared / "said").read_text()
+            def said() -> str:
+                return (shared / "said").read_text()
 
-        assert wait(200, lambda: said().count("trial ") > 5 and first.processes("ray::_Inner")), said()
-        run(first, "ip link set eth0 down")
-        assert wait(120, lambda: "1 dead" in run(head, f"python -c '{DEAD}'").stdout), said()
-        run(first, "ip link set eth0 up")
-        assert "status" not in said(), "the search ended before the machine was back"
-        assert wait(300, lambda: "status" in said()), said()
+            while gate.after(0) not in descendants(first.process):
+                pass
+            run(first, "ip link set eth0 down")
+            assert wait(120, lambda: "1 dead" in run(head, f"python -c '{DEAD}'").stdout), said()
+            while gate.after(0) in descendants(first.process):
+                pass  # cut off, it trains what it has
+            run(first, "ip link set eth0 up")
+            assert "status" not in said(), "the search ended before the machine was back"
+            gate.open()
+            assert wait(300, lambda: "status" in said()), said()
         assert said().endswith("status 0\n"), said()
         assert wait(120, lambda: not first.processes("raylet/raylet")), "who was held to be dead goes on"
-        judged = run(head, f'python -c "{JUDGE.format(trials)}"')
+        judged = run(head, f'python -c "{JUDGE.format(TRIALS)}"')
         assert json.loads(judged.stdout.splitlines()[-1]) == [], judged.stdout
