@@ -162,7 +162,8 @@ def check_splits(splits: Splits, table: PatientTable) -> None:
     if splits.source.startswith("official:"):
         if set(splits.test) != set(_official_test(splits.source, sorted(patients))):
             raise LeakageError(f"splits {splits.source}: the test patients are not those of that official fold; make them again")
-        leaks = {case: parts for case, parts in leaks.items() if "test" not in parts}
+        folds_only = {case: tuple(part for part in parts if part != "test") for case, parts in leaks.items()}
+        leaks = {case: parts for case, parts in folds_only.items() if len(parts) > 1}
     if leaks and splits.grouping == "case":
         listed = shortlist([f"{case} ({', '.join(parts)})" for case, parts in leaks.items()])
         raise LeakageError(f"splits {splits.source}: case {listed} on both sides; keep each case in one part, or say --grouping slide")

@@ -55,7 +55,8 @@ def pixel_dataset(cases: int = 8, images: int = 2, size: int = 32, seed: int = 0
     """Noise images; every other case is malignant and a little brighter."""
     table = _table(cases, images)
     noise = np.random.default_rng(seed).integers(0, 200, (len(table), size, size, 3))
-    return Dataset(table, (noise + 20 * table.label[:, None, None, None]).astype(np.uint8), f"noise-{seed}", "noise")
+    pixels = (noise + 20 * table.label[:, None, None, None]).astype(np.uint8)
+    return Dataset(table, pixels, f"noise-{seed}-{cases}-{images}-{size}", "noise")
 
 
 def feature_dataset(
@@ -67,7 +68,7 @@ def feature_dataset(
     number = np.unique(table.patient, return_inverse=True)[1]
     maps = rng.normal(size=(len(table), channels, 2, 2)) + signature * rng.normal(size=(cases, channels, 1, 1))[number]
     maps[:, 0] += signal * (2 * table.label - 1)[:, None, None]
-    return Dataset(table, None, f"features-{seed}", "features", features=maps.astype(np.float16))
+    return Dataset(table, None, f"features-{seed}-{cases}-{images}", "features", features=maps.astype(np.float16))
 
 
 def deal(dataset: Dataset, folds: int = 2) -> Splits:
