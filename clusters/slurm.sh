@@ -31,7 +31,7 @@ trap 'rm -f "$RAY_AUTH_TOKEN_PATH" "$begun"' EXIT # the secret ends with the job
 mkdir -p "$HOME/.ray"
 (umask 077 && python -c 'import secrets; print(secrets.token_hex(32), end="")' >"$RAY_AUTH_TOKEN_PATH") # readable by you only
 
-head=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1) # the first machine, by name
+head=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | sed -n 1p) # the first machine, by name
 address=$(srun --nodes=1 --ntasks=1 --nodelist="$head" hostname --ip-address | awk '{ print $1 }') # and by address
 port=$((20000 + SLURM_JOB_ID % 10000)) # one of its own, should the machine be shared after all; Ray keeps 10002 to 19999 for workers
 

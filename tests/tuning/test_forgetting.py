@@ -5,7 +5,6 @@ import logging
 from weakref import WeakSet
 
 import numpy as np
-import pytest
 from rich.console import Console
 
 from bench.nodes import Cluster, study
@@ -15,7 +14,6 @@ from tuning.progress import ProgressCallback
 AT_ONCE = 4
 
 
-@pytest.mark.slow
 def test_nothing_keeps_a_trial_that_has_ended(tmp_path, monkeypatch, caplog, request):
     """Neither Tune nor a callback of ours, whether the trial rested, ended or lost its node. When Ray is renewed, this says what is new."""
     caplog.set_level(logging.CRITICAL, "ray.tune")  # what it keeps of an error holds the trial
