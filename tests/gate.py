@@ -7,6 +7,7 @@ waits at the gate has reported all epochs before, and is there to be killed, cut
 
 import os
 import runpy
+import signal
 import socket
 import struct
 import subprocess
@@ -137,6 +138,7 @@ def main() -> None:
     place, command, *words = sys.argv[1:]
     sys.argv = [command, *words]
     sys.path[0] = os.getcwd()
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell starts what runs in its background deaf to Ctrl-C
     if Path(command).name == "tune_mmnet.py":
         import tuning.trainable
 

@@ -61,6 +61,14 @@ def test_more_rivals_make_a_larger_maximum_likely():
     assert many > 1.5 * few
 
 
+def test_rivals_count_but_for_those_that_are_clearly_worse_anyway():
+    noise = np.random.default_rng(3).normal(0, 0.1, (60, 40))
+    noise -= noise.mean(1, keepdims=True)
+    tried = losses(0.35, 0.31)  # and one that may be better
+    alone, near, far = (tie_p_values(scores_of(np.concatenate([tried, *more])), 40)[0] for more in ((), (noise + 0.36,), (noise + 0.6,)))
+    assert near > 1.5 * alone and far == alone
+
+
 def test_equal_configurations_are_all_in_the_set_as_often_as_promised():
     rng = np.random.default_rng(4)
     held = [tie_p_values(scores_of(rng.normal(0, 1, (10, 40))), 40)[0] > 0.05 for _ in range(200)]
