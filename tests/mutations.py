@@ -3,6 +3,7 @@
 Prints a table in Markdown; ends with 1 where a broken rule was noticed by none. Kept: tests/MUTATIONS.md.
 """
 
+import os
 import re
 import shutil
 import subprocess
@@ -20,22 +21,22 @@ class Mutation:
     file: str
     old: str  # stands there once
     new: str
-    tests: str = "tests/data tests/mmnet tests/search_spaces tests/tuning tests/analysis tests/test_properties.py"
+    tests: str  # the folders whose tests are asked
 
 
 MUTATIONS = (
-    Mutation("promotion count", "tuning/promotion.py", "max(len(scores) // eta, least)", "max(-(-len(scores) // eta), least)"),
-    Mutation("mask", "mmnet/hierarchical_attention.py", "allowed = mask[:, None, :].expand(", "allowed = torch.ones_like(mask)[:, None, :].expand("),
-    Mutation("mask of importance", "mmnet/fusion.py", "scores.masked_fill(~mask, -torch.inf)", "scores"),
-    Mutation("case grouping", "data/splits.py", 'group_of = table.groups(grouping)\n    label_of', 'group_of = table.groups("slide")\n    label_of'),
-    Mutation("leak check", "data/splits.py", 'if leaks and splits.grouping == "case":', 'if len(leaks) > 1 and splits.grouping == "case":'),
-    Mutation("class balance", "mmnet/metrics.py", "np.mean([loss[label == value].mean() for value in np.unique(label)])", "np.mean(loss)"),
-    Mutation("best epoch", "mmnet/crossval.py", "scores[best] if best is not None", "scores[-1] if best is not None"),
-    Mutation("weights of the best epoch", "mmnet/crossval.py", "        if best == epoch:\n", "        if best is not None:\n"),
-    Mutation("sealed test read twice", "analysis/sealed_test.py", "if openings and not again:", "if openings and again:"),
-    Mutation("resume", "mmnet/crossval.py", "            learner.optimizer.load_state_dict(moments)\n", "            pass\n"),
-    Mutation("tie set", "analysis/tie_set.py", "(draws >= largest).mean()", "(draws >= largest / 2).mean()"),
-    Mutation("threshold cross-fit", "analysis/thresholds.py", "chosen = ~here if others else here", "chosen = here if others else ~here"),
+    Mutation("promotion count", "tuning/promotion.py", "max(len(scores) // eta, least)", "max(-(-len(scores) // eta), least)", "tests/tuning tests/test_properties.py"),
+    Mutation("mask", "mmnet/hierarchical_attention.py", "allowed = mask[:, None, :].expand(", "allowed = torch.ones_like(mask)[:, None, :].expand(", "tests/mmnet tests/test_properties.py"),
+    Mutation("mask of importance", "mmnet/fusion.py", "scores.masked_fill(~mask, -torch.inf)", "scores", "tests/mmnet tests/test_properties.py"),
+    Mutation("case grouping", "data/splits.py", 'group_of = table.groups(grouping)\n    label_of', 'group_of = table.groups("slide")\n    label_of', "tests/data tests/test_properties.py"),
+    Mutation("leak check", "data/splits.py", 'if leaks and splits.grouping == "case":', 'if len(leaks) > 1 and splits.grouping == "case":', "tests/data tests/test_properties.py"),
+    Mutation("class balance", "mmnet/metrics.py", "np.mean([loss[label == value].mean() for value in np.unique(label)])", "np.mean(loss)", "tests/mmnet/test_metrics.py tests/mmnet/test_crossval.py tests/analysis"),
+    Mutation("best epoch", "mmnet/crossval.py", "scores[best] if best is not None", "scores[-1] if best is not None", "tests/mmnet"),
+    Mutation("weights of the best epoch", "mmnet/crossval.py", "        if best == epoch:\n", "        if best is not None:\n", "tests/mmnet"),
+    Mutation("sealed test read twice", "analysis/sealed_test.py", "if openings and not again:", "if openings and again:", "tests/analysis/test_sealed_test.py tests/test_main.py"),
+    Mutation("resume", "mmnet/crossval.py", "            learner.optimizer.load_state_dict(moments)\n", "            pass\n", "tests/mmnet tests/tuning/test_trainable.py"),
+    Mutation("tie set", "analysis/tie_set.py", "(draws >= largest).mean()", "(draws >= largest / 2).mean()", "tests/analysis/test_tie_set.py tests/analysis/test_trust.py"),
+    Mutation("threshold cross-fit", "analysis/thresholds.py", "chosen = ~here if others else here", "chosen = here if others else ~here", "tests/analysis/test_thresholds.py tests/analysis/test_report.py"),
 )  # fmt: skip
 
 
@@ -46,7 +47,7 @@ def noticed(mutation: Mutation, copy: Path) -> list[str]:
     assert whole.count(mutation.old) == 1, f"{mutation.rule}: {mutation.file} holds {mutation.old!r} {whole.count(mutation.old)} times"
     file.write_text(whole.replace(mutation.old, mutation.new))
     words = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-m", "not slow", "-n", "2", *mutation.tests.split()]
-    done = subprocess.run(words, cwd=copy, capture_output=True, text=True)
+    done = subprocess.run(words, cwd=copy, env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True)
     file.write_text(whole)
     if done.returncode not in (0, 1):
         raise RuntimeError(done.stdout + done.stderr)
@@ -66,7 +67,7 @@ def main() -> int:
             tests = noticed(mutation, copy)
             missed += not tests
             shown = ", ".join(test.removeprefix("tests/") for test in tests[:3]) + (f" and {len(tests) - 3} more" if len(tests) > 3 else "")
-            print(f"| {mutation.rule} | `{mutation.file}`: `{mutation.new.strip()}` | {shown or '**none**'} |", flush=True)
+            print(f"| {mutation.rule} | `{mutation.file}`: `{mutation.new.strip().splitlines()[0]}` | {shown or '**none**'} |", flush=True)
     return int(missed > 0)
 
 
