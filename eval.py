@@ -127,7 +127,7 @@ def predict(study: Path, data: str, console: Console) -> None:
 
     config, device = study_networks(study)[0].config, best_device()
     with progress_bar(console, "decoding images") as progress:
-        dataset = load_dataset(data, config.data.image_size, "skip", progress, labelled=False)
+        dataset = load_dataset(data, config.data.image_size, "skip", progress, fit=config.data.fit, labelled=False, positive=config.data.positive)
     dataset = usable(dataset, config.data.magnifications)
     check_new(dataset, study)
     if config.model.frozen:

@@ -15,8 +15,8 @@ from analysis.tables import interval_text, narrow_table, write_table
 from analysis.thresholds import max_balanced_accuracy
 from data.dataset import Dataset
 from data.errors import DataError, LeakageError, shortlist
-from data.sources import UNKNOWN
 from data.splits import Splits
+from data.table import UNKNOWN
 from mmnet.command_line import say
 from mmnet.metrics import patient_mean
 from mmnet.records import write_json

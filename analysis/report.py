@@ -83,8 +83,8 @@ def report_page(material: Material) -> str:
 
 def open_pixels(study: Path) -> Dataset | None:
     """The data set of a study with its pixels, from the decoded cache; None where it is not on this machine."""
-    from data.store import load_dataset
-    from data.synthetic import default_synthetic
+    from mmnet.command_line import open_data
+    from mmnet.config import Config
 
     about = read_study(study)
     path, config = about["data"].get("path"), about["config"]["data"]
@@ -92,6 +92,6 @@ def open_pixels(study: Path) -> Dataset | None:
         return None
     try:
         with progress_bar(Console(stderr=True), "decoding images") as progress:
-            return load_dataset(default_synthetic() if path == SYNTHETIC else path, config["image_size"], config["on_bad_file"], progress)
+            return open_data(Config().with_values({"data": config}), path, progress)
     except InputError:
         return None

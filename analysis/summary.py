@@ -131,12 +131,17 @@ def print_summary(study: Path, best: TrialRecord, console: Console, seconds: flo
     for name in names:
         table.add_column(name.replace("_", " ") + (" *" if name == metric else ""), justify="right")
     values = fold_values(best, names)
+    blank = [number for number, row in enumerate(values, start=1) if np.isnan(row).all()]
     for number, row in enumerate(values, start=1):
-        table.add_row(f"fold {number}", *(f"{value:.3f}" for value in row))
-    table.add_row("mean", *(f"{value:.3f}" for value in np.nanmean(values, 0)))
-    table.add_row("sd", *(f"{value:.3f}" for value in np.nanstd(values, 0, ddof=1)))
+        if number not in blank:
+            table.add_row(f"fold {number}", *(f"{value:.3f}" for value in row))
+    if len(values) - len(blank) > 1:
+        table.add_row("mean", *(f"{value:.3f}" for value in np.nanmean(values, 0)))
+        table.add_row("sd", *(f"{value:.3f}" for value in np.nanstd(values, 0, ddof=1)))
     table.add_row("pooled", *(f"{best.best['metrics'][name]:.3f}" for name in names))
     console.print(table)
+    if blank:
+        say(console, "note", f"      {len(blank)} of {len(values)} folds hold one class and have no metrics of their own", "")
     if searched:
         console.print(
             "parameters: " + ", ".join(f"{k}={v:.4g}" if isinstance(v, float) else f"{k}={v}" for k, v in best.params.items()),

@@ -93,12 +93,15 @@ def _by_fold(rule: Rule, level: Level, *, others: bool) -> np.ndarray:
 
 
 def threshold_reports(level: Level) -> list[ThresholdReport]:
-    """Every rule, honest beside optimistic. Each fold needs both classes."""
+    """Every rule, honest beside optimistic; a fold of one class chooses no threshold of its own, and the optimistic numbers are NaN then."""
     reports = []
+    both = all(len(np.unique(level.label[level.fold == number])) > 1 for number in np.unique(level.fold))
     for name, rule in RULES.items():
-        honest, own = cross_fit(rule, level), _by_fold(rule, level, others=False)
+        honest = cross_fit(rule, level)
         pooled = rule(level.probability, level.label)
-        judged = [decision_metrics(level.probability >= threshold, level.label) for threshold in (honest, own, np.array(pooled))]
+        judged = [decision_metrics(level.probability >= threshold, level.label) for threshold in (honest, np.array(pooled))]
+        own = decision_metrics(level.probability >= _by_fold(rule, level, others=False), level.label) if both else dict.fromkeys(judged[0], np.nan)
+        judged.insert(1, own)
         reports.append(ThresholdReport(name, pooled, float(honest.min()), float(honest.max()), *judged))
     return reports
 

@@ -2,7 +2,7 @@
 
 speed: images/s of `mmnet.batches` on one core against the published way, a `torch.utils.data.DataLoader` with Pillow decode and
 torchvision v2 transforms per sample. Goals: >= 20x with flips, turns and colour, >= 10x with free scaling and rotation as well.
-decode: the first run on all cores against one core's decode speed. Goal: >= 90 % of cores x that. And once more after a kill.
+decode: the first run on all cores against one core's decode speed. Goal: >= 90 % of cores x that.
 start: a later run with the 7,909 names of BreakHis. Goal: <= 1 s.
 
 Files of the size of BreakHis' (700x460 px) are mosaics of the tiles in DIR. Everything that is compared is measured in turn.
@@ -11,10 +11,7 @@ Files of the size of BreakHis' (700x460 px) are mosaics of the tiles in DIR. Eve
 import argparse
 import csv
 import os
-import signal
 import statistics
-import subprocess
-import sys
 import tempfile
 import time
 from collections import deque
@@ -167,23 +164,6 @@ def first_run(tiles: list[Path], root: Path, repeats: int, console: Console) -> 
         share = rates["first run"] / (rate * (cores if way.startswith("one core") else 1))
         table.add_row(way, spread(rate, ".0f"), "" if way == "first run" else spread(share, ".2f"))
     console.print(table)
-    os.environ["MMNET_CACHE"] = str(root / "cache killed")
-    done_before = kill_after(root / "first", count // 2)
-    left: list[int] = []
-    again = seconds(lambda: load_dataset(root / "first", SIZE, progress=lambda done, total: left.append(done)))
-    console.print(f"killed after {done_before} of {count} images; the next run decoded the other {len(left)} in {again:.2f} s")
-
-
-def kill_after(folder: Path, images: int) -> int:
-    """Build a cache in another process and kill it there -> the images that its progress had counted."""
-    code = (
-        "import os, signal, sys; from data.store import load_dataset; stop = int(sys.argv[2])\n"
-        f"load_dataset(sys.argv[1], {SIZE}, progress=lambda done, total: done < stop or os.kill(os.getpid(), signal.SIGKILL))"
-    )
-    ended = subprocess.run([sys.executable, "-c", code, str(folder), str(images)], check=False)
-    if ended.returncode != -signal.SIGKILL:
-        raise RuntimeError(f"the build was to be killed after {images} images, but ended with {ended.returncode}")
-    return images
 
 
 def later_start(names: Path, root: Path, repeats: int, console: Console) -> None:

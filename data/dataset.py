@@ -20,6 +20,7 @@ class Dataset:
     synthetic: bool = False
     features: np.ndarray | None = None  # (N, C, H, W) float16
     skipped: Mapping[str, str] = field(default_factory=dict)  # {path: reason} of files that were left out as bad
+    notes: tuple[str, ...] = ()  # what was understood rather than read, or looks wrong: told once
 
     def select_rows(self, rows: np.ndarray) -> "Dataset":
         """Only these rows (boolean mask or index); what is left out can no longer be read through the result."""

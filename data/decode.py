@@ -1,20 +1,48 @@
-"""Image bytes -> uint8 pixels, with every limit that keeps a damaged or hostile file from doing harm."""
+"""Image bytes -> uint8 RGB pixels, with every limit that keeps a damaged or hostile file from doing harm.
+
+Nothing becomes black or white without a word: transparency lies on white, an EXIF rotation is applied, and what has more than 8 bits
+a channel is scaled by one rule for a whole data set (`full_scale`), which `data.store` tells.
+"""
 
 import io
 import warnings
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageOps
 
 FORMATS = ("PNG", "JPEG", "TIFF")
 MIN_SIDE = 32  # px; below it there is no tissue to see
 MAX_PIXELS = 50_000_000  # a BreakHis image has 322,000
+WHITE = 255  # glass without tissue
+INTEGERS, FLOATS = "integers", "floats"  # what has more than 8 bits a channel
+FULL = {INTEGERS: (2**8 - 1, 2**12 - 1, 2**16 - 1, 2**32 - 1), FLOATS: (1.0, 2**8 - 1, 2**16 - 1)}
 
 
-def decode(content: bytes, size: int) -> np.ndarray:
-    """Decode and resize to (size, size, 3) uint8 RGB; the aspect ratio is not kept, so that no tissue is cut off.
+class Deep(Exception):
+    """An image of more than 8 bits a channel, which only the largest value of its data set tells how to scale."""
 
-    Raises ValueError with the reason: not an image of the formats above, absurd dimensions, truncated.
+    def __init__(self, kind: str, largest: float):
+        super().__init__(kind, largest)
+        self.kind, self.largest = kind, largest
+
+
+def full_scale(kind: str, largest: float) -> float:
+    """The value that is white, of a data set whose images of this kind hold `largest`: the first of `FULL` that is no smaller.
+
+    A camera writes 12 bits in 16: its white is 4095, and scaled by 65535 it would be dark grey. Raises ValueError beyond them.
+    """
+    for full in FULL[kind]:
+        if largest <= full:
+            return full
+    raise ValueError(f"values up to {largest:g}: expected {kind} of at most {FULL[kind][-1]:g}")
+
+
+def decode(content: bytes, size: int, fit: str = "squash", full: dict[str, float] | None = None) -> tuple[np.ndarray, bytes]:
+    """((size, size, 3) uint8 RGB, what equals only for equal pixels of the whole image).
+
+    `fit`: squash both sides to `size`; crop to the central square; or pad to a square with white. `full`: {kind: white}, see `full_scale`;
+    where it lacks what the image needs, Deep is raised. Raises ValueError with the reason: not an image of the formats above,
+    absurd dimensions, truncated, one value everywhere.
     """
     try:
         with warnings.catch_warnings():
@@ -28,11 +56,39 @@ def decode(content: bytes, size: int) -> np.ndarray:
     if min(width, height) < MIN_SIDE or width * height > MAX_PIXELS:
         raise ValueError(f"{width}x{height} px: expected at least {MIN_SIDE} px a side and at most {MAX_PIXELS // 10**6} megapixels")
     try:
+        frames = getattr(image, "n_frames", 1) if image.format == "TIFF" else 1
         image.load()
-        if image.mode != "RGB":  # else it would copy every pixel
-            image = image.convert("RGB")
+        ImageOps.exif_transpose(image, in_place=True)
     except Exception as error:
         raise ValueError(f"truncated or damaged image ({error})") from error
+    if frames > 1:
+        raise ValueError(f"{frames} images in one file: expected one; save the one that is meant by itself")
+    image = _rgb(image, full or {})
+    lowest, highest = zip(*(band.getextrema() for band in image.split()), strict=True)
+    if lowest == highest:
+        raise ValueError(f"one value everywhere ({', '.join(map(str, lowest))}): there is nothing to see")
     if image.size != (size, size):
-        image = image.resize((size, size), Image.Resampling.BILINEAR)  # Pillow's bilinear is antialiased
-    return np.asarray(image)
+        if fit == "squash":
+            fitted = image.resize((size, size), Image.Resampling.BILINEAR)  # Pillow's bilinear is antialiased
+        elif fit == "crop":
+            fitted = ImageOps.fit(image, (size, size), Image.Resampling.BILINEAR)
+        else:
+            fitted = ImageOps.pad(image, (size, size), Image.Resampling.BILINEAR, color=(WHITE,) * 3)
+    else:
+        fitted = image
+    return np.asarray(fitted), f"{image.size}".encode() + image.tobytes()
+
+
+def _rgb(image: Image.Image, full: dict[str, float]) -> Image.Image:
+    if image.mode.startswith("I") or image.mode == "F":
+        values = np.asarray(image).astype(np.float64)
+        kind = FLOATS if image.mode == "F" else INTEGERS
+        if not np.isfinite(values).all() or values.min() < 0:
+            raise ValueError(f"{kind} from {values.min():g} to {values.max():g}: expected an image of finite values from 0 on")
+        if kind not in full:
+            raise Deep(kind, float(values.max()))
+        image = Image.fromarray(np.minimum(values * (255 / full[kind]), 255).round().astype(np.uint8))
+    if image.has_transparency_data:
+        on_glass = Image.new("RGBA", image.size, (WHITE,) * 4)
+        image = Image.alpha_composite(on_glass, image.convert("RGBA"))
+    return image if image.mode == "RGB" else image.convert("RGB")  # else it would copy every pixel

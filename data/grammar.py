@@ -23,7 +23,7 @@ GRAMMAR = "SOB_<B|M>_<subtype>-<year>-<slide id>-<40|100|200|400>-<sequence>.png
 
 _NAME = re.compile(
     r"SOB_(?P<cls>[BM])_(?P<subtype>[A-Z]+)-(?P<year>\d{2})-(?P<case>\d+)(?P<block>[A-Z]*)"
-    r"-(?P<magnification>\d+)-(?P<sequence>\d+)\.(?:png|PNG)",
+    r"-(?P<magnification>\d+)-(?P<sequence>\d+)\.(?i:png|jpe?g|tiff?)",
     re.ASCII,
 )
 

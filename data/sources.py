@@ -5,14 +5,13 @@ A source lists candidate images and yields a loader for each. Archives are read 
 a .tar, and what an archive may unpack to is bounded before it is unpacked.
 """
 
-import csv
 import gzip
 import hashlib
 import io
 import os
-import re
 import stat
 import tarfile
+import unicodedata
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
@@ -22,8 +21,10 @@ from typing import IO, NamedTuple
 
 from data.errors import DataError, shortlist
 from data.grammar import GRAMMAR, parse
+from data.table import Row, same_name
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff")
+MANIFEST_SUFFIXES = (".csv", ".tsv")
 ARCHIVE_SUFFIXES = (".tar.gz", ".tgz", ".tar", ".zip")
 # RuntimeError: an encrypted zip; the last two: names and fields of a zip's directory that make no sense
 DAMAGED = (tarfile.TarError, zipfile.BadZipFile, zlib.error, EOFError, OSError, RuntimeError, ValueError, IndexError)
@@ -33,16 +34,18 @@ MAX_TOTAL_BYTES = 64 * 2**30  # of an archive, unpacked; BreakHis has 4 GB
 HEADER_BYTES = 4096  # of a tar, for each member: its name, its attributes, padding
 SLACK_BYTES = 2**20  # of a tar, once
 SYNTHETIC_MARKER = "SYNTHETIC.json"
-UNKNOWN = -1  # the label of a patient to be predicted
 
-Row = tuple[str, int, str, str, str, int]  # path, magnification, patient, case, subtype, label
 Loader = Callable[[], bytes]
 Item = tuple[str, Loader]
 
 
 def is_image(path: str) -> bool:
-    name = path.rsplit("/", 1)[-1]
-    return name.lower().endswith(IMAGE_SUFFIXES) and not name.startswith(".")
+    """Whether a path below the root may be an image of the data set: nothing that an editor or a Mac's archiver left beside them."""
+    return path.lower().endswith(IMAGE_SUFFIXES) and not any(_is_litter(part) for part in path.split("/"))
+
+
+def _is_litter(name: str) -> bool:
+    return name == "__MACOSX" or name.startswith(".") and name not in (".", "..")
 
 
 def _digest(parts: list[str]) -> str:
@@ -51,7 +54,7 @@ def _digest(parts: list[str]) -> str:
 
 def breakhis_row(path: str) -> Row:
     """The table row that a path's file name spells. Raises ValueError when it breaks the grammar."""
-    name = parse(path.rsplit("/", 1)[-1])
+    name = parse(same_name(path.rsplit("/", 1)[-1]))
     return path, name.magnification, name.patient, name.case, name.subtype, name.label
 
 
@@ -62,7 +65,9 @@ class FolderSource:
         self.root = root
         self.name = str(root)
         self.synthetic = any((folder / SYNTHETIC_MARKER).exists() for folder in [root, *root.resolve().parents[:5]])  # also of a subfolder
+        self.notes: list[str] = []
         self._files: list[tuple[str, int, int]] = []
+        self._seen: set[tuple[int, int]] = set()
         folders = [(str(root), "")]
         try:
             while folders:
@@ -72,18 +77,39 @@ class FolderSource:
         self._files.sort()
 
     def _look_into(self, folder: str, prefix: str) -> list[tuple[str, str]]:
-        """Note the images of one folder; returns the folders in it. Links to folders are not followed: they may lead round in a ring."""
-        inner = []
+        """Note the images of one folder; returns the folders in it, last first. Links are followed, and each thing is read once."""
+        inner: list[tuple[str, str]] = []
         with os.scandir(folder) as entries:
-            for entry in entries:
+            for entry in sorted(entries, key=lambda entry: entry.name):
                 if entry.name == SYNTHETIC_MARKER:
                     self.synthetic = True
-                elif entry.is_dir(follow_symlinks=False) and not entry.name.startswith("."):
-                    inner.append((entry.path, f"{prefix}{entry.name}/"))
+                elif _is_litter(entry.name):
+                    continue
+                elif self._is_folder(entry):
+                    if self._is_new(entry.stat()):
+                        inner.insert(0, (entry.path, f"{prefix}{entry.name}/"))
                 elif is_image(entry.name):
-                    about = entry.stat(follow_symlinks=entry.is_file())  # a link to nothing becomes a bad file when it is read
-                    self._files.append((prefix + entry.name, about.st_size, about.st_mtime_ns))
+                    try:
+                        about = entry.stat()
+                    except OSError:  # a link to nothing, or to itself: a bad file when it is read
+                        about = entry.stat(follow_symlinks=False)
+                    if self._is_new(about):
+                        self._files.append((prefix + entry.name, about.st_size, about.st_mtime_ns))
         return inner
+
+    @staticmethod
+    def _is_folder(entry: os.DirEntry[str]) -> bool:
+        try:
+            return entry.is_dir()
+        except OSError:  # a link to itself
+            return False
+
+    def _is_new(self, about: os.stat_result) -> bool:
+        """Whether no other path led to this before."""
+        thing = about.st_dev, about.st_ino
+        known = thing in self._seen
+        self._seen.add(thing)
+        return not known
 
     def stamp(self) -> str:
         """Changes whenever a file is added, removed or written; costs one directory walk."""
@@ -99,68 +125,25 @@ class FolderSource:
 
 
 class ManifestSource:
-    """An own data set: a CSV with path, patient, label, magnification and optional case and subtype.
+    """An own data set: a table with path, patient, label, and optionally slide, magnification and subtype; see `data.manifest`.
 
-    `labelled` False, for patients to be predicted: the label may be absent or empty and is UNKNOWN then.
+    `labelled` False, for patients to be predicted: the label may be absent or unknown.
     """
 
-    LABELS = {"0": 0, "1": 1, "benign": 0, "malignant": 1}
+    def __init__(self, manifest: Path, labelled: bool = True, positive: str | None = None):
+        from data.manifest import read_manifest  # with pandas, which nothing else needs
 
-    def __init__(self, manifest: Path, labelled: bool = True):
-        required = ("path", "patient", *(("label",) if labelled else ()), "magnification")
-        optional = ("case", "subtype", *(() if labelled else ("label",)))
-        self.labels = self.LABELS if labelled else self.LABELS | {"": UNKNOWN}
         self.root = manifest.parent
         self.name = str(manifest)
         self.synthetic = (self.root / SYNTHETIC_MARKER).exists()
-        try:
-            text = manifest.read_text(encoding="utf-8-sig")
-        except (OSError, UnicodeDecodeError) as error:
-            raise DataError(f"manifest {manifest}: cannot read it: {error}; expected a CSV file in UTF-8") from error
-        try:
-            reader = csv.DictReader(text.splitlines())
-            columns, records = list(reader.fieldnames or []), list(reader)
-        except csv.Error as error:
-            raise DataError(
-                f"manifest {manifest}, line {reader.line_num + 1}: {error}; expected CSV with a column name or a value a field"
-            ) from error
-        missing = [name for name in required if name not in columns]
-        unknown = [name for name in columns if name not in required + optional or columns.count(name) > 1]
-        if missing or unknown:
-            raise DataError(
-                f"manifest {manifest}: missing columns {missing}, unknown or repeated columns {unknown}; "
-                f"expected {','.join(required)} and optionally {','.join(optional)}"
-            )
-        self._rows: dict[str, Row] = {}
-        for line, record in enumerate(records, start=2):
-            row = self._row(manifest, line, record)
-            if row[0] in self._rows:
-                raise DataError(f"manifest {manifest}, line {line}: path {row[0]!r} is listed twice; remove one of the lines")
-            self._rows[row[0]] = row
-        if not self._rows:
-            raise DataError(f"manifest {manifest}: lists no image; expected one a line below the column names")
-
-    def _row(self, manifest: Path, line: int, record: dict[str, str]) -> Row:
-        value = {key: (text or "").strip() for key, text in record.items() if key is not None}
-        magnification = value["magnification"].upper().removesuffix("X")
-        if None in record or not value["path"] or not value["patient"]:
-            raise DataError(f"manifest {manifest}, line {line}: expected one value for each column, got {record}")
-        if not all(text.isprintable() for text in value.values()):
-            raise DataError(f"manifest {manifest}, line {line}: expected text without control characters, got {record}")
-        label = value.get("label", "").lower()
-        if label not in self.labels:
-            raise DataError(f"manifest {manifest}, line {line}: label {label!r}: expected 0, 1, benign or malignant")
-        if not re.fullmatch(r"[1-9][0-9]{0,4}", magnification):
-            raise DataError(f"manifest {manifest}, line {line}: magnification {value['magnification']!r}: expected a number such as 40")
-        case = value.get("case") or value["patient"]
-        return value["path"], int(magnification), value["patient"], case, value.get("subtype", ""), self.labels[label]
+        self._rows, self.notes = read_manifest(manifest, labelled, positive)
 
     def stamp(self) -> str:
         parts = []
         for path, row in sorted(self._rows.items()):
             try:
-                stat = (self.root / path).stat()
-                parts.append(f"{row}\t{stat.st_size}\t{stat.st_mtime_ns}")
+                about = self._place(path).stat()
+                parts.append(f"{row}\t{about.st_size}\t{about.st_mtime_ns}")
             except (OSError, ValueError):  # ValueError: no path can be that
                 parts.append(f"{row}\tmissing")
         return _digest(parts)
@@ -170,7 +153,13 @@ class ManifestSource:
 
     def items(self, paths: set[str]) -> Iterator[Item]:
         for path in sorted(paths):
-            yield path, partial(_read_file, self.root / path)
+            yield path, lambda path=path: _read_file(self._place(path))  # type: ignore[misc]
+
+    def _place(self, path: str) -> Path:
+        """Where a path of the manifest leads: in the form of Unicode that the disk has, and also where it was written on Windows."""
+        forms = [path, same_name(path), unicodedata.normalize("NFD", path)]
+        forms += [form.replace("\\", "/") for form in forms]
+        return next((place for form in forms if (place := self.root / form).exists()), self.root / path)
 
 
 class Member(NamedTuple):
@@ -189,6 +178,7 @@ class ArchiveSource:
         self.archive = archive
         self.name = str(archive)
         self.synthetic = False
+        self.notes: list[str] = []
 
     def stamp(self) -> str:
         about = self.archive.stat()
@@ -244,7 +234,7 @@ def _zip_members(file: IO[bytes]) -> Iterator[Member]:
         for info in archive.infolist():
             if not info.is_dir():
                 kind = stat.S_IFMT(info.external_attr >> 16)  # 0 where the archive was made on Windows
-                yield Member(info.filename, info.file_size, kind in (0, stat.S_IFREG), partial(_read_zipped, archive, info))
+                yield Member(info.filename.replace("\\", "/"), info.file_size, kind in (0, stat.S_IFREG), partial(_read_zipped, archive, info))
 
 
 def _read_zipped(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> bytes:
@@ -316,8 +306,10 @@ def _read_file(path: Path) -> bytes:
 Source = FolderSource | ManifestSource | ArchiveSource
 
 
-def open_source(path: str | Path, *, labelled: bool = True) -> Source:
+def open_source(path: str | Path, *, labelled: bool = True, positive: str | None = None) -> Source:
     """The source at a path: a folder, an archive (.tar.gz, .tgz, .tar, .zip) or a manifest (.csv), with or without labels.
+
+    `positive`: of a manifest, see `read_manifest`.
 
     Raises DataError when nothing is there, or nothing of these kinds.
     """
@@ -326,8 +318,8 @@ def open_source(path: str | Path, *, labelled: bool = True) -> Source:
         return FolderSource(path)
     if not path.exists():
         raise DataError(f"data {path}: no such folder or file; pass --data DIR (a BreakHis folder, archive or CSV manifest)")
-    if path.name.lower().endswith(".csv"):
-        return ManifestSource(path, labelled)
+    if path.name.lower().endswith(MANIFEST_SUFFIXES):
+        return ManifestSource(path, labelled, positive)
     if path.name.lower().endswith(ARCHIVE_SUFFIXES):
         return ArchiveSource(path)
     raise DataError(f"data {path}: expected a folder, an archive ({', '.join(ARCHIVE_SUFFIXES)}) or a .csv manifest")

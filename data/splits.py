@@ -5,16 +5,16 @@ folder, which is how most of the literature splits and which leaks the cases tha
 """
 
 import csv
-import json
-from dataclasses import asdict, dataclass
+from collections import Counter
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
 from data.errors import DataError, LeakageError, shortlist
-from data.stratified import deal_folds, draw_sealed
-from data.table import GROUPINGS, PatientTable
+from data.table import PatientTable
 
+DEALS = 32  # partitions of one seed, of which the one with the most even numbers of images is taken
 OFFICIAL_FOLDS = Path(__file__).with_name("official_folds.csv")
 
 
@@ -46,20 +46,29 @@ class Splits:
 def make_splits(table: PatientTable, *, folds: int, test_fraction: float, grouping: str, seed: int) -> Splits:
     """Seal `test_fraction` of the groups, stratified by class, and deal the rest into stratified folds.
 
-    Every group counts once, so stratification is over groups: each fold's class ratio is off by less than one group.
+    Every group counts once, so stratification is over groups: each fold's class ratio is off by less than one group. Of `DEALS`
+    such partitions the first is taken whose numbers of images of each class are the most even, also between test and folds.
     Raises DataError when a class has too few groups to stand in the test and in every fold.
     """
+    from sklearn.model_selection import StratifiedKFold, StratifiedShuffleSplit  # it takes a second to import, a stored split needs it not
+
     group_of = table.groups(grouping)
     label_of = table.of_patients("label")
     label_of_group = {group: label_of[patient] for patient, group in group_of.items()}
     names = np.array(sorted(label_of_group))
     labels = np.array([label_of_group[name] for name in names.tolist()])
+    images_of = Counter(group_of[patient] for patient in table.patient.tolist())
+    images = np.array([images_of[name] for name in names.tolist()])
     _require_groups(labels, folds, test_fraction, grouping)
 
     sealed = np.zeros(len(names), dtype=bool)
     if test_fraction:
         test_size = min(max(round(test_fraction * len(names)), 2), len(names) - 2)
-        sealed = draw_sealed(labels, test_size, seed)
+        drawn = StratifiedShuffleSplit(DEALS, test_size=test_size, random_state=seed).split(labels, labels)
+        sealed = min(
+            (np.isin(np.arange(len(labels)), test) for _, test in drawn),
+            key=lambda part: max(_unevenness(part[labels == label].astype(int), images[labels == label]) for label in (0, 1)),
+        )
         for label, kind in ((0, "benign"), (1, "malignant")):
             left = int((labels[~sealed] == label).sum())
             if left == int((labels == label).sum()):
@@ -73,13 +82,27 @@ def make_splits(table: PatientTable, *, folds: int, test_fraction: float, groupi
                     "expected at least one a fold; lower --folds or --test-fraction"
                 )
     open_names, open_labels = names[~sealed], labels[~sealed]
-    dealt = deal_folds(open_labels, folds, seed)
+    generator, deals = np.random.RandomState(seed), []
+    for _ in range(DEALS):
+        deals.append(np.empty(len(open_labels), dtype=int))
+        for number, (_, fold) in enumerate(StratifiedKFold(folds, shuffle=True, random_state=generator).split(open_labels, open_labels)):
+            deals[-1][fold] = number
+    dealt = np.empty(len(open_labels), dtype=int)
+    for label in (0, 1):  # every deal gives a fold as many groups of a class
+        here = open_labels == label
+        dealt[here] = min((deal[here] for deal in deals), key=lambda part: _unevenness(part, images[~sealed][here]))
     parts = [frozenset(open_names[dealt == fold].tolist()) for fold in range(folds)]
 
     def members(groups: frozenset[str]) -> tuple[str, ...]:
         return tuple(patient for patient in sorted(group_of) if group_of[patient] in groups)
 
     return Splits(tuple(members(part) for part in parts), members(frozenset(names[sealed].tolist())), grouping, "generated")
+
+
+def _unevenness(part: np.ndarray, images: np.ndarray) -> float:
+    """Of groups of one class in parts (G,): how far the mean number of images (G,) of a group is off in the worst part, as a log ratio."""
+    groups, shown = np.bincount(part), np.bincount(part, weights=images)
+    return round(float(np.abs(np.log(shown[groups > 0] / groups[groups > 0] / images.mean())).max()), 9)
 
 
 def _require_groups(labels: np.ndarray, folds: int, test_fraction: float, grouping: str) -> None:
@@ -143,12 +166,13 @@ def case_leaks(splits: Splits, table: PatientTable) -> dict[str, tuple[str, ...]
 def check_splits(splits: Splits, table: PatientTable) -> None:
     """Hold a split against the data: every patient in exactly one part, cases disjoint, both classes in every part.
 
-    Cases may stand on both sides only where that is the definition: slide grouping, and the test of an official fold.
+    Cases may stand on both sides only where that is the definition: slide grouping, and the test of an official fold. A fold of one
+    person is of one class, which is no error where the others are of both (leave one patient out): its own metrics stay blank.
     Raises LeakageError or DataError naming the offenders.
     """
     table.groups(splits.grouping)  # an unknown grouping would excuse every leak
     placed = [*splits.development(), *splits.test]
-    repeated = sorted({patient for patient in placed if placed.count(patient) > 1})
+    repeated = sorted(patient for patient, count in Counter(placed).items() if count > 1)
     if repeated:
         raise LeakageError(f"splits {splits.source}: {shortlist(repeated)} listed more than once; expected every patient in one part")
     patients = set(table.patients().tolist())
@@ -168,53 +192,34 @@ def check_splits(splits: Splits, table: PatientTable) -> None:
         listed = shortlist([f"{case} ({', '.join(parts)})" for case, parts in leaks.items()])
         raise LeakageError(f"splits {splits.source}: case {listed} on both sides; keep each case in one part, or say --grouping slide")
     label_of = table.of_patients("label")
-    for name, part in [(f"fold {n + 1}", fold) for n, fold in enumerate(splits.folds)] + [("test", splits.test)]:
+    case_of = table.of_patients("case")
+    in_folds = [{label_of[patient] for patient in fold} for fold in splits.folds]
+    for number, (name, part) in enumerate([*((f"fold {n + 1}", fold) for n, fold in enumerate(splits.folds)), ("test", splits.test)]):
         classes = {label_of[patient] for patient in part}
-        if len(classes) < 2 and (part or name != "test"):
+        others = set[object]().union(*in_folds[:number], *in_folds[number + 1 :])
+        alone = name != "test" and len({case_of[patient] for patient in part}) == 1 and len(others) > 1
+        if len(classes) < 2 and (part or name != "test") and not alone:
             raise DataError(f"splits {splits.source}: {name} holds one class only ({len(part)} patients); expected benign and malignant")
     if len(splits.folds) < 2:
         raise DataError(f"splits {splits.source}: {len(splits.folds)} folds; expected at least 2")
 
 
-def read_splits(path: str | Path) -> Splits:
-    """Read splits from a JSON file, or from the study.json of an earlier study. Raises DataError when it is neither."""
-    path = Path(path).expanduser()
-    try:
-        content = json.loads(path.read_text())
-        content = content.get("splits", content)
-        folds = tuple(_names(fold) for fold in content["folds"])
-        source, grouping = content.get("source", ""), content.get("grouping", "case")
-        if grouping not in GROUPINGS:
-            raise DataError(f"splits {path}: grouping {grouping!r}: expected one of {', '.join(GROUPINGS)}")
-        return Splits(
-            folds,
-            _names(content.get("test", [])),
-            grouping,
-            source if source.startswith("official:") else str(path),  # what may leak is decided by what it is
-        )
-    except OSError as error:
-        raise DataError(f"splits {path}: cannot read it: {error.strerror}; pass a file, or official:1 to official:5") from error
-    except DataError:
-        raise
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise DataError(
-            f'splits {path}: expected JSON {{"folds": [[patient, …], …], "test": [patient, …], "grouping": "case"}}, got {error!r}'
-        ) from error
-
-
-def _names(patients: list) -> tuple[str, ...]:
-    if not isinstance(patients, list) or not all(isinstance(name, str | int) for name in patients):
-        raise TypeError(f"{patients!r} is no list of patients")
-    return tuple(map(str, patients))
-
-
 def build_splits(table: PatientTable, source: str | None, *, folds: int, test_fraction: float, grouping: str, seed: int) -> Splits:
-    """Splits from a source (None: generate; official:N; a file), held against the table."""
+    """Splits from a source (None: generate; official:N; a file, see `data.split_files`), held against the table.
+
+    A source that says only who is tested leaves the others to be dealt into folds, as the official ones do.
+    """
     if source is None:
         splits = make_splits(table, folds=folds, test_fraction=test_fraction, grouping=grouping, seed=seed)
     elif source.startswith("official:"):
         splits = official_splits(table, source, folds=folds, grouping=grouping, seed=seed)
     else:
-        splits = read_splits(source)
+        from data.split_files import read_splits
+
+        splits = read_splits(source, table, grouping)
+        if not splits.folds:
+            open_to_all = table.select(~np.isin(table.patient, splits.test))
+            inner = make_splits(open_to_all, folds=folds, test_fraction=0.0, grouping=grouping, seed=seed)
+            splits = replace(splits, folds=inner.folds)
     check_splits(splits, table)
     return splits

@@ -1,9 +1,8 @@
-"""The decoded image cache: every image is read and decoded once per data set and size, whatever runs afterwards.
+"""The decoded image cache: every image is read and decoded once per data set, size and fit, whatever runs afterwards.
 
-`<cache>/images/<stamp>-<size>px/` holds images.npy (memory-mapped by every process), table.npz and meta.json. It is
-built beside its final name by one process at a time and renamed, so that a half-built cache is never seen; a build that
-was killed is taken up where it stopped. The stamp is cheap (names, sizes, times); the fingerprint comes from the contents
-and names, and is what a study records.
+`<cache>/images/<stamp>-<size>px/` holds images.npy (memory-mapped by every process), table.npz, files.npz (path and digest of each) and
+meta.json. It is built beside its final name by one process at a time and renamed, so that a half-built cache is never seen. The stamp is
+cheap (names, sizes, times); the fingerprint comes from the contents and names, and is what a study records.
 """
 
 import fcntl
@@ -13,24 +12,25 @@ import os
 import shutil
 import tempfile
 import zipfile
-import zlib
-from collections.abc import Callable, Iterator
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from itertools import islice
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
 from data.dataset import Dataset, same_data
-from data.decode import decode
+from data.decode import FLOATS, Deep, decode, full_scale
 from data.errors import DataError, InputError, shortlist
-from data.sources import Item, Row, Source, open_source
-from data.table import PatientTable, build_table
+from data.sources import Item, Source, open_source
+from data.table import PatientTable, Row, build_table
 
-FORMAT = 2  # of the cache; a change makes old caches invisible
-JOURNAL = "done.jsonl"  # of a build: [path, digest of the file, checksum of the pixels] of every row that is decoded
+FORMAT = 3  # of the cache; a change makes old caches invisible
+CLIPPED = 0.5  # of all values of a data set black or white: something went wrong before it came here
 Progress = Callable[[int, int], None]  # (images done, images in all)
 
 
@@ -42,22 +42,13 @@ def cache_root() -> Path:
 
 
 @contextmanager
-def atomic_folder(target: Path, *, resume: bool = False) -> Iterator[Path]:
-    """A folder to fill that appears under its final name whole or not at all; the loser of a race keeps the winner's.
-
-    With `resume` it is the one that an interrupted process left, and stays if this process is interrupted too; an error
-    clears it away. Only the holder of a lock may ask for that: see `only_process`.
-    """
+def atomic_folder(target: Path) -> Iterator[Path]:
+    """A folder to fill that appears under its final name whole or not at all; the loser of a race keeps the winner's."""
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        if resume:
-            building = target.parent / f".{target.name}.building"
-            building.mkdir(exist_ok=True)
-        else:
-            building = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
+        building = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
     except OSError as error:
         raise _cannot_write(target.parent, error) from error
-    interrupted = False
     try:
         yield building
         try:
@@ -67,12 +58,8 @@ def atomic_folder(target: Path, *, resume: bool = False) -> Iterator[Path]:
                 raise
     except OSError as error:
         raise InputError(f"cache {target}: {error.strerror or error}; free some space or set MMNET_CACHE to another folder") from error
-    except (KeyboardInterrupt, SystemExit):
-        interrupted = True
-        raise
     finally:
-        if not (resume and interrupted):
-            shutil.rmtree(building, ignore_errors=True)
+        shutil.rmtree(building, ignore_errors=True)
 
 
 @contextmanager
@@ -113,22 +100,31 @@ def require_space(folder: Path, needed: int) -> None:
 
 
 def load_dataset(
-    path: str | Path, image_size: int, on_bad_file: str = "error", progress: Progress | None = None, *, labelled: bool = True
+    path: str | Path,
+    image_size: int,
+    on_bad_file: str = "error",
+    progress: Progress | None = None,
+    *,
+    fit: str = "squash",
+    labelled: bool = True,
+    positive: str | None = None,
 ) -> Dataset:
     """Scan, check and decode a data set, or open what an earlier run decoded.
 
     `on_bad_file`: "error" raises DataError naming every bad file with its reason; "skip" leaves those files out.
-    `labelled` False: a manifest needs no labels, see `ManifestSource`.
+    `fit`: of what is not square, see `decode`. `labelled` False: a manifest needs no labels; `positive`: which of them is 1; see `read_manifest`.
     """
-    source = open_source(path, labelled=labelled)
-    key = hashlib.sha256(f"{FORMAT} {source.stamp()} {image_size} {on_bad_file}".encode()).hexdigest()[:16]
+    source = open_source(path, labelled=labelled, positive=positive)
+    key = hashlib.sha256(f"{FORMAT} {source.stamp()} {image_size} {fit} {on_bad_file}".encode()).hexdigest()[:16]
     folder = cache_root() / "images" / f"{key}-{image_size}px"
     if not (folder / "meta.json").exists():
         with only_process(folder):
             if not (folder / "meta.json").exists():  # nor did another process build it meanwhile
                 shutil.rmtree(folder, ignore_errors=True)  # a folder without it was damaged from outside
-                with atomic_folder(folder, resume=True) as building:
-                    _build(source, image_size, on_bad_file, building, progress)
+                for left in folder.parent.glob(f".{folder.name}-*"):  # by a build that was killed
+                    shutil.rmtree(left, ignore_errors=True)
+                with atomic_folder(folder) as building:
+                    _build(source, image_size, fit, on_bad_file, building, progress)
     try:
         meta = json.loads((folder / "meta.json").read_text())
         with np.load(folder / "table.npz") as arrays:
@@ -136,56 +132,77 @@ def load_dataset(
         images = np.load(folder / "images.npy", mmap_mode="r")
     except (OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile) as error:
         raise InputError(f"cache {folder}: damaged ({error}); remove that folder, it will be built again") from error
-    return Dataset(table, images, meta["fingerprint"], source.name, meta["synthetic"], skipped=meta["skipped"])
+    notes = (*source.notes, *meta["notes"])
+    return Dataset(table, images, meta["fingerprint"], source.name, meta["synthetic"], skipped=meta["skipped"], notes=notes)
 
 
-def changed_files(now: Dataset, fingerprint: str) -> list[str]:
-    """What became of each file since the data set had that fingerprint; empty where the cache does not hold it (any more) at this size.
+def changed_files(now: str, before: str) -> list[str]:
+    """What became of each file between two fingerprints of a data set; empty where the cache does not hold both (any more)."""
+    first, second = _digests(before), _digests(now)
+    if not first or not second:
+        return []
+    found = [f"{path} is gone" for path in first if path not in second] + [f"{path} is new" for path in second if path not in first]
+    return found + [f"{path} is another image" for path in first if path in second and first[path] != second[path]]
 
-    `now`: with its pixels.
-    """
-    assert now.images is not None
-    size = now.images.shape[1]
-    for file in (cache_root() / "images").glob(f"*-{size}px/meta.json"):
+
+def _digests(fingerprint: str) -> dict[str, str]:
+    """{path: digest} of the files of a data set in the cache."""
+    for file in (cache_root() / "images").glob("*/meta.json"):
         with suppress(OSError, ValueError, KeyError, zipfile.BadZipFile):  # a damaged cache has nothing to say
             if same_data(json.loads(file.read_text())["fingerprint"], fingerprint):
-                with np.load(file.with_name("table.npz")) as arrays:
-                    before = dict(zip(arrays["path"].tolist(), np.load(file.with_name("images.npy"), mmap_mode="r"), strict=True))
-                return _differences(before, dict(zip(now.table.path.tolist(), now.images, strict=True)))
-    return []
+                with np.load(file.with_name("files.npz")) as arrays:
+                    return dict(zip(arrays["path"].tolist(), arrays["digest"].tolist(), strict=True))
+    return {}
 
 
-def _differences(before: dict[str, np.ndarray], now: dict[str, np.ndarray]) -> list[str]:
-    """Of {path: pixels}."""
-    found = [f"{path} is gone" for path in before if path not in now] + [f"{path} is new" for path in now if path not in before]
-    return found + [f"{path} is another image" for path in before if path in now and not np.array_equal(before[path], now[path])]
+class Decoded(NamedTuple):
+    """Of one image."""
+
+    digest: str  # of the file's bytes
+    pixels: str  # digest of the whole image's pixels
+    clipped: float  # share of its values that are 0 or 255
 
 
-def _build(source: Source, size: int, on_bad_file: str, folder: Path, progress: Progress | None) -> None:
+def _build(source: Source, size: int, fit: str, on_bad_file: str, folder: Path, progress: Progress | None) -> None:
     rows, problems = source.rows()
     if problems and on_bad_file == "error":
         _raise_problems(source.name, problems)  # names are wrong already: do not spend minutes on decoding
     table = build_table(list(rows.values()))  # contradictions between names, likewise
     slots = {path: slot for slot, path in enumerate(table.path.tolist())}
-    images, digests = _begun(folder, slots, size)
-    with (folder / JOURNAL).open("a", buffering=1) as journal:
-        remaining = set(rows) - set(digests)
-        for done, (path, outcome) in enumerate(_decoded(source, remaining, images, slots, size), start=len(digests) + 1):
-            if isinstance(outcome, ValueError):
-                problems[path] = str(outcome)
-            else:
-                digests[path] = outcome[0]
-                journal.write(json.dumps([path, *outcome]) + "\n")
-            if progress:
-                progress(done, len(rows))
-    problems |= {path: "file is listed but missing" for path in rows if path not in digests and path not in problems}
-    digests, shared = _without_duplicates(rows, digests)
+    shape = (len(slots), size, size, 3)
+    require_space(folder, int(np.prod(shape)) + 2**20)
+    images = np.lib.format.open_memmap(folder / "images.npy", mode="w+", dtype=np.uint8, shape=shape)
+    found: dict[str, Decoded] = {}
+    deep: dict[str, Deep] = {}
+    for done, (path, outcome) in enumerate(_decoded(source, set(rows), images, slots, fit, {}), start=1):
+        if isinstance(outcome, Deep):
+            deep[path] = outcome
+        elif isinstance(outcome, ValueError):
+            problems[path] = str(outcome)
+        else:
+            found[path] = outcome
+        if progress:
+            progress(done, len(rows))
+    try:
+        full, notes = _scales(deep.values())
+    except ValueError as error:
+        raise DataError(f"data {source.name}: {error}; scale the images to 8 or 16 bits") from error
+    for path, outcome in _decoded(source, set(deep), images, slots, fit, full) if deep else ():
+        if isinstance(outcome, Decoded):
+            found[path] = outcome
+        else:
+            problems[path] = str(outcome)
+    problems |= {path: "file is listed but missing" for path in rows if path not in found and path not in problems}
+    if found and (clipped := float(np.mean([image.clipped for image in found.values()]))) > CLIPPED:
+        notes.append(f"{clipped:.0%} of all values are black or white: the images may have lost their range before they came here")
+    digests, shared = _without_duplicates(rows, found)
     problems |= shared
     if problems and (on_bad_file == "error" or not digests):
         _raise_problems(source.name, problems)
 
     if len(digests) < len(rows):
         table = build_table([rows[path] for path in digests])
+        require_space(folder, len(table) * images[0].nbytes)
         kept = np.lib.format.open_memmap(folder / "kept.npy", mode="w+", dtype=np.uint8, shape=(len(table), size, size, 3))
         for row, path in enumerate(table.path.tolist()):
             kept[row] = images[slots[path]]
@@ -193,16 +210,27 @@ def _build(source: Source, size: int, on_bad_file: str, folder: Path, progress: 
         (folder / "kept.npy").replace(folder / "images.npy")
     images.flush()
     np.savez(folder / "table.npz", **asdict(table))
+    np.savez(folder / "files.npz", path=table.path, digest=np.array([digests[path] for path in table.path.tolist()]))
     meta = {
         "fingerprint": _fingerprint(table, digests),
         "synthetic": source.synthetic,
         "skipped": problems,
+        "notes": notes,
     }
     (folder / "meta.json").write_text(json.dumps(meta, indent=1))
-    (folder / JOURNAL).unlink()
 
 
-def _fingerprint(table: PatientTable, digests: dict[str, str]) -> str:
+def _scales(deep: Iterable[Deep]) -> tuple[dict[str, float], list[str]]:
+    """({kind: its white} of a data set's images of more than 8 bits, the same in words)."""
+    largest: dict[str, float] = {}
+    for image in deep:
+        largest[image.kind] = max(largest.get(image.kind, 0.0), image.largest)
+    full = {kind: full_scale(kind, value) for kind, value in largest.items()}
+    words = {kind: f"{'floating-point' if kind == FLOATS else '16- or 32-bit'} images" for kind in full}
+    return full, [f"{words[kind]} hold values up to {largest[kind]:g}: 0 to {white:g} became 0 to 255" for kind, white in full.items()]
+
+
+def _fingerprint(table: PatientTable, digests: Mapping[str, str]) -> str:
     """What `same_data` compares. `digests`: of the files' bytes, by path. Folders do not count: an archive or a manifest has others."""
     columns = (table.path, table.magnification, table.patient, table.case, table.subtype, table.label)
     rows = list(zip(*(column.tolist() for column in columns), strict=True))
@@ -215,46 +243,19 @@ def _digest(lines: list[str]) -> str:
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
 
-def _begun(folder: Path, slots: dict[str, int], size: int) -> tuple[np.memmap, dict[str, str]]:
-    """The pixels (N, S, S, 3) to be filled, and {path: digest} of the rows that an interrupted build has filled already.
-
-    What the journal says counts only where the pixels are still those it speaks of, so nothing depends on which of the
-    two reached the disk; pixels without a legible journal, or of another shape, are begun again.
-    """
-    file, shape = folder / "images.npy", (len(slots), size, size, 3)
-    images = None
-    with suppress(OSError, ValueError):
-        found = np.lib.format.open_memmap(file, mode="r+")
-        images = found if found.shape == shape and found.dtype == np.uint8 else None
-    if images is None:
-        (folder / JOURNAL).unlink(missing_ok=True)
-        file.unlink(missing_ok=True)
-    written = 0 if images is None else file.stat().st_blocks * 512  # the file is sparse
-    require_space(folder, 2 * int(np.prod(shape)) + 2**20 - written)  # twice: leaving files out makes a second copy
-    if images is None:
-        return np.lib.format.open_memmap(file, mode="w+", dtype=np.uint8, shape=shape), {}
-    digests = {}
-    lines = (folder / JOURNAL).read_text(errors="replace").splitlines() if (folder / JOURNAL).exists() else []
-    for line in lines:
-        with suppress(ValueError, TypeError, KeyError):  # the last line may be torn
-            path, digest, checksum = json.loads(line)
-            if zlib.crc32(images[slots[path]].data) == checksum:
-                digests[path] = str(digest)
-    return images, digests
-
-
 def _decoded(
-    source: Source, paths: set[str], images: np.ndarray, slots: dict[str, int], size: int
-) -> Iterator[tuple[str, tuple[str, int] | ValueError]]:
-    """Decode on all cores, a bounded number of files ahead; yields (path, (digest of its bytes, checksum of its pixels) or what is wrong)."""
+    source: Source, paths: set[str], images: np.ndarray, slots: Mapping[str, int], fit: str, full: dict[str, float]
+) -> Iterator[tuple[str, Decoded | Deep | ValueError]]:
+    """Decode into `images` on all cores, a bounded number of files ahead; yields (path, what it is or what is wrong)."""
 
-    def work(item: Item) -> tuple[str, tuple[str, int] | ValueError]:
+    def work(item: Item) -> tuple[str, Decoded | Deep | ValueError]:
         path, load = item
         try:
             content = load()
-            pixels = images[slots[path]] = decode(content, size)
-            return path, (hashlib.blake2b(content, digest_size=16).hexdigest(), zlib.crc32(pixels.data))
-        except ValueError as error:
+            pixels, whole = decode(content, images.shape[1], fit, full)
+            images[slots[path]] = pixels
+            return path, Decoded(_short(content), _short(whole), float(np.mean((pixels == 0) | (pixels == 255))))
+        except (ValueError, Deep) as error:
             return path, error
         except OSError as error:
             return path, ValueError(f"cannot be read: {error.strerror or error}")
@@ -262,27 +263,41 @@ def _decoded(
     workers = os.cpu_count() or 1
     with ThreadPoolExecutor(workers) as pool:  # Pillow releases the interpreter lock while it decodes and resizes
         items = iter(source.items(paths))
-        ahead = [pool.submit(work, item) for item in islice(items, 8 * workers)]
+        ahead = deque(pool.submit(work, item) for item in islice(items, 8 * workers))
         while ahead:
-            yield ahead.pop(0).result()
+            yield ahead.popleft().result()
             ahead.extend(pool.submit(work, item) for item in islice(items, 1))
 
 
-def _without_duplicates(rows: dict[str, Row], digests: dict[str, str]) -> tuple[dict[str, str], dict[str, str]]:
-    """Drop second copies within a patient and magnification (nested releases hold them); report those across cases."""
+def _short(content: bytes) -> str:
+    return hashlib.blake2b(content, digest_size=16).hexdigest()
+
+
+def _without_duplicates(rows: dict[str, Row], found: dict[str, Decoded]) -> tuple[dict[str, str], dict[str, str]]:
+    """({path: digest} of one of equal images a patient and magnification, {path: why it cannot be used}).
+
+    Nested releases hold copies, which are dropped. An image of another person, or another image under the same file name (an original
+    and its normalised copy), is named: nobody knows whose it is, or which one is meant.
+    """
     copies: dict[str, list[str]] = {}
-    for path in sorted(digests):
-        copies.setdefault(digests[path], []).append(path)
+    for path in sorted(found):
+        copies.setdefault(found[path].pixels, []).append(path)
     problems: dict[str, str] = {}
     kept: dict[str, str] = {}
-    for digest, paths in copies.items():
-        for path in paths:
-            stranger = next((other for other in paths if rows[other][3] != rows[path][3]), None)
-            if stranger:  # nobody knows whose image it is
+    for paths in copies.values():
+        cases = {rows[path][3]: path for path in reversed(paths)}
+        if len(cases) > 1:
+            for path in paths:
+                stranger = next(other for case, other in cases.items() if case != rows[path][3])
                 problems[path] = f"exact duplicate of {stranger}, which belongs to another case"
-        if paths[0] not in problems:  # one a patient and magnification; within one case copies leak nothing
-            kept |= {path: digest for path in {rows[path][1:3]: path for path in reversed(paths)}.values()}
-    return kept, problems
+        else:  # within one case copies leak nothing
+            kept |= {path: found[path].digest for path in {rows[path][1:3]: path for path in reversed(paths)}.values()}
+    first: dict[tuple[str, str], str] = {}
+    for path in sorted(kept):
+        other = first.setdefault((rows[path][2], path.rpartition("/")[2]), path)
+        if other != path:
+            problems[path] = f"another image than {other}, which has its name; keep one of the two trees"
+    return {path: digest for path, digest in kept.items() if path not in problems}, problems
 
 
 def _raise_problems(name: str, problems: dict[str, str]) -> None:

@@ -1,5 +1,7 @@
 """The patient table: one row per image, checked once, the only description of a data set that other rooms see."""
 
+import unicodedata
+from collections.abc import Iterable
 from dataclasses import dataclass, fields
 
 import numpy as np
@@ -7,6 +9,22 @@ import numpy as np
 from data.errors import DataError, shortlist
 
 GROUPINGS = ("case", "slide")
+UNKNOWN = -1  # the label of a patient to be predicted
+Row = tuple[str, int, str, str, str, int]  # path, magnification, patient, case, subtype, label
+
+
+def same_name(text: str) -> str:
+    """One form of a name that has several in Unicode: an umlaut is one letter here, and on a Mac's disk two."""
+    return unicodedata.normalize("NFC", text)
+
+
+def alike(names: Iterable[str], what: str) -> list[str]:
+    """A note of names that differ only in capitals and blanks, as spellings of one do."""
+    spellings: dict[str, set[str]] = {}
+    for name in names:
+        spellings.setdefault("".join(name.casefold().split()), set()).add(name)
+    pairs = [" = ".join(sorted(found)) for found in spellings.values() if len(found) > 1]
+    return [f"{what} that differ only in capitals or blanks are taken for different ones: {shortlist(sorted(pairs))}"] if pairs else []
 
 
 @dataclass(frozen=True)
@@ -82,9 +100,9 @@ def build_table(rows: list[tuple]) -> PatientTable:
         ("case", "label", "under both classes"),
         ("patient", "case", "under more than one case"),
     ):
-        pairs = {(str(u), str(v)) for u, v in zip(getattr(table, unit), getattr(table, value), strict=True)}
-        units = [u for u, _ in pairs]
-        offenders = sorted({u for u in units if units.count(u) > 1})
+        pairs = zip(getattr(table, unit).tolist(), getattr(table, value).tolist(), strict=True)
+        first: dict[str, str | int] = {}
+        offenders = sorted({u for u, v in pairs if first.setdefault(u, v) != v})
         if offenders:
             raise DataError(
                 f"{unit} {shortlist(offenders)} stands {problem}: expected exactly one {value} each; correct the file names or the manifest"

@@ -26,13 +26,14 @@ class ViewIndex:
     """Which rows each patient has at each magnification, and the views made of them."""
 
     def __init__(self, table: PatientTable, magnifications: tuple[int, ...]):
+        shown = np.flatnonzero(np.isin(table.magnification, magnifications))
         # (P,) str: a patient without an image at these magnifications has nothing to show
-        self.patients = np.unique(table.patient[np.isin(table.magnification, magnifications)])
-        label_of = table.of_patients("label")
-        self.label = np.array([label_of[patient] for patient in self.patients.tolist()], dtype=np.int64)  # (P,)
-        self._rows = [
-            [np.flatnonzero((table.patient == patient) & (table.magnification == m)) for m in magnifications] for patient in self.patients
-        ]
+        self.patients, first, number = np.unique(table.patient[shown], return_index=True, return_inverse=True)
+        self.label = table.label[shown][first]  # (P,)
+        cell = number * len(magnifications) + np.searchsorted(magnifications, table.magnification[shown])
+        order, cells = np.argsort(cell, kind="stable"), np.arange(len(self.patients) * len(magnifications) + 1)
+        pieces = np.split(shown[order], np.searchsorted(cell[order], cells)[1:-1])
+        self._rows = [pieces[place : place + len(magnifications)] for place in range(0, len(pieces), len(magnifications))]
         # adaptive: as many views as it takes to show every image once
         self.images = np.array([max(len(rows) for rows in of_patient) for of_patient in self._rows])  # (P,)
 

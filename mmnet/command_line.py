@@ -61,6 +61,7 @@ FLAGS: dict[str, tuple[str, Callable[[str], Any] | None, str]] = {
     "--grouping": ("data.grouping", str, "what no split divides: case, or slide (leaks cases; to compare with the literature)"),
     "--test-fraction": ("data.test_fraction", float, "share of cases sealed as test, 0 for none"),
     "--splits": ("data.splits", str, "official:1 … official:5, a splits file, or the study.json of another study"),
+    "--positive": ("data.positive", str, "labels of a manifest that count as positive, comma-separated"),
     "--epochs": ("optim.epochs", int, "epochs of a trial at most"),
     "--magnifications": ("data.magnifications", _magnifications, "comma-separated, such as 40,100,200,400"),
     "--image-size": ("data.image_size", int, "side in pixels"),
@@ -179,7 +180,10 @@ def open_data(config: Config, data: str, progress: Callable[[int, int], None] | 
         from data.synthetic import default_synthetic
 
         path = default_synthetic()
-    return load_dataset(path, config.data.image_size, config.data.on_bad_file, progress)
+    settings = config.data
+    return load_dataset(
+        path, settings.image_size, settings.on_bad_file, progress, fit=settings.fit, positive=settings.positive
+    )
 
 
 def prepare(config: Config, data: str, console: Console, kind: str | None, splits: Splits | None = None) -> Prepared:
@@ -263,6 +267,8 @@ def describe(prepared: Prepared, config: Config, console: Console) -> None:
         soft_wrap=True,
         highlight=False,
     )
+    for note in dataset.notes:
+        say(console, "note", f"      {note}")
     label_of = dataset.table.of_patients("label")
     parts = [*((f"fold {n + 1}", fold) for n, fold in enumerate(splits.folds)), ("sealed test", splits.test)]
     described = []

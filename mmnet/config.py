@@ -46,6 +46,8 @@ class DataConfig:
     splits: str | None = None  # None: generated; official:1 to official:5; or a file
     split_seed: int = 0  # of the partition; apart from `seed`, so that a new training seed keeps the sealed test
     on_bad_file: str = "error"  # error: name them and stop; skip: leave them out
+    fit: str = "squash"  # images that are not square: squash both sides, crop to the central square, or pad with white
+    positive: str | None = None  # labels of a manifest that count as positive, comma-separated; None: as their names say
 
     def __post_init__(self) -> None:
         _require(
@@ -63,6 +65,7 @@ class DataConfig:
         _require(0 <= self.test_fraction < 0.9, "data.test_fraction", self.test_fraction, "0 to below 0.9")
         _between("data.split_seed", self.split_seed, 0, 2**31 - 1)
         _one_of("data.on_bad_file", self.on_bad_file, ("error", "skip"))
+        _one_of("data.fit", self.fit, ("squash", "crop", "pad"))
 
 
 @dataclass(frozen=True)

@@ -33,7 +33,7 @@ from mmnet.config import Config
 from mmnet.device import autocast, best_device, free_unused, is_out_of_memory
 from mmnet.dropout import drawing_from
 from mmnet.losses import focal_loss
-from mmnet.metrics import evaluate
+from mmnet.metrics import METRICS, evaluate
 from mmnet.network import MMNet
 from mmnet.predict import predict
 from mmnet.schedule import best_epoch, lr_factor, out_of_patience
@@ -119,8 +119,11 @@ class CrossValidation(Iterator[EpochReport]):
         patients = np.arange(len(names))
         self.train_patients = [patients[fold != f] for f in range(len(splits.folds))]
         views = [self.index.evaluation(patients[fold == f]) for f in range(len(splits.folds))]
+        case_of = dataset.table.of_patients("case")
         for f, part in enumerate(views):
-            if len(np.unique(self.index.label[part.patient])) < 2:
+            classes = len(np.unique(self.index.label[part.patient]))
+            alone = len(set(map(case_of.get, splits.folds[f]))) == 1  # one patient is left out
+            if classes < 2 - alone or len(np.unique(self.index.label[self.train_patients[f]])) < 2:
                 raise DataError(
                     f"fold {f + 1} has views of one class only at magnifications {config.data.magnifications}; use other splits or magnifications"
                 )
@@ -192,6 +195,7 @@ class CrossValidation(Iterator[EpochReport]):
         def metrics(chosen: np.ndarray) -> dict[str, float]:
             return evaluate(probability[chosen], oof.label[chosen], oof.patient[chosen])
 
+        blank = dict.fromkeys(METRICS, float("nan"))  # of a fold of one class, as where one patient is left out
         pooled = metrics(np.ones(len(probability), dtype=bool))
         scores = [*self.scores, pooled[self.config.metric]]
         best = best_epoch(scores, self.config.metric)
@@ -201,7 +205,7 @@ class CrossValidation(Iterator[EpochReport]):
         report = EpochReport(
             epoch + 1,
             pooled,
-            [metrics(oof.fold == fold) for fold in folds],
+            [metrics(oof.fold == fold) if len(np.unique(oof.label[oof.fold == fold])) > 1 else blank for fold in folds],
             losses,
             self.learners[0].optimizer.groups[0]["lr"],
             time.perf_counter() - started,

@@ -32,6 +32,7 @@ def with_features(dataset: Dataset, config: Config, kind: str, progress: Callabl
         "data": dataset.fingerprint,
         "rows": hashlib.sha256("\n".join(dataset.table.path.tolist()).encode()).hexdigest(),
         "size": config.model.input_size or images.shape[1],
+        "fit": config.data.fit,
         "backbone": config.model.backbone,
         "weights": weights_digest(config.model, config.seed),
         "bfloat16": computes_in_bfloat16(kind, config.optim.precision),

@@ -26,7 +26,6 @@ from mmnet.command_line import (
     base_config,
     base_configs,
     describe,
-    open_data,
     overrides,
     prepare,
     resolve_data,
@@ -95,7 +94,7 @@ class StudyFolder:
         if self.resumed and not same_data(prepared.dataset.fingerprint, self.about["data"]["fingerprint"]):
             from data.store import changed_files
 
-            changed = changed_files(open_data(self.config, self.data), self.about["data"]["fingerprint"])
+            changed = changed_files(prepared.dataset.fingerprint, self.about["data"]["fingerprint"])
             raise DataError(
                 f"data {prepared.dataset.name} changed since study {self.name} began: {f'{shortlist(changed)}; ' if changed else ''}"
                 f"fingerprint {prepared.dataset.fingerprint}, expected {self.about['data']['fingerprint']}; "

@@ -77,9 +77,10 @@ def _train(folder: Path, planned: PlannedTrial, device: torch.device, console: C
 def _line(title: str, config: Config, report: EpochReport, left: float) -> str:
     metric = config.metric
     minutes, seconds = divmod(round(left), 60)
-    folds = " ".join(f"{fold[metric]:.3f}" for fold in report.fold_metrics)
+    known = [fold[metric] for fold in report.fold_metrics if fold[metric] == fold[metric]]  # a fold of one class has none
+    folds = f" (folds {' '.join(f'{value:.3f}' for value in known)})" if known else ""
     return (
-        f"{title}: epoch {report.epoch}/{config.optim.epochs}, {metric} {report.metrics[metric]:.4f} (folds {folds}), "
+        f"{title}: epoch {report.epoch}/{config.optim.epochs}, {metric} {report.metrics[metric]:.4f}{folds}, "
         f"best {report.score:.4f} at epoch {report.best_epoch}, {report.seconds:.1f} s"
         + (", finished" if report.finished else f", at most {minutes}:{seconds:02} left")
     )

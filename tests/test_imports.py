@@ -21,7 +21,7 @@ MAY = {
     "analysis": {"data", "mmnet"},
 }
 NEVER = {
-    "data": {"ray", "optuna", "pandas"},
+    "data": {"ray", "optuna"},
     "mmnet": {"ray", "optuna", "pandas"},
     "search_spaces": {"ray", "optuna", "pandas"},
     "tuning": set(),
@@ -69,7 +69,7 @@ def test_every_room_is_looked_at():
     ("room", "line"),
     [
         ("data", "from mmnet.config import Config"),
-        ("data", "import pandas as pd"),
+        ("mmnet", "import pandas as pd"),
         ("mmnet", "from tuning import study"),
         ("mmnet", "import ray.tune"),
         ("mmnet", "import main"),
@@ -88,11 +88,11 @@ def test_a_wrong_import_is_seen_also_inside_a_function(room, line):
     assert forbidden(room, imported(f"def later():\n    {line}\n"))
 
 
-def test_data_and_mmnet_import_where_ray_optuna_and_pandas_are_not_installed():
+def test_data_and_mmnet_import_where_ray_and_optuna_are_not_installed():
     modules = [
         ".".join(path.relative_to(ROOT).with_suffix("").parts) for path in FILES if path.relative_to(ROOT).parts[0] in ("data", "mmnet")
     ]
-    absent = "import sys\nfor name in ('ray', 'optuna', 'pandas'): sys.modules[name] = None\n"
+    absent = "import sys\nfor name in ('ray', 'optuna'): sys.modules[name] = None\n"
     lines = "".join(f"import {name.removesuffix('.__init__')}\n" for name in modules)
     done = subprocess.run([sys.executable, "-c", absent + lines], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
@@ -139,7 +139,8 @@ def test_a_search_with_cached_features_comes_to_its_workers_without_what_only_th
     assert done.returncode == 0, done.stderr
     imported = set(done.stdout.splitlines()[-1].split())
     assert {"ray.tune", "optuna"} <= imported
-    assert (HEAVY - {"optuna", "tensorboard", "search_spaces"} | {"torch", "sqlalchemy", "alembic"}) & imported == set()
+    splitting = {"scipy", "sklearn"}  # a new study deals its patients
+    assert (HEAVY - {"optuna", "tensorboard", "search_spaces"} - splitting | {"torch", "sqlalchemy", "alembic"}) & imported == set()
 
 
 def test_a_search_is_planned_without_heavy_libraries_so_that_ray_starts_at_once():

@@ -15,7 +15,7 @@ from analysis.new_patients import check_new, predict_patients, print_predictions
 from analysis.predictions import chosen_trial
 from analysis.summary import write_results
 from data.errors import DataError, LeakageError
-from data.sources import UNKNOWN
+from data.table import UNKNOWN
 from mmnet.config import Config
 from mmnet.predict import predict_ensemble
 from tests.analysis.studies import DATASET, splits

@@ -46,7 +46,7 @@ def test_file_name_spells_every_real_name(real_files):
         ("SOB_B_A-14-AB-40-001.png", "file name does not follow"),  # slide id without a number
         ("SOB_B_A-14-1001-40X-001.png", "file name does not follow"),  # magnification with a unit
         ("SOB_B_A-14-1001-40.png", "file name does not follow"),  # no sequence
-        ("SOB_B_A-14-1001-40-001.jpg", "file name does not follow"),  # suffix
+        ("SOB_B_A-14-1001-40-001.gif", "file name does not follow"),  # suffix
         ("SOB_B_A-14-1001-40-001.png.png", "file name does not follow"),
         ("copy of SOB_B_A-14-1001-40-001.png", "file name does not follow"),
         ("SOB_B_A-14-1001-40-001.png\n", "file name does not follow"),

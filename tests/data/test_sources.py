@@ -9,8 +9,9 @@ import pytest
 
 from data import locate
 from data.errors import DataError
-from data.sources import SYNTHETIC_MARKER, UNKNOWN, FolderSource, ManifestSource, breakhis_row, is_image, open_source
+from data.sources import SYNTHETIC_MARKER, FolderSource, ManifestSource, breakhis_row, is_image, open_source
 from data.store import load_dataset
+from data.table import UNKNOWN
 from tests.data.trees import NAMES, write_tree
 
 
@@ -70,6 +71,50 @@ def test_what_could_write_outside_is_left_out_of_an_archive_and_named_and_nothin
     assert list(rows) == [NAMES[1]] and problems == {f"../{NAMES[0]}": "its path leads out of the archive"}
     assert [(path, load()) for path, load in source.items(set(rows))] == [(NAMES[1], b"data")]
     assert os.listdir(tmp_path) == ["inside"] and os.listdir(folder) == ["data.zip"]
+
+
+def test_links_are_followed_and_each_thing_is_read_once(tmp_path):
+    elsewhere = write_tree(tmp_path / "elsewhere", NAMES[2:])
+    tree = write_tree(tmp_path / "tree", NAMES[:2])
+    (tree / "patients").symlink_to(elsewhere)
+    (tree / "again").symlink_to(elsewhere)
+    (elsewhere / "ring").symlink_to(tree)
+    (tree / NAMES[2]).symlink_to(elsewhere / NAMES[2])
+    os.link(tree / NAMES[0], tree / NAMES[0].replace("-001", "-002"))
+    rows, problems = open_source(tree).rows()
+    assert sorted(path.rpartition("/")[2] for path in rows) == sorted(NAMES) and not problems
+
+
+def test_a_link_to_nothing_or_to_itself_is_a_bad_file_that_can_be_left_out(tmp_path):
+    tree = write_tree(tmp_path)
+    for number, target in ((5, "nowhere"), (6, "SOB_B_A-14-1006-40-001.png")):
+        (tree / f"SOB_B_A-14-100{number}-40-001.png").symlink_to(target)
+    assert set(load_dataset(tree, 32, "skip").skipped) == {"SOB_B_A-14-1005-40-001.png", "SOB_B_A-14-1006-40-001.png"}
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_what_editors_and_archivers_leave_beside_the_images_is_no_image(tmp_path, packed):
+    tree = write_tree(tmp_path / "tree")
+    for place in (".ipynb_checkpoints", "__MACOSX", "a/.Trash"):
+        write_tree(tree / place, (f"{NAMES[0]}",))
+    (tree / f"._{NAMES[0]}").write_bytes(b"resource fork")
+    (tree / "Thumbs.db").write_bytes(b"thumbs")
+    source = open_source(shutil.make_archive(str(tmp_path / "data"), "zip", tree) if packed else tree)
+    rows, problems = source.rows()
+    assert sorted(rows) == sorted(NAMES) and not problems
+
+
+def test_an_archive_of_windows_is_read(tmp_path):
+    tree = write_tree(tmp_path / "tree")
+    with zipfile.ZipFile(tmp_path / "data.zip", "w") as archive:
+        for name in NAMES:
+            archive.writestr(f"slides\\{name}", (tree / name).read_bytes())
+    assert len(load_dataset(tmp_path / "data.zip", 32).table) == 4
+
+
+@pytest.mark.parametrize("suffix", [".PNG", ".jpg", ".JPEG", ".tif", ".TIFF"])
+def test_every_usual_ending_is_a_name_of_breakhis(suffix):
+    assert breakhis_row(NAMES[0].replace(".png", suffix))[1:] == breakhis_row(NAMES[0])[1:]
 
 
 def test_a_manifest_describes_own_data(tmp_path):
@@ -196,7 +241,7 @@ def test_a_manifest_without_labels_is_read_where_none_are_needed(tmp_path, manif
 
 @pytest.mark.parametrize(
     ("manifest", "message"),
-    [(without_a_column, r"missing columns \['label'\]"), (without_a_value, "line 2: label '': expected 0, 1, benign")],
+    [(without_a_column, r"missing columns \['label'\]"), (without_a_value, "line 2: label '': expected a class for every image")],
 )
 def test_a_manifest_without_labels_cannot_be_trained_on_also_after_it_was_predicted(tmp_path, manifest, message):
     path = manifest(tmp_path)
@@ -213,7 +258,7 @@ def test_labels_that_are_known_are_kept_where_none_are_needed(tmp_path):
 
 def test_a_wrong_label_is_no_unknown_one(tmp_path):
     path = unlabelled(tmp_path, "path,patient,label,magnification", f"tree/{NAMES[0]},p,maybe,40")
-    with pytest.raises(DataError, match="line 2: label 'maybe': expected 0, 1, benign or malignant"):
+    with pytest.raises(DataError, match="label maybe: expected two classes"):
         open_source(path, labelled=False)
 
 

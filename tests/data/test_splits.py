@@ -9,6 +9,7 @@ import pytest
 
 from data.errors import DataError, LeakageError
 from data.grammar import file_name
+from data.split_files import read_splits
 from data.splits import (
     OFFICIAL_FOLDS,
     Splits,
@@ -18,7 +19,6 @@ from data.splits import (
     make_splits,
     nested_splits,
     official_splits,
-    read_splits,
 )
 from tests.data.trees import slides, table_of
 
@@ -72,10 +72,16 @@ def test_the_same_seed_gives_the_same_splits_and_another_seed_others():
     assert made[0].test != made[2].test and made[0].folds != made[2].folds
 
 
-def test_splits_do_not_depend_on_how_many_images_a_patient_has():
-    more = table_of(*slides(*PATIENTS, "B_A-14-1001CD", "M_DC-14-1007CD"), "SOB_B_A-14-1003-40-002.png", "SOB_B_A-14-1003-100-001.png")
-    arguments = {"folds": 3, "test_fraction": 0.2, "grouping": "case", "seed": 0}
-    assert make_splits(more, **arguments) == make_splits(TABLE, **arguments)
+def test_the_numbers_of_images_are_evened_out_between_the_folds():
+    """Four persons of a class have 9 images, the others 1: by chance one fold in three gets two of them or more."""
+    persons = [f"{kind}-14-{number}" for kind, first in (("B_A", 1001), ("M_DC", 2001)) for number in range(first, first + 16)]
+    rich = {f"{kind}-14-{number}" for kind, first in (("B_A", 1001), ("M_DC", 2001)) for number in range(first, first + 4)}
+    table = table_of(*(f"SOB_{person}-40-{n:03d}.png" for person in persons for n in range(9 if person in rich else 1)))
+    for seed in range(5):
+        splits = make_splits(table, folds=4, test_fraction=0.0, grouping="case", seed=seed)
+        for fold in splits.folds:
+            here = np.isin(table.patient, fold)
+            assert [8 <= int((here & (table.label == label)).sum()) <= 20 for label in (0, 1)] == [True, True]
 
 
 def test_slide_grouping_divides_cases_and_case_leaks_lists_exactly_those(real_table):
@@ -154,7 +160,7 @@ def test_written_splits_are_read_back(tmp_path, wrap):
     made = make_splits(TABLE, folds=3, test_fraction=0.2, grouping="case", seed=0)
     path = tmp_path / "splits.json"
     path.write_text(json.dumps(wrap(made.to_json())))
-    read = read_splits(path)
+    read = read_splits(str(path), TABLE, "slide")
     assert read == replace(made, source=str(path))
     assert build_splits(TABLE, str(path), folds=99, test_fraction=0.0, grouping="slide", seed=1) == read  # the file decides
 
@@ -162,7 +168,7 @@ def test_written_splits_are_read_back(tmp_path, wrap):
 def test_written_splits_say_which_file_they_came_from(tmp_path):
     path = tmp_path / "splits.json"
     path.write_text(json.dumps({"folds": [["a"], ["b"]]}))
-    assert read_splits(path) == Splits((("a",), ("b",)), (), "case", str(path))
+    assert read_splits(str(path), TABLE, "slide") == Splits((("a",), ("b",)), (), "case", str(path))
 
 
 def test_development_and_fold_of_leave_the_sealed_out():
@@ -212,3 +218,99 @@ def test_nested_splits_repeat_by_seed():
 def test_too_few_cases_for_outer_or_inner_folds_are_an_error(outer, folds, message):
     with pytest.raises(DataError, match=message):
         nested_splits(TABLE, outer, **INNER | {"folds": folds})
+
+
+# splits from elsewhere ------------------------------------------------------------------------------------------------
+
+CLASSES = {f"SOB_{kind}_14-{number}": int(kind == "M_DC") for kind, first in (("B_A", 1), ("M_DC", 5)) for number in range(first, first + 4)}
+PEOPLE = table_of(*(f"{slide.replace('_14', '-14')}-{m}-001.png" for slide in CLASSES for m in (40, 100)))
+HALVES = tuple(tuple(name for place, name in enumerate(CLASSES) if place % 2 == half) for half in (0, 1))
+
+
+def _json(path, names):
+    path.write_text(json.dumps({"folds": names, "test": []}), encoding="utf-8-sig")
+    return path
+
+
+def _list(path, names):
+    path.write_text(json.dumps(names))
+    return path
+
+
+def _table(path, names):
+    lines = [f"{name};{number}" for number, fold in enumerate(names) for name in fold]
+    path = path.with_suffix(".csv")
+    path.write_text("\n".join(["Patient;Fold", *lines]))
+    return path
+
+
+@pytest.mark.parametrize("write", [_json, _list, _table])
+@pytest.mark.parametrize(
+    "spelt", [str, lambda name: name.replace("_14-", "-14-"), lambda name: name.rpartition("-")[2]], ids=["slides", "hyphens", "persons"]
+)
+def test_folds_are_read_as_others_write_them(tmp_path, write, spelt):
+    path = write(tmp_path / "splits.json", [[spelt(name) for name in fold] for fold in HALVES])
+    splits = build_splits(PEOPLE, str(path), folds=99, test_fraction=0.5, grouping="case", seed=0)
+    assert splits.folds == HALVES and splits.test == ()
+
+
+def test_a_table_names_who_is_sealed(tmp_path):
+    names = [*CLASSES]
+    folds = ["test" if place in (0, 4) else str(10 + place % 2) for place in range(8)]
+    lines = [f"{name},{fold}" for name, fold in zip(names, folds, strict=True)]
+    (tmp_path / "folds.csv").write_text("\n".join(["slide,fold", *lines]))
+    splits = build_splits(PEOPLE, str(tmp_path / "folds.csv"), folds=99, test_fraction=0.0, grouping="case", seed=0)
+    assert splits.test == (names[0], names[4]) and [len(fold) for fold in splits.folds] == [2, 4]
+
+
+def _dsfold(folder, part_of):
+    path = folder / "dsfold1.txt"
+    path.write_text("".join(f"{file}|40|1|{part_of[slide]}\n" for file, slide in zip(PEOPLE.path, PEOPLE.patient, strict=True)))
+    return str(path)
+
+
+def _kaggle(folder, part_of):
+    lines = [
+        f"{number},40,{part if number == 2 else 'train'},BreaKHis_v1/a/b/{file}"
+        for number in (1, 2)
+        for file, part in ((file, part_of[slide]) for file, slide in zip(PEOPLE.path, PEOPLE.patient, strict=True))
+    ]
+    (folder / "Folds.csv").write_text("\n".join(["fold,mag,grp,filename", *lines]))
+    return f"{folder / 'Folds.csv'}:2"
+
+
+def _tree(folder, part_of):
+    for file, slide in zip(PEOPLE.path, PEOPLE.patient, strict=True):
+        place = folder / "fold1" / part_of[slide] / "40X"
+        place.mkdir(parents=True, exist_ok=True)
+        (place / file).touch()
+    return str(folder / "fold1")
+
+
+@pytest.mark.parametrize("write", [_dsfold, _kaggle, _tree])
+def test_who_others_test_on_is_sealed_and_the_rest_is_dealt(tmp_path, write):
+    part_of = {name: "test" if place in (0, 4) else "train" for place, name in enumerate(CLASSES)}
+    source = write(tmp_path, part_of)
+    splits = build_splits(PEOPLE, source, folds=3, test_fraction=0.5, grouping="case", seed=0)
+    assert set(splits.test) == {name for name, part in part_of.items() if part == "test"}
+    assert [len(fold) for fold in splits.folds] == [2, 2, 2]
+
+
+def test_a_slide_in_train_and_in_test_is_a_leak(tmp_path):
+    (tmp_path / "dsfold1.txt").write_text(f"{PEOPLE.path[0]}|40|1|train\n{PEOPLE.path[1]}|40|1|test\n")
+    with pytest.raises(LeakageError, match="SOB_B_A_14-1 in train and in test"):
+        build_splits(PEOPLE, str(tmp_path / "dsfold1.txt"), folds=3, test_fraction=0.0, grouping="case", seed=0)
+
+
+def test_kaggles_file_needs_the_number_of_its_partition(tmp_path):
+    source = _kaggle(tmp_path, dict.fromkeys(CLASSES, "train")).removesuffix(":2")
+    with pytest.raises(DataError, match=r"it holds the folds 1, 2; say which one, as .*Folds.csv:1"):
+        build_splits(PEOPLE, source, folds=3, test_fraction=0.0, grouping="case", seed=0)
+
+
+def test_one_patient_may_be_left_out_at_a_time_where_the_others_are_of_both_classes(tmp_path):
+    path = _list(tmp_path / "lopo.json", [[name] for name in CLASSES])
+    assert len(build_splits(PEOPLE, str(path), folds=5, test_fraction=0.2, grouping="case", seed=0).folds) == 8
+    one_benign = [*([name] for name in CLASSES if CLASSES[name]), [name for name in CLASSES if not CLASSES[name]]]
+    with pytest.raises(DataError, match="fold 5 holds one class only"):
+        build_splits(PEOPLE, str(_list(tmp_path / "wrong.json", one_benign)), folds=5, test_fraction=0.2, grouping="case", seed=0)

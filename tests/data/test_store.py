@@ -114,17 +114,17 @@ def test_a_changed_image_is_decoded_again_and_changes_the_fingerprint(tmp_path):
 def test_what_became_of_each_file_is_told_as_long_as_the_cache_holds_what_was_before(tmp_path, own_cache):
     tree = write_tree(tmp_path)
     before = load_dataset(tree, 32)
-    assert store.changed_files(before, before.fingerprint) == []
+    assert store.changed_files(before.fingerprint, before.fingerprint) == []
     (tree / NAMES[0]).unlink()
     write_png(tree / NAMES[1], seed=99)
     write_png(tree / "SOB_B_F-14-1002-40-002.png", seed=98)
     after = load_dataset(tree, 32)
     told = [f"{NAMES[0]} is gone", "SOB_B_F-14-1002-40-002.png is new", f"{NAMES[1]} is another image"]
-    assert store.changed_files(after, before.fingerprint) == told
-    assert store.changed_files(load_dataset(tree, 48), before.fingerprint) == []  # at another size nothing was kept
+    assert store.changed_files(after.fingerprint, before.fingerprint) == told
+    assert store.changed_files(load_dataset(tree, 48).fingerprint, before.fingerprint) == told  # at any size
     for meta in own_cache.rglob("meta.json"):
         meta.write_text("damaged")
-    assert store.changed_files(after, before.fingerprint) == []
+    assert store.changed_files(after.fingerprint, before.fingerprint) == []
 
 
 def test_a_touched_file_is_checked_again_but_is_the_same_data(tmp_path, own_cache):
@@ -177,7 +177,7 @@ def test_two_images_of_a_patient_that_change_names_are_another_data_set_with_oth
     after = load_dataset(tree, 32)
     assert not same_data(before.fingerprint, after.fingerprint) and same_images(before.fingerprint, after.fingerprint)
     told = [f"{name} is another image" for name in names]
-    assert store.changed_files(after, before.fingerprint) == told
+    assert store.changed_files(after.fingerprint, before.fingerprint) == told
     np.testing.assert_array_equal(with_features(after, frozen, CPU).features, features[[1, 0, 2]])
 
 
@@ -264,6 +264,44 @@ def test_a_copy_across_cases_is_nobodys_image(tmp_path):
     assert sorted(load_dataset(tree, 32, "skip").table.path) == sorted(NAMES[2:])
 
 
+def test_a_copy_is_seen_by_its_pixels_also_in_another_format(tmp_path):
+    tree = write_tree(tmp_path)
+    Image.open(tree / NAMES[0]).save(tree / NAMES[1].replace(".png", ".tif"))
+    with pytest.raises(DataError, match=r"2 bad file\(s\).*which belongs to another case"):
+        load_dataset(tree, 32)
+
+
+def test_another_image_of_the_same_name_is_named(tmp_path):
+    tree = write_tree(tmp_path / "original")
+    shutil.copytree(tree, tmp_path / "z_normalised")
+    write_png(tmp_path / "z_normalised" / NAMES[0], seed=77)
+    with pytest.raises(
+        DataError, match=rf"1 bad file\(s\): z_normalised/{NAMES[0]} \(another image than original/{NAMES[0]}, which has its name"
+    ):
+        load_dataset(tmp_path, 32)
+
+
+def test_images_of_16_bits_are_scaled_by_one_rule_which_is_told(tmp_path):
+    tree = write_tree(tmp_path)
+    rng = np.random.default_rng(5)
+    for name, largest in zip(NAMES, (900, 3000, 60, 1500), strict=True):  # of a camera of 12 bits
+        values = np.append(rng.integers(0, largest, 32 * 32 - 1), largest).reshape(32, 32).astype(np.uint16)
+        Image.fromarray(values).save(tree / name)
+    dataset = load_dataset(tree, 32)
+    assert dataset.notes == ("16- or 32-bit images hold values up to 3000: 0 to 4095 became 0 to 255",)
+    assert dataset.images.max((1, 2, 3)).tolist() == [round(value * 255 / 4095) for value in (900, 3000, 60, 1500)]
+    assert load_dataset(tree, 32, progress=decoded_again).notes == dataset.notes
+
+
+def test_a_data_set_that_is_mostly_black_and_white_is_told(tmp_path):
+    tree = write_tree(tmp_path)
+    for number, name in enumerate(NAMES):
+        pixels = np.random.default_rng(number).integers(0, 2, (32, 32, 3), dtype=np.uint8) * 255
+        Image.fromarray(pixels).save(tree / name)
+    (note,) = load_dataset(tree, 32).notes
+    assert note.startswith("100% of all values are black or white")
+
+
 def test_a_failed_build_leaves_nothing_behind(tmp_path, own_cache):
     tree = write_tree(tmp_path)
     (tree / NAMES[3]).write_bytes(b"damaged")
@@ -298,28 +336,12 @@ load_dataset(sys.argv[1], 32, progress=lambda done, total: done < 2 or os.kill(o
 """
 
 
-def _stop_after(two):
-    def progress(done, total):
-        if done == two:
-            raise KeyboardInterrupt
-
-    return progress
-
-
-def _interrupt(tree):
-    """A build that its user stops after two of four images -> what it leaves: the half-built folder."""
-    with pytest.raises(KeyboardInterrupt):
-        load_dataset(tree, 32, progress=_stop_after(2))
-    (folder,) = (cache_root() / "images").iterdir()
-    return folder
-
-
 def assert_whole_and_true_to(tree, dataset, cache):
     """The data set of a tree of four, and its folder the only one in the cache, with nothing else in it."""
     assert len(dataset.table) == 4
     assert_pixels_are_those_of_the_files(dataset, tree)
     (folder,) = (cache / "images").iterdir()
-    assert sorted(os.listdir(folder)) == ["images.npy", "meta.json", "table.npz"]
+    assert sorted(os.listdir(folder)) == ["files.npz", "images.npy", "meta.json", "table.npz"]
 
 
 def test_a_cache_is_complete_and_holds_nothing_else(tmp_path, own_cache):
@@ -327,72 +349,35 @@ def test_a_cache_is_complete_and_holds_nothing_else(tmp_path, own_cache):
     assert_whole_and_true_to(tree, load_dataset(tree, 32), own_cache)
 
 
-def _taken_up(tree):
+def _counted(tree):
     """The data set of a tree, and the counts of each image that was decoded for it."""
     seen = []
     return load_dataset(tree, 32, progress=lambda *counts: seen.append(counts)), seen
 
 
-def test_a_killed_build_is_taken_up_where_it_stopped(tmp_path, own_cache):
+def test_a_killed_build_is_never_seen_and_what_it_left_goes_with_the_next(tmp_path, own_cache):
     tree = write_tree(tmp_path)
     assert subprocess.run([sys.executable, "-c", KILLED, str(tree)], check=False).returncode == -signal.SIGKILL
-    dataset, seen = _taken_up(tree)
-    assert seen == [(3, 4), (4, 4)]
+    (left,) = (path for path in (own_cache / "images").iterdir() if path.is_dir())
+    assert left.name.startswith(".")
+    dataset, seen = _counted(tree)
+    assert seen == [(1, 4), (2, 4), (3, 4), (4, 4)]
     assert_whole_and_true_to(tree, dataset, own_cache)
 
 
-def test_an_interrupted_build_is_never_seen_and_its_data_set_is_the_same(tmp_path, own_cache, monkeypatch):
-    tree = write_tree(tmp_path / "tree")
-    assert _interrupt(tree).name.startswith(".")
-    dataset, seen = _taken_up(tree)
-    assert seen == [(3, 4), (4, 4)]
-    assert_whole_and_true_to(tree, dataset, own_cache)
-    monkeypatch.setenv("MMNET_CACHE", str(tmp_path / "another"))  # where nothing is to be taken up
-    assert dataset.fingerprint == load_dataset(tree, 32).fingerprint
+def test_an_interrupted_build_leaves_nothing(tmp_path, own_cache):
+    def stop(done, total):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        load_dataset(write_tree(tmp_path), 32, progress=stop)
+    assert list((own_cache / "images").iterdir()) == []
 
 
 def _other_pixels(folder):
     images = np.load(folder / "images.npy", mmap_mode="r+")
     images[:] += 1
     images.flush()
-
-
-def _other_shape(folder):
-    np.save(folder / "images.npy", np.zeros((4, 16, 16, 3), dtype=np.uint8))
-
-
-def _cut_short(folder):
-    os.truncate(folder / "images.npy", 1000)
-
-
-def _no_pixels(folder):
-    (folder / "images.npy").unlink()
-
-
-def _no_journal(folder):
-    (folder / store.JOURNAL).unlink()
-
-
-def _illegible_journal(folder):
-    (folder / store.JOURNAL).write_bytes(b'\xff[]\n["path"]\n[[1], 2, 3]\n7\n["nowhere.png", "0", 0]\n')
-
-
-@pytest.mark.parametrize("damage", [_other_pixels, _other_shape, _cut_short, _no_pixels, _no_journal, _illegible_journal])
-def test_a_damaged_half_is_begun_again(tmp_path, own_cache, damage):
-    tree = write_tree(tmp_path)
-    damage(_interrupt(tree))
-    dataset, seen = _taken_up(tree)
-    assert len(seen) == 4
-    assert_whole_and_true_to(tree, dataset, own_cache)
-
-
-def test_of_a_torn_journal_all_whole_lines_count(tmp_path, own_cache):
-    tree = write_tree(tmp_path)
-    journal = _interrupt(tree) / store.JOURNAL
-    journal.write_text(journal.read_text()[:-5])
-    dataset, seen = _taken_up(tree)
-    assert len(seen) == 3
-    assert_whole_and_true_to(tree, dataset, own_cache)
 
 
 def test_of_two_loads_at_once_one_decodes_and_the_other_waits(tmp_path, own_cache):
@@ -402,7 +387,7 @@ def test_of_two_loads_at_once_one_decodes_and_the_other_waits(tmp_path, own_cach
 
     def start_another(done, total):
         if not others:
-            others.append(Thread(target=lambda: second.extend(_taken_up(tree))))
+            others.append(Thread(target=lambda: second.extend(_counted(tree))))
             others[0].start()
 
     first = load_dataset(tree, 32, progress=start_another)
@@ -430,8 +415,7 @@ def test_a_cache_that_cannot_be_written_says_which(tmp_path, monkeypatch):
 
 
 def test_a_disk_too_small_is_refused_before_decoding(tmp_path, monkeypatch, own_cache):
-    images = 4 * 32 * 32 * 3  # bytes; they stand on the disk twice while the cache is built
-    free = 2**20 + 2 * images - 1
+    free = 2**20 + 4 * 32 * 32 * 3 - 1
     monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=free))
     with pytest.raises(InputError, match=f"disk of {own_cache}.* MiB free, .* MiB needed; free some space"):
         load_dataset(write_tree(tmp_path), 32, progress=lambda *_: pytest.fail("decoded"))
@@ -439,7 +423,7 @@ def test_a_disk_too_small_is_refused_before_decoding(tmp_path, monkeypatch, own_
 
 
 def test_a_disk_just_large_enough_is_accepted(tmp_path, monkeypatch, own_cache):
-    free = 2**20 + 2 * 4 * 32 * 32 * 3
+    free = 2**20 + 4 * 32 * 32 * 3
     monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=free))
     assert len(load_dataset(write_tree(tmp_path), 32).table) == 4
 

@@ -43,19 +43,19 @@ for name, first, *words in (
     ("a magnification of 30 digits", f"0.png,p,0,{'9' * 30}", "line 2: magnification '999", "expected a number such as 40"),
     ("a magnification in Arabic digits", "0.png,p,0,٤٠", "line 2: magnification '٤٠'"),
     ("a magnification of 0", "0.png,p,0,0", "line 2: magnification '0'"),
-    ("a label of 2", "0.png,p,2,40", "line 2: label '2': expected 0, 1, benign or malignant"),
-    ("a field of 200 kB", f"0.png,{'p' * 200_000},0,40", "line 2: field larger than field limit"),
-    ("a path with a NUL", "0\0.png,p,0,40", "line 2: expected text without control characters"),
-    ("a patient with a bell", "0.png,p\a,0,40", "line 2: expected text without control characters"),
-    ("a quote that is never closed", '"0.png,p,0,40', "line 2: expected one value for each column"),
-    ("a path of 5000 letters", f"{'a' * 5000}.png,p,0,40", "File name too long"),
+    ("a label of 2", "0.png,p,2,40", "3 classes (0, 1, 2)", "say --positive 0 for one against the rest"),
+    ("a field of 200 kB", f"0.png,{'p' * 200_000},0,40", "line 2: patient of 200000 characters: expected at most 1000"),
+    ("a path with a NUL", "0\0.png,p,0,40", "it holds a NUL; expected a CSV file"),
+    ("a patient with a bell", "0.png,p\a,0,40", "line 2: patient", "expected text without control characters"),
+    ("a quote that is never closed", '"0.png,p,0,40', "EOF inside string", "expected CSV with a column name or a value a field"),
+    ("a path of 5000 letters", f"{'a' * 5000}.png,p,0,40", "line 2: path of 5004 characters: expected at most 1000"),
     ("a path that is a folder", ".,p,0,40", "1 bad file(s): . (not a plain file)"),
     ("a path that looks like markup", "[/red].png,p,0,40", "[/red].png (cannot be read: No such file or directory)"),
 ):
     add(name, "--data {root}/own.csv", partial(manifest, first), *words)
 for name, columns, *words in (
-    ("semicolons", "path;patient;label;magnification", "missing columns ['path', 'patient', 'label', 'magnification']"),
-    ("a column twice", "path,patient,label,path", "unknown or repeated columns ['path', 'path']"),
+    ("semicolons", "path;patient;label;magnification", "line 2: patient is empty; expected one value for each of path, patient, label"),
+    ("a column twice", "path,patient,label,path", "repeated columns ['path']; expected each once: remove or rename the others"),
 ):
     add(name, "--data {root}/own.csv", partial(manifest, GOOD[0], columns=columns), "manifest {root}/own.csv", *words)
 MALIGNANT = tuple(f"{number}.png,p{number},1,40" for number in range(6))
@@ -137,7 +137,7 @@ for name, text, *words in (  # more of them: tests/data/test_bad_data.py
     ("null", "null", "expected JSON"),
     ("a number for the folds", '{"folds": 5}', "expected JSON"),
     ("other names", '{"folds": [[1, 2], [3, 4]]}', "do not fit the data", "not in the data: [1, 2, 3, 4]", "use the data set"),
-    ("no folds", '{"folds": []}', "do not fit the data"),
+    ("no folds", '{"folds": []}', "expected JSON"),
     ("text for a fold", '{"folds": ["abc", "def"]}', "expected JSON", "'abc' is no list of patients"),
     ("text for a test", '{"folds": [["a"], ["b"]], "test": "abc"}', "'abc' is no list of patients"),
     ("a patient that is a list", '{"folds": [[["a"]], [["b"]]]}', "is no list of patients"),

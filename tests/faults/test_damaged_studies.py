@@ -303,11 +303,11 @@ def with_data(change: Callable[[Path], object]) -> Callable[[Path], None]:
 
 
 def paint(image: Path) -> None:
-    Image.new("RGB", (32, 32)).save(image)
+    Image.effect_noise((32, 32), 50).save(image)
 
 
 def add_another(image: Path) -> None:
-    Image.new("RGB", (32, 32)).save(image.with_name(image.name.replace("-001.png", "-900.png")))
+    Image.effect_noise((32, 32), 50).save(image.with_name(image.name.replace("-001.png", "-900.png")))
 
 
 for name, verbs, change, *words in (

@@ -1,0 +1,177 @@
+"""An own data set as a table: path, patient, label, and optionally slide, magnification and subtype.
+
+A patient is a person, whom no split divides; a slide one specimen of theirs (each patient has one where the column is absent).
+Delimiter, encoding, capitals of the column names, an index column, blank lines, `40.0` and `40X` are understood as spreadsheets write
+them; what was understood and what is not used is told.
+"""
+
+import re
+import warnings
+from collections import Counter
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from data.errors import DataError, shortlist
+from data.table import UNKNOWN, Row, alike, same_name
+
+NO_LABEL = ("", "na", "n/a", "nan", "none", "unknown", "?", "-1")
+POSITIVE = ("1", "malignant", "m", "true", "yes", "positive", "pos", "tumor", "tumour", "cancer", "carcinoma", "invasive", "idc")
+NEGATIVE = ("0", "benign", "b", "false", "no", "negative", "neg", "normal", "healthy")
+PLAIN = {"0", "1", "benign", "malignant"}  # which may also be mixed
+DELIMITERS = {",": "a comma", ";": "a semicolon", "\t": "a tab", "|": "a bar"}
+LONGEST = 1000  # characters of a value
+ONE_MAGNIFICATION = 1  # what images are given whose magnification nobody says
+COLUMNS = ("path", "patient", "label", "slide", "magnification", "subtype", "case")
+
+
+def read_manifest(manifest: Path, labelled: bool = True, positive: str | None = None) -> tuple[dict[str, Row], list[str]]:
+    """({path: row}, what was understood). `positive`: the labels, divided by commas, that count as 1; all others are 0 then.
+
+    Raises DataError naming the line and the value.
+    """
+    text, notes = _text(manifest)
+    table = _table(manifest, text)
+    required = ("path", "patient", *(("label",) if labelled else ()))
+    missing = [name for name in required if name not in table]
+    if missing:
+        raise DataError(
+            f"manifest {manifest}: missing columns {missing}, it has {list(table.columns)}; expected path,patient,label and optionally "
+            f"slide,magnification,subtype, divided by {', '.join(DELIMITERS.values())}"
+        )
+    others = [name for name in table if name not in COLUMNS]
+    if others:
+        notes.append(f"other columns of the manifest are not used: {shortlist(others)}")
+    if "magnification" not in table:
+        notes.append(f"no column magnification: all images are taken for one, {ONE_MAGNIFICATION}X")
+        table["magnification"] = str(ONE_MAGNIFICATION)
+    if table.empty:
+        raise DataError(f"manifest {manifest}: lists no image; expected one a line below the column names")
+    for name in COLUMNS:
+        if name in table:
+            table[name] = table[name].str.strip().map(same_name)
+            long = table[name].str.len() > LONGEST
+            if long.any():
+                value = table[name][long].iloc[0]
+                raise DataError(f"{_line(manifest, table, long)}: {name} of {len(value)} characters: expected at most {LONGEST}")
+            bad = table[name].map(str.isprintable)
+            if not bad.all():
+                raise DataError(
+                    f"{_line(manifest, table, ~bad)}: {name} {table[name][~bad].iloc[0]!r}: expected text without control characters"
+                )
+    for name in ("path", "patient"):
+        if (empty := table[name] == "").any():
+            raise DataError(f"{_line(manifest, table, empty)}: {name} is empty; expected one value for each of {', '.join(required)}")
+    number = table["magnification"].str.fullmatch(r"[1-9][0-9]{0,4}(\.0*)?\s*[xX]?")
+    if not number.all():
+        value = table["magnification"][~number].iloc[0]
+        raise DataError(f"{_line(manifest, table, ~number)}: magnification {value!r}: expected a number such as 40")
+    if (twice := table["path"].duplicated()).any():
+        raise DataError(f"{_line(manifest, table, twice)}: path {table['path'][twice].iloc[0]!r} is listed twice; remove one of the lines")
+    label, told = _labels(manifest, table, labelled, positive)
+    if "case" in table:  # earlier manifests: a patient was a slide there
+        slide, patient = table["patient"], table["case"].where(table["case"] != "", table["patient"])
+    else:
+        patient = table["patient"]
+        slide = table["slide"].where(table["slide"] != "", patient) if "slide" in table else patient
+    subtype = table["subtype"] if "subtype" in table else pd.Series("", index=table.index)
+    magnification = table["magnification"].str.extract(r"([0-9]+)", expand=False).astype(int)
+    columns = (table["path"], magnification, slide, patient, subtype, label)
+    rows = {row[0]: row for row in zip(*(column.tolist() for column in columns), strict=True)}
+    return rows, [*notes, *told, *alike(set(patient), "patients")]
+
+
+def read_table(path: Path) -> pd.DataFrame:
+    """A CSV file of any delimiter and encoding, all values as text, columns in small letters. Raises DataError."""
+    return _table(path, _text(path)[0])
+
+
+def _text(manifest: Path) -> tuple[str, list[str]]:
+    try:
+        content = manifest.read_bytes()
+    except OSError as error:
+        raise DataError(f"manifest {manifest}: cannot read it: {error}; expected a CSV file") from error
+    wide = content[:2] in (b"\xff\xfe", b"\xfe\xff")
+    notes: list[str] = []
+    try:
+        try:
+            text = content.decode("utf-16" if wide else "utf-8-sig")
+        except UnicodeDecodeError:
+            if wide:
+                raise
+            text, notes = content.decode("cp1252"), ["the manifest is not in UTF-8; it was read as Windows-1252"]
+    except UnicodeDecodeError as error:
+        raise DataError(f"manifest {manifest}: cannot read it: {error}; expected a CSV file in UTF-8") from error
+    if "\0" in text:
+        raise DataError(f"manifest {manifest}: cannot read it: it holds a NUL; expected a CSV file in UTF-8")
+    return text, notes
+
+
+def _table(manifest: Path, text: str) -> pd.DataFrame:
+    """All values as text; `line` numbers the rows as an editor does."""
+    begins = 2 if text[:4].lower() == "sep=" else 1  # a line that spreadsheets write and read
+    head = next((line for line in text.splitlines()[begins - 1 :] if line.strip()), "")
+    delimiter = max(DELIMITERS, key=head.count)
+    settings: dict[str, Any] = {"dtype": str, "keep_default_na": False, "skip_blank_lines": False, "index_col": False}
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", pd.errors.ParserWarning)  # values of a line that is too long would be lost
+            table = pd.read_csv(StringIO(text), sep=delimiter, skiprows=begins - 1, **settings)
+    except (ValueError, pd.errors.ParserWarning) as error:  # pandas' own errors are of the first kind
+        reason = str(error).strip().splitlines()[-1]
+        raise DataError(f"manifest {manifest}: {reason}; expected CSV with a column name or a value a field") from error
+    table.index += begins + 1
+    table.columns = [same_name(str(name)).strip().lower() for name in table.columns]
+    counts = Counter(table.columns)  # pandas gives the second `label` another name: label.1
+    again = {name.rpartition(".")[0] for name in counts if re.fullmatch(r".+\.[0-9]+", name)} & set(COLUMNS)
+    repeated = sorted(again | {name for name in counts if counts[name] > 1})
+    if repeated:
+        raise DataError(f"manifest {manifest}: repeated columns {repeated}; expected each once: remove or rename the others")
+    table = table.fillna("")
+    table = table[(table != "").any(axis=1)]
+    return table.loc[:, [not re.fullmatch(r"unnamed: \d+|", name) for name in table.columns]]  # the index that pandas and R write
+
+
+def _line(manifest: Path, table: pd.DataFrame, wrong: pd.Series) -> str:
+    return f"manifest {manifest}, line {table.index[wrong][0]}"
+
+
+def _labels(manifest: Path, table: pd.DataFrame, labelled: bool, positive: str | None) -> tuple[pd.Series, list[str]]:
+    """(0 and 1, UNKNOWN where there is none, what is positive)."""
+    if "label" not in table:
+        return pd.Series(UNKNOWN, index=table.index), []
+    said = table["label"].str.replace(r"\.0+$", "", regex=True)
+    value = said.str.casefold()
+    unknown = value.isin(NO_LABEL)
+    if labelled and unknown.any():
+        raise DataError(f"{_line(manifest, table, unknown)}: label {table['label'][unknown].iloc[0]!r}: expected a class for every image")
+    found = sorted(set(value[~unknown]))
+    shown = {name: said[value == name].iloc[0] for name in found}
+    names = shortlist(list(shown.values()))
+    if positive is not None:
+        chosen = {same_name(name).strip().casefold() for name in positive.split(",")}
+        if labelled and not chosen <= set(found):
+            raise DataError(f"data.positive = {positive!r}: the manifest {manifest} has the labels {names}; name one of them")
+    elif set(found) <= PLAIN:
+        chosen = set(found) & set(POSITIVE)
+    elif len(found) > 2:
+        raise DataError(
+            f"manifest {manifest}: {len(found)} classes ({names}): two can be trained so far; "
+            f"say --positive {shown[found[0]]} for one against the rest"
+        )
+    else:
+        chosen, known = set(found) & set(POSITIVE), set(found) & set(NEGATIVE)
+        if len(found) == 2 and not chosen and known:
+            chosen = set(found) - known
+        if len(found) == 2 and len(chosen) != 1 or len(found) == 1 and not chosen | known:
+            raise DataError(
+                f"manifest {manifest}: label {names}: expected two classes of which one is known as positive; say which, as "
+                f"--positive {shown[found[0]]}"
+            )
+    label = value.isin(chosen).astype(int).where(~unknown, UNKNOWN)
+    words = [
+        f"label {', '.join(shown[name] for name in found if name in chosen)} is positive, {', '.join(shown[name] for name in found if name not in chosen)} negative"
+    ]
+    return label, [] if set(found) <= PLAIN or len(found) < 2 else words
