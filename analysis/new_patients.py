@@ -30,9 +30,9 @@ ROWS_SHOWN = 20
 
 def check_new(dataset: Dataset, study: Path) -> None:
     """Raises LeakageError when a patient or case of the study, sealed ones included, stands among those to be predicted."""
-    splits = Splits.from_json(read_study(study)["splits"])
-    known = study_predictions(study)
-    cases = set(known.case.tolist())
+    about = read_study(study)
+    splits = Splits.from_json(about["splits"])
+    cases = {*study_predictions(study).case.tolist(), *about.get("sealed_cases", ())}  # earlier versions did not record them
     patients = {*splits.development(), *splits.test}
     case_of = dataset.table.of_patients("case")
     seen = sorted(str(patient) for patient, case in case_of.items() if patient in patients or case in cases)

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from rich.console import Console
 
 from data.dataset import same_data
@@ -142,6 +143,7 @@ class StudyFolder:
                 **dataset.table.counts(),
             },
             "splits": splits.to_json(),
+            "sealed_cases": sorted(set(dataset.table.case[np.isin(dataset.table.patient, splits.test)].tolist())),
             "case_leaks": case_leaks(splits, dataset.table),
             "versions": {"python": platform.python_version()}
             | {name: importlib.metadata.version(name) for name in PACKAGES if _installed(name)},

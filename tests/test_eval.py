@@ -158,6 +158,16 @@ def test_a_patient_of_the_study_among_the_new_ones_is_refused(run, study, unseen
     assert f"1 of 10 patients belong to study m ({known})" in message and not (study / "predictions.csv").exists()
 
 
+def test_another_slide_of_a_sealed_person_is_refused(run, study, unseen, data, tmp_path):
+    mixed = shutil.copytree(unseen, tmp_path / "mixed")
+    known = json.loads((study / "study.json").read_text())["splits"]["test"][0]
+    file = next(data.rglob(f"{known}/*/*.png"))
+    other = re.sub(r"-14-(\d+)[A-Z]*-", r"-14-\1XY-", file.name)
+    shutil.copy(file, mixed / other)
+    message = one_error(evaluate(run, study, "--predict", "--data", mixed, expect=2))
+    assert f"1 of 10 patients belong to study m ({breakhis_row(other)[2]})" in message
+
+
 def test_patients_of_a_manifest_without_labels_are_predicted_as_with_them(run, study, unseen, tmp_path):
     with_labels = predicted(run, study, unseen)
     lines = ["path,patient,magnification,case"]
