@@ -17,7 +17,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import ExitStack, suppress
 from itertools import islice
 from pathlib import Path
@@ -39,6 +39,7 @@ from mmnet.config import Config
 from mmnet.mirror import TAKEN
 from mmnet.records import TrialRecord, TrialWriter, read_trial, read_trials
 from mmnet.study_folder import read_study
+from tuning.searcher import NEVER_STARTED
 
 ROOT = Path(__file__).parent.parent
 SEARCH = (
@@ -143,9 +144,9 @@ def differences(first: Path, second: Path) -> list[str]:
     return found + [f"trial {number} is new" for number in others] + remains(second)
 
 
-def remains(study: Path) -> list[str]:
+def remains(study: Path, never_started: Collection[int] = ()) -> list[str]:
     """What an ended study must not leave behind."""
-    states = Counter(trial.state.name for trial in in_database(study))
+    states = Counter(trial.state.name for trial in in_database(study) if trial.number not in never_started)
     found = [f"{count} trials are {state} in optuna.db" for state, count in states.items() if state in ("RUNNING", "FAIL", "WAITING")]
     return found + [f"{path} is left" for path in (study / "trials").rglob(".*") if path.is_file() and path.name != TAKEN]
 
@@ -154,13 +155,19 @@ def in_database(study: Path) -> list[optuna.trial.FrozenTrial]:
     return optuna.load_study(storage=f"sqlite:///{study / 'optuna.db'}", study_name=None).trials
 
 
-def otherwise(study: Path, trials: int) -> list[str]:
-    """What an ended study of so many trials has on record that its configurations do not give when each is trained by itself in peace."""
+def otherwise(study: Path, trials: int, concurrency: int = 1) -> list[str]:
+    """What an ended study of so many trials has on record that its configurations do not give when each is trained by itself in peace.
+
+    Of several at once, one may be lost with everything before its first epoch while a later one is on record: its number stays without.
+    """
     about, threads = read_study(study), torch.get_num_threads()
     base, splits = Config().with_values(about["config"]), Splits.from_json(about["splits"])
     development = prepare(base, about["data"]["path"], Console(quiet=True), "cpu", splits).development
     records, told = {record.number: record for record in read_trials(study)}, in_database(study)
-    found = [f"trial {number} is {'lost' if number < trials else 'new'}" for number in set(range(trials)) ^ set(records)]
+    gaps = set(range(max(records, default=-1) + 1)) - set(records)
+    found = [f"trial {number} is lost" for number in gaps if concurrency == 1 or told[number].user_attrs.get("reason") != NEVER_STARTED]
+    if len(records) != trials:
+        found.append(f"{len(records)} trials are on record in place of {trials}")
     torch.set_num_threads(1)  # as in the search
     for record in records.values():
         ended = {"done": "COMPLETE", "stopped": "PRUNED"}.get(record.status)
@@ -173,7 +180,7 @@ def otherwise(study: Path, trials: int) -> list[str]:
             found.append(f"trial {record.number}: config.json does not follow from its params")
         found += [f"trial {record.number}: other {what}" for what in retrained(record, development, splits)]
     torch.set_num_threads(threads)
-    return found + remains(study)
+    return found + remains(study, gaps)
 
 
 def retrained(record: TrialRecord, development: Dataset, splits: Splits) -> Iterator[str]:
@@ -217,7 +224,7 @@ def main() -> None:
         kills = rng.choices(OF_A_CLUSTER, (3, 3, 1, 3, 3), k=arguments.kills) if nodes else rng.choices(VICTIMS, k=arguments.kills)
         data = generate(output / "data", cases=16, images=2, size=32, seed=0)
         done = search(data, output, "war", arguments.trials, kills, rng, nodes=nodes, concurrency=arguments.concurrency)
-        found = otherwise(output / "war", arguments.trials)
+        found = otherwise(output / "war", arguments.trials, arguments.concurrency)
         if arguments.concurrency == 1:
             search(data, output, "peace", arguments.trials, [], rng, nodes=nodes)
             found += differences(output / "peace", output / "war")

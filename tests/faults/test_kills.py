@@ -63,4 +63,4 @@ def test_so_does_one_whose_nodes_die_or_are_cut_off_and_come_back(data, tmp_path
     """Each trial has the numbers that its configuration gives when it is trained by itself, in this process."""
     with Nodes(2) as nodes:
         study = search(data, tmp_path, [("worker", "driver"), ("node", "everything"), ("split",)], nodes, concurrency)
-    assert otherwise(study, TRIALS) == []
+    assert otherwise(study, TRIALS, concurrency) == []
