@@ -17,8 +17,9 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 
 from bench.machine import describe_machine
+from data.cache import cache_root
 from data.splits import make_splits
-from data.store import cache_root, load_dataset
+from data.store import load_dataset
 from data.table import PatientTable
 from mmnet import feature_maps
 from mmnet.config import Config

@@ -1,13 +1,11 @@
 """Where image bytes come from: a folder of any nesting, an archive of it, or a CSV manifest.
 
-A source lists candidate images and yields a loader for each. Archives are read in place and never extracted; what
-`tarfile`'s data filter would refuse to extract (links, devices, paths that lead out) is refused here too, in a .zip as in
-a .tar, and what an archive may unpack to is bounded before it is unpacked.
+A source lists candidate images and reads each. An archive is unpacked first, into a folder that goes when its images are decoded:
+only plain files that may be images, none that leads out of the archive, and no more than the bounds below.
 """
 
 import gzip
 import hashlib
-import io
 import os
 import stat
 import tarfile
@@ -17,9 +15,9 @@ import zlib
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path, PurePosixPath
-from typing import IO, NamedTuple
 
-from data.errors import DataError, shortlist
+from data.cache import require_space
+from data.errors import DISK, DataError, InputError, shortlist
 from data.grammar import GRAMMAR, parse
 from data.table import Row, same_name
 
@@ -31,12 +29,8 @@ DAMAGED = (tarfile.TarError, zipfile.BadZipFile, zlib.error, EOFError, OSError, 
 MAX_FILE_BYTES = 256 * 2**20
 MAX_MEMBERS = 1_000_000
 MAX_TOTAL_BYTES = 64 * 2**30  # of an archive, unpacked; BreakHis has 4 GB
-HEADER_BYTES = 4096  # of a tar, for each member: its name, its attributes, padding
-SLACK_BYTES = 2**20  # of a tar, once
+MAX_NAME_BYTES = 2**20  # of a tar's member: its name, or its attributes, which tarfile holds in memory
 SYNTHETIC_MARKER = "SYNTHETIC.json"
-
-Loader = Callable[[], bytes]
-Item = tuple[str, Loader]
 
 
 def is_image(path: str) -> bool:
@@ -48,7 +42,8 @@ def _is_litter(name: str) -> bool:
     return name == "__MACOSX" or name.startswith(".") and name not in (".", "..")
 
 
-def _digest(parts: list[str]) -> str:
+def digest(parts: list[str]) -> str:
+    """A short name of these texts in their order."""
     return hashlib.sha256("\n".join(parts).encode(errors="surrogateescape")).hexdigest()[:24]
 
 
@@ -59,69 +54,71 @@ def breakhis_row(path: str) -> Row:
 
 
 class FolderSource:
-    """A BreakHis tree, however deep its releases nest it."""
+    """A BreakHis tree, however deep its releases nest it. Links are followed, and each thing is read once."""
 
     def __init__(self, root: Path):
         self.root = root
         self.name = str(root)
         self.synthetic = any((folder / SYNTHETIC_MARKER).exists() for folder in [root, *root.resolve().parents[:5]])  # also of a subfolder
         self.notes: list[str] = []
+        self.refused: dict[str, str] = {}  # {path: reason}, of an archive: what was not unpacked
         self._files: list[tuple[str, int, int]] = []
         self._seen: set[tuple[int, int]] = set()
-        folders = [(str(root), "")]
+        folders = [""]
         try:
             while folders:
-                folders += self._look_into(*folders.pop())
+                folders += self._look_into(folders.pop())
         except OSError as error:
             raise DataError(f"data folder {root}: cannot read {error.filename}: {error.strerror}; make it readable or remove it") from error
         self._files.sort()
 
-    def _look_into(self, folder: str, prefix: str) -> list[tuple[str, str]]:
-        """Note the images of one folder; returns the folders in it, last first. Links are followed, and each thing is read once."""
-        inner: list[tuple[str, str]] = []
-        with os.scandir(folder) as entries:
-            for entry in sorted(entries, key=lambda entry: entry.name):
-                if entry.name == SYNTHETIC_MARKER:
-                    self.synthetic = True
-                elif _is_litter(entry.name):
-                    continue
-                elif self._is_folder(entry):
-                    if self._is_new(entry.stat()):
-                        inner.insert(0, (entry.path, f"{prefix}{entry.name}/"))
-                elif is_image(entry.name):
-                    try:
-                        about = entry.stat()
-                    except OSError:  # a link to nothing, or to itself: a bad file when it is read
-                        about = entry.stat(follow_symlinks=False)
-                    if self._is_new(about):
-                        self._files.append((prefix + entry.name, about.st_size, about.st_mtime_ns))
-        return inner
-
-    @staticmethod
-    def _is_folder(entry: os.DirEntry[str]) -> bool:
-        try:
-            return entry.is_dir()
-        except OSError:  # a link to itself
-            return False
-
-    def _is_new(self, about: os.stat_result) -> bool:
-        """Whether no other path led to this before."""
-        thing = about.st_dev, about.st_ino
-        known = thing in self._seen
-        self._seen.add(thing)
-        return not known
+    def _look_into(self, folder: str) -> list[str]:
+        """Note the images of one folder; returns the folders in it, last first."""
+        inner = []
+        for name in sorted(os.listdir(self.root / folder)):
+            path = folder + name
+            if name == SYNTHETIC_MARKER:
+                self.synthetic = True
+            if _is_litter(name):
+                continue
+            try:
+                about = os.stat(self.root / path)
+            except OSError:  # a link to nothing, or to itself: a bad file when it is read
+                about = os.lstat(self.root / path)
+            is_folder = stat.S_ISDIR(about.st_mode)
+            thing = about.st_dev, about.st_ino
+            if thing in self._seen or not (is_folder or is_image(name)):
+                continue
+            self._seen.add(thing)
+            if is_folder:
+                inner.append(f"{path}/")
+            else:
+                self._files.append((path, about.st_size, about.st_mtime_ns))
+        return inner[::-1]
 
     def stamp(self) -> str:
         """Changes whenever a file is added, removed or written; costs one directory walk."""
-        return _digest([f"{path}\t{size}\t{mtime}" for path, size, mtime in self._files])
+        return digest([f"{path}\t{size}\t{mtime}" for path, size, mtime in self._files])
 
     def rows(self) -> tuple[dict[str, Row], dict[str, str]]:
-        """({path: row}, {path: reason why it breaks the grammar})."""
-        return _parse_names([path for path, _, _ in self._files], self.name, {})
+        """({path: row}, {path: reason why it cannot be used, such as a name that breaks the grammar})."""
+        rows, problems = {}, dict(self.refused)
+        for path, _, _ in self._files:
+            try:
+                rows[path] = breakhis_row(path)
+            except ValueError as error:
+                problems[path] = str(error)
+        if not rows and not problems:
+            raise DataError(f"data {self.name}: no image found below it; expected BreakHis ({GRAMMAR}); pass --data DIR")
+        if not rows and not self.refused:
+            raise DataError(
+                f"data {self.name}: not a BreakHis tree: none of {len(problems)} images follows {GRAMMAR} "
+                f"(found {shortlist(sorted(problems), 2)}); for an own data set pass a CSV manifest as --data FILE.csv"
+            )
+        return rows, problems
 
-    def items(self, paths: set[str]) -> Iterator[Item]:
-        for path in sorted(paths):
-            yield path, partial(_read_file, self.root / path)
+    def read(self, path: str) -> bytes:
+        return _read_file(self.root / path)
 
 
 class ManifestSource:
@@ -146,14 +143,13 @@ class ManifestSource:
                 parts.append(f"{row}\t{about.st_size}\t{about.st_mtime_ns}")
             except (OSError, ValueError):  # ValueError: no path can be that
                 parts.append(f"{row}\tmissing")
-        return _digest(parts)
+        return digest(parts)
 
     def rows(self) -> tuple[dict[str, Row], dict[str, str]]:
         return dict(self._rows), {}
 
-    def items(self, paths: set[str]) -> Iterator[Item]:
-        for path in sorted(paths):
-            yield path, lambda path=path: _read_file(self._place(path))  # type: ignore[misc]
+    def read(self, path: str) -> bytes:
+        return _read_file(self._place(path))
 
     def _place(self, path: str) -> Path:
         """Where a path of the manifest leads: in the form of Unicode that the disk has, and also where it was written on Windows."""
@@ -162,98 +158,94 @@ class ManifestSource:
         return next((place for form in forms if (place := self.root / form).exists()), self.root / path)
 
 
-class Member(NamedTuple):
-    """What an archive says of one of its members, folders left out."""
-
-    name: str
-    size: int  # bytes, unpacked
-    plain: bool  # a file, not a link and not a device
-    read: Loader
-
-
 class ArchiveSource:
-    """A .tar, .tar.gz or .zip of a BreakHis tree, streamed once."""
+    """A .tar, .tar.gz or .zip of a BreakHis tree, which is read once it is unpacked."""
 
     def __init__(self, archive: Path):
         self.archive = archive
         self.name = str(archive)
-        self.synthetic = False
         self.notes: list[str] = []
 
     def stamp(self) -> str:
         about = self.archive.stat()
-        return _digest([self.archive.name, str(about.st_size), str(about.st_mtime_ns)])
+        return digest([self.archive.name, str(about.st_size), str(about.st_mtime_ns)])
 
-    def rows(self) -> tuple[dict[str, Row], dict[str, str]]:
-        names, refused, total = [], {}, 0
-        for count, member in enumerate(self._members()):
-            total += member.size
-            if count >= MAX_MEMBERS or total > MAX_TOTAL_BYTES:
-                raise DataError(
-                    f"archive {self.archive}: more than {MAX_MEMBERS} members or {MAX_TOTAL_BYTES} bytes, unpacked (at {member.name}); "
-                    "expected a BreakHis archive: unpack a larger one yourself and pass its folder"
-                )
-            if member.name.rsplit("/", 1)[-1] == SYNTHETIC_MARKER:
-                self.synthetic = True
-            if is_image(member.name):
-                if reason := _refusal(member):
-                    refused[member.name] = reason
-                else:
-                    names.append(member.name)
-        return _parse_names(names, self.name, refused)
-
-    def items(self, paths: set[str]) -> Iterator[Item]:
-        for member in self._members():
-            if member.name in paths:
-                try:
-                    content = member.read()
-                except DAMAGED as error:
-                    raise DataError(f"archive {self.archive}: member {member.name} is damaged: {error}; download it again") from error
-                yield member.name, partial(bytes, content)
-
-    def _members(self) -> Iterator[Member]:
+    def unpack(self, folder: Path) -> FolderSource:
+        """Its tree, below an empty folder. Raises DataError: damaged, or beyond the bounds above; InputError: the disk is too small."""
+        refused: dict[str, str] = {}
+        synthetic, total, name = False, 0, ""
+        members = _zip_members if self.archive.name.lower().endswith(".zip") else _tar_members
         try:
-            with self.archive.open("rb") as file:
-                yield from _zip_members(file) if self.archive.name.lower().endswith(".zip") else _tar_members(file)
+            for count, (name, size, plain, extract) in enumerate(members(self.archive), start=1):
+                total += size
+                if count > MAX_MEMBERS or total > MAX_TOTAL_BYTES:
+                    raise DataError(
+                        f"archive {self.archive}: more than {MAX_MEMBERS} members or {MAX_TOTAL_BYTES} bytes, unpacked (at {name}); "
+                        "expected a BreakHis archive: unpack a larger one yourself and pass its folder"
+                    )
+                synthetic |= name.rpartition("/")[2] == SYNTHETIC_MARKER
+                if not is_image(name):
+                    continue
+                if reason := _refusal(name, size, plain):
+                    refused[name] = reason
+                else:
+                    require_space(folder, size)
+                    extract(path=folder)
+        except InputError:
+            raise
         except DAMAGED as error:
-            raise DataError(f"archive {self.archive}: damaged or not an archive: {error}; download it again") from error
+            if isinstance(error, OSError) and error.errno in DISK:
+                raise
+            reason = getattr(error, "strerror", None) or error  # without the path below `folder`
+            place = f" (at {name})" if name else ""
+            raise DataError(f"archive {self.archive}: damaged or not an archive: {reason}{place}; download it again") from error
+        tree = FolderSource(folder)
+        tree.name, tree.synthetic, tree.refused = self.name, synthetic, refused
+        return tree
 
 
-def _refusal(member: Member) -> str:
-    """Why a member is not read, "" where it is: `tarfile.data_filter`'s rules, and a bound on its size."""
-    path = PurePosixPath(member.name)
-    if not member.plain:
+Member = tuple[str, int, bool, Callable[..., object]]  # name, bytes when unpacked, whether a plain file, what unpacks it below `path`
+
+
+def _refusal(name: str, size: int, plain: bool) -> str:
+    """Why a member is not unpacked, "" where it is."""
+    path = PurePosixPath(name)
+    if not plain:
         return "a link or a device, expected a plain file"
     if path.is_absolute() or ".." in path.parts:
         return "its path leads out of the archive"
-    return f"{member.size} bytes: expected at most {MAX_FILE_BYTES}" if member.size > MAX_FILE_BYTES else ""
+    return f"{size} bytes: expected at most {MAX_FILE_BYTES}" if size > MAX_FILE_BYTES else ""
 
 
-def _zip_members(file: IO[bytes]) -> Iterator[Member]:
-    with zipfile.ZipFile(file) as archive:
+def _zip_members(path: Path) -> Iterator[Member]:
+    with zipfile.ZipFile(path) as archive:
         for info in archive.infolist():
+            info.filename = info.filename.replace("\\", "/")  # made on Windows
             if not info.is_dir():
-                kind = stat.S_IFMT(info.external_attr >> 16)  # 0 where the archive was made on Windows
-                yield Member(info.filename.replace("\\", "/"), info.file_size, kind in (0, stat.S_IFREG), partial(_read_zipped, archive, info))
+                kind = stat.S_IFMT(info.external_attr >> 16)  # 0 where made on Windows
+                yield info.filename, info.file_size, kind in (0, stat.S_IFREG), partial(_extract, archive, info)
 
 
-def _read_zipped(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> bytes:
-    """As many bytes as the member claims: `read` without a number unpacks up to 2 GiB before it looks at the claim."""
-    if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):  # others unpack a block of any size at once
+def _extract(archive: zipfile.ZipFile, info: zipfile.ZipInfo, path: Path) -> None:
+    """As many bytes as the member claims, whatever it holds."""
+    if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):  # others unpack a block of any size at once, into memory
         raise zipfile.BadZipFile(f"compressed by method {info.compress_type}, expected deflate or none")
-    with archive.open(info) as file:
-        return file.read(info.file_size)
+    archive.extract(info, path)
 
 
-def _tar_members(file: IO[bytes]) -> Iterator[Member]:
-    packed = file.read(2) == b"\x1f\x8b"
-    file.seek(0)
-    metered = _Metered(gzip.open(file) if packed else file)
-    with tarfile.open(fileobj=metered, mode="r|", bufsize=2**16, tarinfo=_Header) as archive:  # a stream: each byte is unpacked once
-        for member in archive:
-            metered.allow(member.size if member.isfile() else 0)
-            if not member.isdir():
-                yield Member(member.name, member.size, member.isfile(), partial(_read_tarred, archive, member))
+def _tar_members(path: Path) -> Iterator[Member]:
+    with path.open("rb") as file:
+        packed = file.read(2) == b"\x1f\x8b"
+        file.seek(0)
+        stream = gzip.open(file) if packed else file
+        with tarfile.open(fileobj=stream, mode="r|", tarinfo=_Header) as archive:
+            archive.extraction_filter = getattr(tarfile, "data_filter", None)  # since Python 3.11.4
+            for member in archive:
+                if not member.isdir():
+                    plain = member.isreg() and not member.issparse()  # what a sparse one unpacks to may be more than it claims
+                    yield member.name, member.size, plain, partial(archive.extract, member, set_attrs=False)
+        if any(stream.read(2**20)):  # up to the checksum at the end of a .gz
+            raise tarfile.ReadError("data behind the mark of the end")
 
 
 class _Header(tarfile.TarInfo):
@@ -262,35 +254,14 @@ class _Header(tarfile.TarInfo):
     @classmethod
     def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> "_Header":
         try:
-            return super().frombuf(buf, encoding, errors)
+            header = super().frombuf(buf, encoding, errors)
         except tarfile.HeaderError as error:
             if buf and not any(buf):  # a block of zeros is that mark
                 raise
             raise tarfile.ReadError(str(error)) from error
-
-
-class _Metered(io.RawIOBase):
-    """A tar's bytes as tarfile asks for them. It unpacks a name of any length into memory; here names are bounded."""
-
-    def __init__(self, stream: IO[bytes] | gzip.GzipFile):
-        self._stream, self._left = stream, SLACK_BYTES
-
-    def allow(self, size: int) -> None:
-        """A member of this size is to come, and another header."""
-        self._left += size + HEADER_BYTES
-
-    def read(self, size: int = -1) -> bytes:
-        content = self._stream.read(size)
-        self._left -= len(content)
-        if self._left < 0:
-            raise tarfile.ReadError(f"more than {SLACK_BYTES} bytes that belong to no member")
-        return content
-
-
-def _read_tarred(archive: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
-    file = archive.extractfile(member)
-    assert file is not None  # only regular files are asked for
-    return file.read()
+        if header.type in b"KLXgx" and not 0 <= header.size <= MAX_NAME_BYTES:  # of a long name, or of attributes
+            raise tarfile.ReadError(f"a name of {header.size} bytes, expected at most {MAX_NAME_BYTES}")
+        return header
 
 
 def _read_file(path: Path) -> bytes:
@@ -323,20 +294,3 @@ def open_source(path: str | Path, *, labelled: bool = True, positive: str | None
     if path.name.lower().endswith(ARCHIVE_SUFFIXES):
         return ArchiveSource(path)
     raise DataError(f"data {path}: expected a folder, an archive ({', '.join(ARCHIVE_SUFFIXES)}) or a .csv manifest")
-
-
-def _parse_names(paths: list[str], source: str, refused: dict[str, str]) -> tuple[dict[str, Row], dict[str, str]]:
-    rows, problems = {}, dict(refused)
-    for path in paths:
-        try:
-            rows[path] = breakhis_row(path)
-        except ValueError as error:
-            problems[path] = str(error)
-    if not paths and not refused:
-        raise DataError(f"data {source}: no image found below it; expected BreakHis ({GRAMMAR}); pass --data DIR")
-    if not rows and not refused:
-        raise DataError(
-            f"data {source}: not a BreakHis tree: none of {len(paths)} images follows {GRAMMAR} "
-            f"(found {shortlist(sorted(paths), 2)}); for an own data set pass a CSV manifest as --data FILE.csv"
-        )
-    return rows, problems

@@ -5,7 +5,6 @@ meta.json. It is built beside its final name by one process at a time and rename
 cheap (names, sizes, times); the fingerprint comes from the contents and names, and is what a study records.
 """
 
-import fcntl
 import hashlib
 import json
 import os
@@ -15,7 +14,7 @@ import zipfile
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import asdict
 from itertools import islice
 from pathlib import Path
@@ -23,80 +22,16 @@ from typing import NamedTuple
 
 import numpy as np
 
+from data.cache import atomic_folder, cache_root, only_process, require_space
 from data.dataset import Dataset, same_data
 from data.decode import FLOATS, Deep, decode, full_scale
 from data.errors import DataError, InputError, shortlist
-from data.sources import Item, Source, open_source
+from data.sources import ArchiveSource, FolderSource, ManifestSource, digest, open_source
 from data.table import PatientTable, Row, build_table
 
 FORMAT = 3  # of the cache; a change makes old caches invisible
 CLIPPED = 0.5  # of all values of a data set black or white: something went wrong before it came here
 Progress = Callable[[int, int], None]  # (images done, images in all)
-
-
-def cache_root() -> Path:
-    """$MMNET_CACHE, else $XDG_CACHE_HOME/mmnet-tune, else ~/.cache/mmnet-tune."""
-    if own := os.environ.get("MMNET_CACHE"):
-        return Path(own).expanduser()
-    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "mmnet-tune"
-
-
-@contextmanager
-def atomic_folder(target: Path) -> Iterator[Path]:
-    """A folder to fill that appears under its final name whole or not at all; the loser of a race keeps the winner's."""
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        building = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
-    except OSError as error:
-        raise _cannot_write(target.parent, error) from error
-    try:
-        yield building
-        try:
-            building.rename(target)
-        except OSError:
-            if not target.exists():
-                raise
-    except OSError as error:
-        raise InputError(f"cache {target}: {error.strerror or error}; free some space or set MMNET_CACHE to another folder") from error
-    finally:
-        shutil.rmtree(building, ignore_errors=True)
-
-
-@contextmanager
-def only_process(target: Path) -> Iterator[None]:
-    """Wait until no other process builds `target`. The lock dies with its process, however that ends; its file goes with the last one."""
-    lock = target.parent / f".{target.name}.lock"
-    try:
-        lock.parent.mkdir(parents=True, exist_ok=True)
-        while True:
-            file = lock.open("w")
-            fcntl.flock(file, fcntl.LOCK_EX)
-            with suppress(FileNotFoundError):
-                if os.path.samestat(os.stat(lock), os.fstat(file.fileno())):
-                    break
-            file.close()  # the one before took the file away, and whoever holds the present one holds the lock
-    except OSError as error:
-        raise _cannot_write(target.parent, error) from error
-    try:
-        yield
-    finally:
-        lock.unlink(missing_ok=True)
-        file.close()
-
-
-def _cannot_write(folder: Path, error: OSError) -> InputError:
-    return InputError(f"cache {folder}: cannot write there: {error.strerror}; set MMNET_CACHE to a writable folder")
-
-
-def require_space(folder: Path, needed: int) -> None:
-    """Raises InputError when the disk of `folder` cannot take `needed` bytes."""
-    existing = next(parent for parent in [folder, *folder.parents] if parent.exists())
-    free = shutil.disk_usage(existing).free
-    if free < needed:
-        raise InputError(
-            f"disk of {existing}: {free / 2**20:.0f} MiB free, {needed / 2**20:.0f} MiB needed; "
-            "free some space or set MMNET_CACHE to another folder"
-        )
 
 
 def load_dataset(
@@ -123,8 +58,9 @@ def load_dataset(
                 shutil.rmtree(folder, ignore_errors=True)  # a folder without it was damaged from outside
                 for left in folder.parent.glob(f".{folder.name}-*"):  # by a build that was killed
                     shutil.rmtree(left, ignore_errors=True)
-                with atomic_folder(folder) as building:
-                    _build(source, image_size, fit, on_bad_file, building, progress)
+                with atomic_folder(folder) as building, tempfile.TemporaryDirectory(dir=building) as scratch:
+                    tree = source.unpack(Path(scratch)) if isinstance(source, ArchiveSource) else source
+                    _build(tree, image_size, fit, on_bad_file, building, progress)
     try:
         meta = json.loads((folder / "meta.json").read_text())
         with np.load(folder / "table.npz") as arrays:
@@ -163,7 +99,7 @@ class Decoded(NamedTuple):
     clipped: float  # share of its values that are 0 or 255
 
 
-def _build(source: Source, size: int, fit: str, on_bad_file: str, folder: Path, progress: Progress | None) -> None:
+def _build(source: FolderSource | ManifestSource, size: int, fit: str, on_bad_file: str, folder: Path, progress: Progress | None) -> None:
     rows, problems = source.rows()
     if problems and on_bad_file == "error":
         _raise_problems(source.name, problems)  # names are wrong already: do not spend minutes on decoding
@@ -172,27 +108,19 @@ def _build(source: Source, size: int, fit: str, on_bad_file: str, folder: Path, 
     shape = (len(slots), size, size, 3)
     require_space(folder, int(np.prod(shape)) + 2**20)
     images = np.lib.format.open_memmap(folder / "images.npy", mode="w+", dtype=np.uint8, shape=shape)
-    found: dict[str, Decoded] = {}
-    deep: dict[str, Deep] = {}
-    for done, (path, outcome) in enumerate(_decoded(source, set(rows), images, slots, fit, {}), start=1):
-        if isinstance(outcome, Deep):
-            deep[path] = outcome
-        elif isinstance(outcome, ValueError):
-            problems[path] = str(outcome)
-        else:
-            found[path] = outcome
+    outcomes: dict[str, Decoded | Deep | ValueError] = {}
+    for path, outcome in _decoded(source, rows, images, slots, fit, {}):
+        outcomes[path] = outcome
         if progress:
-            progress(done, len(rows))
+            progress(len(outcomes), len(rows))
+    deep = {path: outcome for path, outcome in outcomes.items() if isinstance(outcome, Deep)}
     try:
         full, notes = _scales(deep.values())
     except ValueError as error:
         raise DataError(f"data {source.name}: {error}; scale the images to 8 or 16 bits") from error
-    for path, outcome in _decoded(source, set(deep), images, slots, fit, full) if deep else ():
-        if isinstance(outcome, Decoded):
-            found[path] = outcome
-        else:
-            problems[path] = str(outcome)
-    problems |= {path: "file is listed but missing" for path in rows if path not in found and path not in problems}
+    outcomes |= _decoded(source, deep, images, slots, fit, full)
+    problems |= {path: str(outcome) for path, outcome in outcomes.items() if isinstance(outcome, ValueError)}
+    found = {path: outcome for path, outcome in outcomes.items() if isinstance(outcome, Decoded)}
     if found and (clipped := float(np.mean([image.clipped for image in found.values()]))) > CLIPPED:
         notes.append(f"{clipped:.0%} of all values are black or white: the images may have lost their range before they came here")
     digests, shared = _without_duplicates(rows, found)
@@ -236,22 +164,22 @@ def _fingerprint(table: PatientTable, digests: Mapping[str, str]) -> str:
     rows = list(zip(*(column.tolist() for column in columns), strict=True))
     contents = sorted(f"{digests[path]} {magnification} {patient} {case} {label}" for path, magnification, patient, case, _, label in rows)
     names = [f"{digests[path]} {path.rpartition('/')[2]} {subtype}" for path, *_, subtype, _ in rows]
-    return f"{_digest(contents)[:16]}-{_digest(names)[:8]}"
-
-
-def _digest(lines: list[str]) -> str:
-    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+    return f"{digest(contents)[:16]}-{digest(names)[:8]}"
 
 
 def _decoded(
-    source: Source, paths: set[str], images: np.ndarray, slots: Mapping[str, int], fit: str, full: dict[str, float]
+    source: FolderSource | ManifestSource,
+    paths: Iterable[str],
+    images: np.ndarray,
+    slots: Mapping[str, int],
+    fit: str,
+    full: dict[str, float],
 ) -> Iterator[tuple[str, Decoded | Deep | ValueError]]:
     """Decode into `images` on all cores, a bounded number of files ahead; yields (path, what it is or what is wrong)."""
 
-    def work(item: Item) -> tuple[str, Decoded | Deep | ValueError]:
-        path, load = item
+    def work(path: str) -> tuple[str, Decoded | Deep | ValueError]:
         try:
-            content = load()
+            content = source.read(path)
             pixels, whole = decode(content, images.shape[1], fit, full)
             images[slots[path]] = pixels
             return path, Decoded(_short(content), _short(whole), float(np.mean((pixels == 0) | (pixels == 255))))
@@ -262,11 +190,11 @@ def _decoded(
 
     workers = os.cpu_count() or 1
     with ThreadPoolExecutor(workers) as pool:  # Pillow releases the interpreter lock while it decodes and resizes
-        items = iter(source.items(paths))
-        ahead = deque(pool.submit(work, item) for item in islice(items, 8 * workers))
+        waiting = iter(sorted(paths))
+        ahead = deque(pool.submit(work, path) for path in islice(waiting, 8 * workers))
         while ahead:
             yield ahead.popleft().result()
-            ahead.extend(pool.submit(work, item) for item in islice(items, 1))
+            ahead.extend(pool.submit(work, path) for path in islice(waiting, 1))
 
 
 def _short(content: bytes) -> str:

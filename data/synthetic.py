@@ -15,10 +15,10 @@ import numpy as np
 from PIL import Image
 
 from data.augment import STAINS
+from data.cache import atomic_folder, cache_root
 from data.errors import DataError
 from data.grammar import BENIGN, MAGNIFICATIONS, SUBTYPES, file_name
 from data.sources import SYNTHETIC_MARKER
-from data.store import atomic_folder, cache_root
 
 KNOWLEDGE = {40: 0.9, 100: 0.9, 200: 0.9, 400: 0.9}
 NUCLEUS_RADIUS = {40: 0.02, 100: 0.026, 200: 0.036, 400: 0.05}  # of the image's side

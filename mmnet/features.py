@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
+from data.cache import atomic_folder, cache_root, require_space
 from data.dataset import Dataset
 from data.errors import InputError
-from data.store import atomic_folder, cache_root, require_space
 from mmnet.config import Config, ConfigError, ModelConfig
 from mmnet.device_kind import computes_in_bfloat16
 

@@ -20,6 +20,7 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
+from data.cache import cache_root, only_process
 from data.errors import StorageError
 from mmnet.bucket import Bucket, is_url
 
@@ -261,8 +262,6 @@ _LOCKS: list[IO[str]] = []  # held while this process lives
 
 def _own_folder() -> Path:
     """A new folder in the cache, for this process alone; those of processes that ended a while ago are removed."""
-    from data.store import cache_root, only_process  # here: its array libraries take time, and Ray starts beside that
-
     root = cache_root() / "stored"
     with only_process(root / "folders"):
         for left in root.iterdir():

@@ -23,7 +23,7 @@ FORMAT = 1
 
 def remembered(key: dict[str, Any], device: torch.device, measure: Callable[[], dict[str, float]]) -> tuple[dict[str, float], bool]:
     """(what `measure` gave for this key, machine and version of torch, whether that was now)."""
-    from data.store import cache_root  # these two here, because what trains imports this module for its passes only
+    from data.cache import cache_root  # these two here, because what trains imports this module for its passes only
     from mmnet.records import write_json
 
     whole = {"format": FORMAT, "machine": machine_name(device), "torch": torch.__version__} | key

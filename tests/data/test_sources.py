@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import tarfile
 import zipfile
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import pytest
 
 from data import locate
 from data.errors import DataError
-from data.sources import SYNTHETIC_MARKER, FolderSource, ManifestSource, breakhis_row, is_image, open_source
+from data.sources import SYNTHETIC_MARKER, ArchiveSource, FolderSource, ManifestSource, breakhis_row, is_image, open_source
 from data.store import load_dataset
 from data.table import UNKNOWN
 from tests.data.trees import NAMES, write_tree
@@ -19,7 +20,7 @@ def contents(source):
     """{file name: (row without its path, bytes)}, by reading everything."""
     rows, problems = source.rows()
     assert not problems
-    return {path.rsplit("/", 1)[-1]: (rows[path][1:], load()) for path, load in source.items(set(rows))}
+    return {path.rsplit("/", 1)[-1]: (rows[path][1:], source.read(path)) for path in rows}
 
 
 def test_a_row_is_spelled_by_the_file_name_alone():
@@ -55,8 +56,9 @@ def test_hidden_files_and_other_files_are_not_images(tmp_path):
 def test_an_archive_holds_what_its_folder_holds(tmp_path, kind, suffix):
     write_tree(tmp_path / "tree" / "BreaKHis_v1")
     made = Path(shutil.make_archive(str(tmp_path / "made"), kind, tmp_path / "tree"))
-    archive = open_source(made.rename(tmp_path / f"data{suffix}"))
-    assert len(contents(archive)) == len(NAMES) and contents(archive) == contents(open_source(tmp_path / "tree"))
+    archive = open_source(made.rename(tmp_path / f"data{suffix}")).unpack(tmp_path / "scratch")
+    folder = open_source(tmp_path / "tree")
+    assert archive.rows() == folder.rows() and len(contents(archive)) == len(NAMES) and contents(archive) == contents(folder)
 
 
 def test_what_could_write_outside_is_left_out_of_an_archive_and_named_and_nothing_is_written(tmp_path, monkeypatch):
@@ -66,11 +68,12 @@ def test_what_could_write_outside_is_left_out_of_an_archive_and_named_and_nothin
     with zipfile.ZipFile(folder / "data.zip", "w") as archive:
         archive.writestr(f"../{NAMES[0]}", b"hostile")
         archive.writestr(NAMES[1], b"data")
-    source = open_source(folder / "data.zip")
+    source = open_source(folder / "data.zip").unpack(folder / "scratch")
     rows, problems = source.rows()
     assert list(rows) == [NAMES[1]] and problems == {f"../{NAMES[0]}": "its path leads out of the archive"}
-    assert [(path, load()) for path, load in source.items(set(rows))] == [(NAMES[1], b"data")]
-    assert os.listdir(tmp_path) == ["inside"] and os.listdir(folder) == ["data.zip"]
+    assert source.read(NAMES[1]) == b"data"
+    assert os.listdir(tmp_path) == ["inside"] and sorted(os.listdir(folder)) == ["data.zip", "scratch"]
+    assert os.listdir(folder / "scratch") == [NAMES[1]]
 
 
 def test_links_are_followed_and_each_thing_is_read_once(tmp_path):
@@ -99,9 +102,42 @@ def test_what_editors_and_archivers_leave_beside_the_images_is_no_image(tmp_path
         write_tree(tree / place, (f"{NAMES[0]}",))
     (tree / f"._{NAMES[0]}").write_bytes(b"resource fork")
     (tree / "Thumbs.db").write_bytes(b"thumbs")
-    source = open_source(shutil.make_archive(str(tmp_path / "data"), "zip", tree) if packed else tree)
+    source = open_source(tree)
+    if packed:
+        source = open_source(shutil.make_archive(str(tmp_path / "data"), "zip", tree)).unpack(tmp_path / "scratch")
+        assert sorted(os.listdir(tmp_path / "scratch")) == sorted(NAMES)
     rows, problems = source.rows()
     assert sorted(rows) == sorted(NAMES) and not problems
+
+
+@pytest.mark.parametrize("kind", ["zip", "gztar"])
+def test_an_archive_without_a_root_has_the_paths_of_its_folder_and_its_own_name(tmp_path, kind):
+    """`tar czf data.tar.gz .` writes ./name."""
+    write_tree(tmp_path / "tree" / "a")
+    (tmp_path / "tree" / "a" / "holiday.png").write_bytes(b"")
+    made = shutil.make_archive(str(tmp_path / "data"), kind, tmp_path / "tree")
+    dataset = load_dataset(made, 32, "skip")
+    assert dataset.table.path.tolist() == [f"a/{name}" for name in NAMES] and list(dataset.skipped) == ["a/holiday.png"]
+    assert dataset.name == made
+
+
+def test_what_an_archive_says_of_owners_modes_and_times_does_not_count(tmp_path):
+    tree = write_tree(tmp_path / "tree")
+    with tarfile.open(tmp_path / "data.tar", "w") as archive:
+        for name in NAMES:
+            member = archive.gettarinfo(tree / name, name)
+            member.mode, member.uid, member.mtime, member.pax_headers = 0, 2**30, 0, {"mtime": "1e300"}
+            with (tree / name).open("rb") as file:
+                archive.addfile(member, file)
+    assert load_dataset(tmp_path / "data.tar", 32).fingerprint == load_dataset(tree, 32).fingerprint
+
+
+def test_of_a_member_that_an_archive_holds_twice_the_last_counts(tmp_path):
+    tree = write_tree(tmp_path / "tree")
+    with tarfile.open(tmp_path / "data.tar", "w") as archive:
+        for file, name in ((NAMES[1], NAMES[0]), *zip(NAMES, NAMES, strict=True)):
+            archive.add(tree / file, name)
+    assert load_dataset(tmp_path / "data.tar", 32).fingerprint == load_dataset(tree, 32).fingerprint
 
 
 def test_an_archive_of_windows_is_read(tmp_path):
@@ -109,7 +145,7 @@ def test_an_archive_of_windows_is_read(tmp_path):
     with zipfile.ZipFile(tmp_path / "data.zip", "w") as archive:
         for name in NAMES:
             archive.writestr(f"slides\\{name}", (tree / name).read_bytes())
-    assert len(load_dataset(tmp_path / "data.zip", 32).table) == 4
+    assert load_dataset(tmp_path / "data.zip", 32).table.path.tolist() == [f"slides/{name}" for name in NAMES]
 
 
 @pytest.mark.parametrize("suffix", [".PNG", ".jpg", ".JPEG", ".tif", ".TIFF"])
@@ -196,8 +232,16 @@ def test_the_synthetic_marker_is_seen_in_whatever_holds_the_images(tmp_path, of,
     if marked:
         (tmp_path / "tree" / SYNTHETIC_MARKER).write_text("{}")
     source = open_source(of(tmp_path / "tree"))
-    source.rows()  # an archive has not been looked into before
+    if isinstance(source, ArchiveSource):
+        source = source.unpack(tmp_path / "scratch")
     assert source.synthetic is marked
+
+
+def test_a_cache_inside_a_synthetic_data_set_makes_no_archive_synthetic(tmp_path, monkeypatch):
+    (tmp_path / SYNTHETIC_MARKER).write_text("{}")
+    monkeypatch.setenv("MMNET_CACHE", str(tmp_path / "cache"))
+    archive = shutil.make_archive(str(tmp_path / "data"), "zip", write_tree(tmp_path / "tree"))
+    assert load_dataset(archive, 32).synthetic is False
 
 
 def test_breakhis_is_found_by_environment_else_in_the_usual_places(tmp_path, monkeypatch):

@@ -6,6 +6,8 @@ import shutil
 import signal
 import subprocess
 import sys
+import tarfile
+from pathlib import Path
 from threading import Thread
 from types import SimpleNamespace
 
@@ -14,10 +16,11 @@ import pytest
 from PIL import Image
 
 from data import store
+from data.cache import atomic_folder, cache_root
 from data.dataset import same_data, same_images
 from data.errors import DataError, InputError
 from data.sources import breakhis_row
-from data.store import atomic_folder, cache_root, load_dataset
+from data.store import load_dataset
 from mmnet.features import with_features
 from tests.data.trees import NAMES, write_png, write_tree
 from tests.mmnet.tiny import CPU, tiny_config
@@ -355,22 +358,29 @@ def _counted(tree):
     return load_dataset(tree, 32, progress=lambda *counts: seen.append(counts)), seen
 
 
-def test_a_killed_build_is_never_seen_and_what_it_left_goes_with_the_next(tmp_path, own_cache):
-    tree = write_tree(tmp_path)
-    assert subprocess.run([sys.executable, "-c", KILLED, str(tree)], check=False).returncode == -signal.SIGKILL
+def _packed(tree):
+    return _as_tar(tree, tree.parent)
+
+
+@pytest.mark.parametrize("of", [Path, _packed])
+def test_a_killed_build_is_never_seen_and_what_it_left_goes_with_the_next(tmp_path, own_cache, of):
+    tree = write_tree(tmp_path / "tree")
+    source = of(tree)
+    assert subprocess.run([sys.executable, "-c", KILLED, str(source)], check=False).returncode == -signal.SIGKILL
     (left,) = (path for path in (own_cache / "images").iterdir() if path.is_dir())
     assert left.name.startswith(".")
-    dataset, seen = _counted(tree)
+    dataset, seen = _counted(source)
     assert seen == [(1, 4), (2, 4), (3, 4), (4, 4)]
     assert_whole_and_true_to(tree, dataset, own_cache)
 
 
-def test_an_interrupted_build_leaves_nothing(tmp_path, own_cache):
+@pytest.mark.parametrize("of", [Path, _packed])
+def test_an_interrupted_build_leaves_nothing(tmp_path, own_cache, of):
     def stop(done, total):
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        load_dataset(write_tree(tmp_path), 32, progress=stop)
+        load_dataset(of(write_tree(tmp_path / "tree")), 32, progress=stop)
     assert list((own_cache / "images").iterdir()) == []
 
 
@@ -426,6 +436,27 @@ def test_a_disk_just_large_enough_is_accepted(tmp_path, monkeypatch, own_cache):
     free = 2**20 + 4 * 32 * 32 * 3
     monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=free))
     assert len(load_dataset(write_tree(tmp_path), 32).table) == 4
+
+
+def test_an_archive_is_unpacked_only_where_the_disk_takes_its_images(tmp_path, monkeypatch, own_cache):
+    archive = _packed(write_tree(tmp_path / "tree"))
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=3000))  # an image has more bytes
+    monkeypatch.setattr(tarfile.TarFile, "extract", lambda *_, **__: pytest.fail("unpacked"))
+    with pytest.raises(InputError, match=f"disk of {own_cache}.* MiB free, .* MiB needed; free some space"):
+        load_dataset(archive, 32)
+    assert list((own_cache / "images").iterdir()) == []
+
+
+def test_a_disk_that_fills_up_while_unpacking_is_no_damaged_archive(tmp_path, monkeypatch, own_cache):
+    archive = _packed(write_tree(tmp_path / "tree"))
+
+    def full(*_, **__):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(tarfile.TarFile, "extract", full)
+    with pytest.raises(InputError, match=f"cache {own_cache}/images/.*: No space left on device; free some space or set MMNET_CACHE"):
+        load_dataset(archive, 32)
+    assert list((own_cache / "images").iterdir()) == []
 
 
 def test_a_disk_that_fills_up_while_writing_says_so_and_leaves_nothing(tmp_path, monkeypatch, own_cache):

@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score
 
+from data.cache import cache_root
 from data.errors import DataError
 from data.grammar import BENIGN, SUBTYPES, parse
 from data.sources import SYNTHETIC_MARKER, open_source
-from data.store import cache_root, load_dataset
+from data.store import load_dataset
 from data.synthetic import best_auc, default_synthetic, generate
 from data.table import build_table
 
