@@ -32,6 +32,8 @@ MAX_TOTAL_BYTES = 64 * 2**30  # of an archive, unpacked; BreakHis has 4 GB
 MAX_NAME_BYTES = 2**20  # of a tar's member: its name, or its attributes, which tarfile holds in memory
 SYNTHETIC_MARKER = "SYNTHETIC.json"
 
+Member = tuple[str, int, bool, Callable[..., object]]  # name, bytes when unpacked, whether a plain file, what unpacks it below `path`
+
 
 def is_image(path: str) -> bool:
     """Whether a path below the root may be an image of the data set: nothing that an editor or a Mac's archiver left beside them."""
@@ -77,14 +79,15 @@ class FolderSource:
         inner = []
         for name in sorted(os.listdir(self.root / folder)):
             path = folder + name
+            place = os.path.join(self.root, path)
             if name == SYNTHETIC_MARKER:
                 self.synthetic = True
             if _is_litter(name):
                 continue
             try:
-                about = os.stat(self.root / path)
+                about = os.stat(place)
             except OSError:  # a link to nothing, or to itself: a bad file when it is read
-                about = os.lstat(self.root / path)
+                about = os.lstat(place)
             is_folder = stat.S_ISDIR(about.st_mode)
             thing = about.st_dev, about.st_ino
             if thing in self._seen or not (is_folder or is_image(name)):
@@ -173,16 +176,9 @@ class ArchiveSource:
     def unpack(self, folder: Path) -> FolderSource:
         """Its tree, below an empty folder. Raises DataError: damaged, or beyond the bounds above; InputError: the disk is too small."""
         refused: dict[str, str] = {}
-        synthetic, total, name = False, 0, ""
-        members = _zip_members if self.archive.name.lower().endswith(".zip") else _tar_members
+        synthetic, name = False, ""
         try:
-            for count, (name, size, plain, extract) in enumerate(members(self.archive), start=1):
-                total += size
-                if count > MAX_MEMBERS or total > MAX_TOTAL_BYTES:
-                    raise DataError(
-                        f"archive {self.archive}: more than {MAX_MEMBERS} members or {MAX_TOTAL_BYTES} bytes, unpacked (at {name}); "
-                        "expected a BreakHis archive: unpack a larger one yourself and pass its folder"
-                    )
+            for name, size, plain, extract in self._members():
                 synthetic |= name.rpartition("/")[2] == SYNTHETIC_MARKER
                 if not is_image(name):
                     continue
@@ -196,15 +192,25 @@ class ArchiveSource:
         except DAMAGED as error:
             if isinstance(error, OSError) and error.errno in DISK:
                 raise
-            reason = getattr(error, "strerror", None) or error  # without the path below `folder`
+            what = getattr(error, "strerror", None) or error  # without the path below `folder`
             place = f" (at {name})" if name else ""
-            raise DataError(f"archive {self.archive}: damaged or not an archive: {reason}{place}; download it again") from error
+            raise DataError(f"archive {self.archive}: damaged or not an archive: {what}{place}; download it again") from error
         tree = FolderSource(folder)
         tree.name, tree.synthetic, tree.refused = self.name, synthetic, refused
         return tree
 
-
-Member = tuple[str, int, bool, Callable[..., object]]  # name, bytes when unpacked, whether a plain file, what unpacks it below `path`
+    def _members(self) -> Iterator[Member]:
+        """Raises DataError beyond the bounds, before the member that passes them is unpacked."""
+        total = 0
+        members = _zip_members if self.archive.name.lower().endswith(".zip") else _tar_members
+        for count, member in enumerate(members(self.archive), start=1):
+            total += member[1]
+            if count > MAX_MEMBERS or total > MAX_TOTAL_BYTES:
+                raise DataError(
+                    f"archive {self.archive}: more than {MAX_MEMBERS} members or {MAX_TOTAL_BYTES} bytes, unpacked (at {member[0]}); "
+                    "expected a BreakHis archive: unpack a larger one yourself and pass its folder"
+                )
+            yield member
 
 
 def _refusal(name: str, size: int, plain: bool) -> str:
@@ -237,15 +243,15 @@ def _tar_members(path: Path) -> Iterator[Member]:
     with path.open("rb") as file:
         packed = file.read(2) == b"\x1f\x8b"
         file.seek(0)
-        stream = gzip.open(file) if packed else file
-        with tarfile.open(fileobj=stream, mode="r|", tarinfo=_Header) as archive:
+        with tarfile.open(fileobj=gzip.open(file) if packed else file, mode="r|", tarinfo=_Header) as archive:
             archive.extraction_filter = getattr(tarfile, "data_filter", None)  # since Python 3.11.4
             for member in archive:
                 if not member.isdir():
                     plain = member.isreg() and not member.issparse()  # what a sparse one unpacks to may be more than it claims
                     yield member.name, member.size, plain, partial(archive.extract, member, set_attrs=False)
-        if any(stream.read(2**20)):  # up to the checksum at the end of a .gz
-            raise tarfile.ReadError("data behind the mark of the end")
+            assert archive.fileobj is not None
+            if any(archive.fileobj.read(2**20)):  # up to the checksum at the end of a .gz
+                raise tarfile.ReadError("data behind the mark of the end")
 
 
 class _Header(tarfile.TarInfo):
