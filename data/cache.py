@@ -5,7 +5,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 
 from data.errors import InputError
@@ -41,24 +41,17 @@ def atomic_folder(target: Path) -> Iterator[Path]:
 
 @contextmanager
 def only_process(target: Path) -> Iterator[None]:
-    """Wait until no other process builds `target`. The lock dies with its process, however that ends; its file goes with the last one."""
-    lock = target.parent / f".{target.name}.lock"
+    """Wait until no other process builds `target`, whose parent is made. The lock dies with its process, however that ends."""
+    locks = cache_root() / "locks"
     try:
-        lock.parent.mkdir(parents=True, exist_ok=True)
-        while True:
-            file = lock.open("w")
-            fcntl.flock(file, fcntl.LOCK_EX)
-            with suppress(FileNotFoundError):
-                if os.path.samestat(os.stat(lock), os.fstat(file.fileno())):
-                    break
-            file.close()  # the one before took the file away, and whoever holds the present one holds the lock
+        for folder in (target.parent, locks):
+            folder.mkdir(parents=True, exist_ok=True)
+        file = (locks / target.name).open("w")
+        fcntl.flock(file, fcntl.LOCK_EX)
     except OSError as error:
         raise _cannot_write(target.parent, error) from error
-    try:
+    with file:
         yield
-    finally:
-        lock.unlink(missing_ok=True)
-        file.close()
 
 
 def _cannot_write(folder: Path, error: OSError) -> InputError:
