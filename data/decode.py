@@ -67,15 +67,12 @@ def decode(content: bytes, size: int, fit: str = "squash", full: dict[str, float
     lowest, highest = zip(*(band.getextrema() for band in image.split()), strict=True)
     if lowest == highest:
         raise ValueError(f"one value everywhere ({', '.join(map(str, lowest))}): there is nothing to see")
-    if image.size != (size, size):
-        if fit == "squash":
-            fitted = image.resize((size, size), Image.Resampling.BILINEAR)  # Pillow's bilinear is antialiased
-        elif fit == "crop":
-            fitted = ImageOps.fit(image, (size, size), Image.Resampling.BILINEAR)
-        else:
-            fitted = ImageOps.pad(image, (size, size), Image.Resampling.BILINEAR, color=(WHITE,) * 3)
+    if fit == "squash":
+        fitted = image.resize((size, size), Image.Resampling.BILINEAR)  # Pillow's bilinear is antialiased
+    elif fit == "crop":
+        fitted = ImageOps.fit(image, (size, size), Image.Resampling.BILINEAR)
     else:
-        fitted = image
+        fitted = ImageOps.pad(image, (size, size), Image.Resampling.BILINEAR, color=(WHITE,) * 3)
     return np.asarray(fitted), f"{image.size}".encode() + image.tobytes()
 
 

@@ -5,28 +5,11 @@ from pathlib import Path
 
 FOLDERS = ("BreaKHis_v1", "BreakHis", "breakhis", "BreaKHis")
 ARCHIVES = ("BreaKHis_v1.tar.gz", "BreaKHis_v1.zip", "breakhis.zip", "archive.zip")
-PARENTS = (
-    ".",
-    "data",
-    "datasets",
-    "~",
-    "~/data",
-    "~/datasets",
-    "~/Downloads",
-    "/data",
-    "/datasets",
-    "/mnt/data",
-    "/mnt/datasets",
-    "/content",
-    "/content/drive/MyDrive",  # Colab
-    "/kaggle/input",  # Kaggle
-    "/opt/ml/input/data/training",
-    "/opt/ml/input/data",  # SageMaker
-    "/gcs",
-    "/mnt/disks/data",  # Vertex AI, Google Cloud
-    "/mnt/batch/tasks/shared",
-    "/dbfs/FileStore",  # Azure, Databricks
-)
+LAPTOP = (".", "data", "datasets", "~", "~/data", "~/datasets", "~/Downloads", "/data", "/datasets", "/mnt/data", "/mnt/datasets")
+NOTEBOOKS = ("/content", "/content/drive/MyDrive", "/kaggle/input")  # Colab, Kaggle
+CLOUDS = ("/opt/ml/input/data/training", "/opt/ml/input/data", "/gcs", "/mnt/disks/data")  # SageMaker, Google Cloud
+CLUSTERS = ("/mnt/batch/tasks/shared", "/dbfs/FileStore")  # Azure, Databricks
+PARENTS = LAPTOP + NOTEBOOKS + CLOUDS + CLUSTERS
 
 
 def find_breakhis() -> Path | None:

@@ -139,12 +139,7 @@ def _build(source: FolderSource | ManifestSource, size: int, fit: str, on_bad_fi
     images.flush()
     np.savez(folder / "table.npz", **asdict(table))
     np.savez(folder / "files.npz", path=table.path, digest=np.array([digests[path] for path in table.path.tolist()]))
-    meta = {
-        "fingerprint": _fingerprint(table, digests),
-        "synthetic": source.synthetic,
-        "skipped": problems,
-        "notes": notes,
-    }
+    meta = {"fingerprint": _fingerprint(table, digests), "synthetic": source.synthetic, "skipped": problems, "notes": notes}
     (folder / "meta.json").write_text(json.dumps(meta, indent=1))
 
 

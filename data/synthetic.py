@@ -59,15 +59,8 @@ def generate(
         for block in ("AB", "CD") if number % 5 == 4 else ("",):
             patient = f"SOB_{'M' if label else 'B'}_{subtype}_14-{case}{block}"
             for magnification, z in evidence.items():
-                folder = (
-                    root
-                    / "BreaKHis_v1/histology_slides/breast"
-                    / ("malignant" if label else "benign")
-                    / "SOB"
-                    / SUBTYPES[subtype]
-                    / patient
-                    / f"{magnification}X"
-                )
+                kind = "malignant" if label else "benign"
+                folder = root / f"BreaKHis_v1/histology_slides/breast/{kind}/SOB/{SUBTYPES[subtype]}/{patient}/{magnification}X"
                 folder.mkdir(parents=True)
                 for sequence in range(1, images + 1):
                     pixels = look.draw(z, magnification, size, rng)
