@@ -120,14 +120,20 @@ def predict(study: Path, data: str, console: Console) -> None:
     """Score new patients. A file that cannot be used is left out and named."""
     from analysis.networks import study_networks
     from analysis.new_patients import check_new, predict_patients, print_predictions, usable
+    from data.labels import as_classes
     from data.store import load_dataset
+    from data.table import BREAKHIS
     from mmnet.command_line import progress_bar
     from mmnet.device import best_device
     from mmnet.features import with_features
+    from mmnet.study_folder import read_study
 
     config, device = study_networks(study)[0].config, best_device()
     with progress_bar(console, "decoding images") as progress:
-        dataset = load_dataset(data, config.data.image_size, "skip", progress, fit=config.data.fit, labelled=False, positive=config.data.positive)
+        dataset = load_dataset(data, config.data.image_size, "skip", progress, fit=config.data.fit, labelled=False, mixed=config.data.mixed_labels)
+    dataset = as_classes(dataset, read_study(study)["data"].get("classes", BREAKHIS), config.data.label)
+    for note in dataset.notes:
+        say(console, "note", f" {note}")
     dataset = usable(dataset, config.data.magnifications)
     check_new(dataset, study)
     if config.model.frozen:

@@ -52,6 +52,7 @@ def main() -> int:
             "--again: nested and repeated cross-validation leave the sealed test closed; give it to the training of one configuration"
         )
     prepared = study.prepare(console, device.type)
+    singles = single_magnifications(arguments.single_mag, study.config, kept)  # of data that say no magnification there is one
     if arguments.again and not prepared.splits.test:
         raise InputError("--again: the study has no sealed test; it was made with --test-fraction 0; leave --again out")
     if repeats:

@@ -64,7 +64,7 @@ def scores(metrics: tuple[str, ...], predictions: Predictions, samples: list[tup
 def effect(on: list[Scores], off: list[Scores], rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
     """S seeds on and off -> ((S, metrics) on - off of each seed, (resamples, metrics) mean over seeds drawn with replacement).
 
-    Cases are drawn, the same for both sides and all seeds, and seeds as well: an effect must hold for other patients and for
+    Patients are drawn, the same for both sides and all seeds, and seeds as well: an effect must hold for other patients and for
     other random numbers.
     """
     value = np.stack([a.value - b.value for a, b in zip(on, off, strict=True)])
@@ -100,7 +100,7 @@ def write_ablation(study: Path) -> dict[str, Any]:
     used = {record.name: record for pairs in found.values() for record in (*pairs.on, *pairs.off)}
     predictions = {name: trial_predictions(record) for name, record in used.items()}
     first = next(iter(predictions.values()), None)  # all of the same views
-    samples = resamples(first.label, first.case, RESAMPLES, rng) if first else []
+    samples = resamples(first.label, first.patient, RESAMPLES, rng) if first else []
     judged = {name: scores(metrics, made, samples) for name, made in predictions.items()}
     rows = []
     for mechanism in about["mechanisms"]:
@@ -149,7 +149,7 @@ def _write_tables(folder: Path, report: dict[str, Any]) -> None:
 def caption_of(report: dict[str, Any]) -> str:
     better = "lower" if METRICS[report["metric"]] == "min" else "higher"
     return (
-        f"{'SYNTHETIC DATA. ' if report['synthetic'] else ''}On minus off, out of fold, same folds and seeds; 95 % bootstrap over cases and "
+        f"{'SYNTHETIC DATA. ' if report['synthetic'] else ''}On minus off, out of fold, same folds and seeds; 95 % bootstrap over patients and "
         f"seeds. The verdict is by {report['metric'].replace('_', ' ')} ({better} is better) at {100 * report['family']:.1f} %, so that it "
         f"holds for all {len(report['rows'])} mechanisms at once (Bonferroni)."
     )
@@ -159,7 +159,7 @@ def print_ablation(report: dict[str, Any], console: Console) -> None:
     synthetic = " (SYNTHETIC DATA)" if report["synthetic"] else ""
     shown = [report["metric"], "patient_auc" if report["metric"] != "patient_auc" else "auc"]
     columns = ("mechanism", *(m.replace("_", " ").replace("balanced", "bal.") for m in shown), "verdict")
-    table = narrow_table(f"ablation{synthetic}: on − off (95 %, paired over cases and seeds)", columns)
+    table = narrow_table(f"ablation{synthetic}: on − off (95 %, paired over patients and seeds)", columns)
     for row in report["rows"]:
         if row["pairs"]:
             table.add_row(row["mechanism"], *(_text(row["effect"][m]) for m in shown), row["verdict"])

@@ -1,15 +1,15 @@
 """What the chosen configuration is worth when the choice is paid for: bootstrap bias-corrected cross-validation.
 
 Tsamardinos, Greasidou & Borboudakis, Bootstrapping the out-of-sample predictions for efficient and accurate cross-validation,
-Machine Learning 107, 2018, algorithm 5: cases are drawn with replacement, the best configuration is chosen on those drawn and
+Machine Learning 107, 2018, algorithm 5: patients are drawn with replacement, the best configuration is chosen on those drawn and
 scored on those left out. Two things differ, as bench/trust.py says
-they should: a case's (for the AUC a pair of cases') out-of-bag scores are averaged over the resamples that left it out before
-they enter the metric (the leave-one-out bootstrap of Efron & Tibshirani, JASA 1997), and with enough cases the interval is that
-of the configurations chosen over all cases, where the spread of out-of-bag scores is the spread of a third of the cases.
+they should: a patient's (for the AUC a pair of patients') out-of-bag scores are averaged over the resamples that left it out before
+they enter the metric (the leave-one-out bootstrap of Efron & Tibshirani, JASA 1997), and with enough patients the interval is that
+of the configurations chosen over all patients, where the spread of out-of-bag scores is the spread of a third of the patients.
 
 A candidate is a trial after an epoch: the best epoch chose itself as well. An early-stopped trial takes part with the epochs
 that it had, as it does in the ranking. What this cannot undo: the trials that were stopped, and those that a sampler
-proposed, depend on the scores of all cases; nested cross-validation pays for that too.
+proposed, depend on the scores of all patients; nested cross-validation pays for that too.
 """
 
 from collections.abc import Callable
@@ -17,16 +17,16 @@ from typing import NamedTuple
 
 import numpy as np
 
-from analysis.bootstrap import Interval, draw_cases, errors_of, unbounded_intervals
-from analysis.case_scores import BLOCK, CaseMeans, CasePairs, CaseScores, case_scores
+from analysis.bootstrap import Interval, draw_patients, errors_of, unbounded_intervals
+from analysis.patient_scores import BLOCK, PatientMeans, PatientPairs, PatientScores, patient_scores
 from mmnet.metrics import METRICS
 
 STOPPED = (
     "every trial enters with all epochs that it finished, also one that was stopped early: it counts as its configuration trained "
     "for that many epochs, as in the ranking"
 )
-FEW_CASES = 15  # of the smaller class
-METHOD = "bootstrap bias-corrected cross-validation (Tsamardinos et al. 2018), out-of-bag scores averaged by case"
+FEW_PATIENTS = 15  # of the smaller class
+METHOD = "bootstrap bias-corrected cross-validation (Tsamardinos et al. 2018), out-of-bag scores averaged by patient"
 
 
 class Candidates(NamedTuple):
@@ -36,10 +36,9 @@ class Candidates(NamedTuple):
     trial: np.ndarray  # (K,) number from 0
     label: np.ndarray  # (V,)
     patient: np.ndarray  # (V,)
-    case: np.ndarray  # (V,)
 
-    def scores(self, metric: str, rows: np.ndarray | slice = slice(None)) -> CaseScores:
-        return case_scores(metric, self.probability[rows], self.label, self.patient, self.case)
+    def scores(self, metric: str, rows: np.ndarray | slice = slice(None)) -> PatientScores:
+        return patient_scores(metric, self.probability[rows], self.label, self.patient)
 
 
 class Corrected(NamedTuple):
@@ -86,27 +85,27 @@ def choices(metric: str, candidates: Candidates, weights: np.ndarray, choose: di
     return {name: np.concatenate(rows) for name, rows in chosen.items()}
 
 
-def left_out_scores(metric: str, candidates: Candidates, chosen: np.ndarray, weights: np.ndarray) -> CaseScores:
-    """One configuration's per-case scores (C = 1): of each case, or pair of cases, the mean over the resamples that left it out.
+def left_out_scores(metric: str, candidates: Candidates, chosen: np.ndarray, weights: np.ndarray) -> PatientScores:
+    """One configuration's per-patient scores (C = 1): of each patient, or pair of patients, the mean over the resamples that left it out.
 
-    `chosen` (B,) by resample, `weights` (B, N) of the cases it was chosen on.
+    `chosen` (B,) by resample, `weights` (B, N) of the patients it was chosen on.
     """
     distinct, which = np.unique(chosen, return_inverse=True)
     scores, out = candidates.scores(metric, distinct), (weights == 0).astype(np.float64)
     with np.errstate(invalid="ignore"):
-        if isinstance(scores, CaseMeans):
+        if isinstance(scores, PatientMeans):
             times = np.stack([out[which == number].sum(0) for number in range(len(distinct))])  # (distinct, N)
-            return CaseMeans((scores.total * times).sum(1, keepdims=True) / times.sum(0), scores.size)
+            return PatientMeans((scores.total * times).sum(1, keepdims=True) / times.sum(0), scores.size)
         won, together = np.zeros(scores.wins.shape[1:]), out.T @ out
         for number, wins in enumerate(scores.wins):
             rows = out[which == number]
             won += wins * (rows.T @ rows)
-        # a case that has views of both classes is no pair with itself when it is left out, but it is in the metric
-        return CasePairs((won / np.maximum(together, 1))[None], scores.size)
+        # a patient that has views of both classes is no pair with itself when it is left out, but it is in the metric
+        return PatientPairs((won / np.maximum(together, 1))[None], scores.size)
 
 
 def out_of_bag_scores(metric: str, candidates: Candidates, chosen: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """(B,) each choice scored on the cases it left out, NaN where a class has none; their mean is the published estimate."""
+    """(B,) each choice scored on the patients it left out, NaN where a class has none; their mean is the published estimate."""
     distinct, which = np.unique(chosen, return_inverse=True)
     return np.concatenate(
         [
@@ -127,16 +126,16 @@ def corrected_interval(
 ) -> Interval:
     """Of the choices (B,) made on the resamples `weights`; `spread`: resamples for the standard error.
 
-    From FEW_CASES cases of each class on, a t interval of the configurations chosen: a mean over many choices is steadier than
+    From FEW_PATIENTS patients of each class on, a t interval of the configurations chosen: a mean over many choices is steadier than
     any one of them, so the variance is the mean of theirs plus the variance between them. With fewer that is too narrow, and
-    the published percentiles of out-of-bag scores, too wide with many cases, are right (bench/RESULTS.md).
+    the published percentiles of out-of-bag scores, too wide with many patients, are right (bench/RESULTS.md).
     """
     honest = errors_of(left_out_scores(metric, candidates, chosen, weights), strata, spread)
     distinct, times = np.unique(chosen, return_counts=True)
     of_each, share = errors_of(candidates.scores(metric, distinct), strata, spread), times / times.sum()
     between = share @ (of_each.value - share @ of_each.value) ** 2
     error = np.sqrt(np.maximum(share @ of_each.error**2 + between, honest.error**2))
-    if min(np.unique(strata, return_counts=True)[1]) < FEW_CASES:
+    if min(np.unique(strata, return_counts=True)[1]) < FEW_PATIENTS:
         low, high = np.nanquantile(out_of_bag_scores(metric, candidates, chosen, weights), [(1 - level) / 2, (1 + level) / 2])
         value = float(honest.value[0])
         return Interval(value, min(float(low), value), max(float(high), value))
@@ -154,11 +153,11 @@ def corrected(
     count: int,
     level: float = 0.95,
 ) -> dict[str, dict[str, Corrected]]:
-    """{rule: {metric of `names`: Corrected}} where `metric` makes the choice; `count` resamples, `strata` (N,) class of each case."""
-    weights = draw_cases(strata, count, rng)
+    """{rule: {metric of `names`: Corrected}} where `metric` makes the choice; `count` resamples, `strata` (N,) class of each patient."""
+    weights = draw_patients(strata, count, rng)
     everyone = np.ones((1, len(strata)))
     on_all = choices(metric, candidates, everyone, choose)
-    spread = draw_cases(strata, count, rng)
+    spread = draw_patients(strata, count, rng)
     found: dict[str, dict[str, Corrected]] = {}
     for rule, chosen in choices(metric, candidates, weights, choose).items():
         found[rule] = {}

@@ -1,11 +1,11 @@
-"""Intervals by resampling cases, stratified by class. The case is the unit, never the image."""
+"""Intervals by resampling patients, stratified by class. The patient is the unit, never the image."""
 
 from typing import NamedTuple
 
 import numpy as np
 from scipy.stats import t as student
 
-from analysis.case_scores import CaseScores, case_scores
+from analysis.patient_scores import PatientScores, patient_scores
 
 
 class Interval(NamedTuple):
@@ -16,14 +16,14 @@ class Interval(NamedTuple):
     high: float
 
 
-def resamples(label: np.ndarray, case: np.ndarray, count: int, rng: np.random.Generator) -> list[tuple[np.ndarray, np.ndarray]]:
-    """`count` pairs (rows, draw): cases drawn with replacement within each class, all views of a case together.
+def resamples(label: np.ndarray, patient: np.ndarray, count: int, rng: np.random.Generator) -> list[tuple[np.ndarray, np.ndarray]]:
+    """`count` pairs (rows, draw): patients drawn with replacement within each class, all views of a patient together.
 
-    `draw` numbers the cases drawn, so that a case drawn twice is two cases, and its patients are two patients each.
-    For statistics that are no function of case weights; `draw_cases` is the fast way.
+    `draw` numbers the patients drawn, so that a patient drawn twice is two patients.
+    For statistics that are no function of patient weights; `draw_patients` is the fast way.
     Efron & Tibshirani, An Introduction to the Bootstrap, 1993, ch. 8 (clusters are the units that are drawn).
     """
-    members = {str(name): np.flatnonzero(case == name) for name in np.unique(case)}
+    members = {str(name): np.flatnonzero(patient == name) for name in np.unique(patient)}
     strata: dict[int, list[str]] = {}
     for name, rows in members.items():
         strata.setdefault(int(label[rows[0]]), []).append(name)
@@ -35,15 +35,15 @@ def resamples(label: np.ndarray, case: np.ndarray, count: int, rng: np.random.Ge
     return drawn
 
 
-def strata_of(label: np.ndarray, case: np.ndarray) -> np.ndarray:
-    """(N,) class of each case, cases as `np.unique(case)` sorts them: the label of its first view."""
-    return label[np.unique(case, return_index=True)[1]]
+def strata_of(label: np.ndarray, patient: np.ndarray) -> np.ndarray:
+    """(N,) class of each patient, patients as `np.unique(patient)` sorts them: the label of its first view."""
+    return label[np.unique(patient, return_index=True)[1]]
 
 
-def draw_cases(strata: np.ndarray, count: int, rng: np.random.Generator) -> np.ndarray:
-    """(B, N) weights of cases in `count` resamples for intervals: of n cases of a class n - 1 are drawn, each weighing n / (n - 1).
+def draw_patients(strata: np.ndarray, count: int, rng: np.random.Generator) -> np.ndarray:
+    """(B, N) weights of patients in `count` resamples for intervals: of n patients of a class n - 1 are drawn, each weighing n / (n - 1).
 
-    Drawing n of n makes the variance of a mean (n - 1) / n of what it is, which shows with 7 benign cases.
+    Drawing n of n makes the variance of a mean (n - 1) / n of what it is, which shows with 7 benign patients.
     Rao & Wu, Resampling Inference with Complex Survey Data, JASA 1988, section 2 (m = n - 1 in each stratum).
     """
     weights = np.zeros((count, len(strata)))
@@ -55,12 +55,12 @@ def draw_cases(strata: np.ndarray, count: int, rng: np.random.Generator) -> np.n
 
 
 def jackknife_weights(count: int) -> np.ndarray:
-    """(N, N) weights that leave out each case in turn."""
+    """(N, N) weights that leave out each patient in turn."""
     return 1 - np.eye(count)
 
 
 def influence_parts(left_out: np.ndarray, strata: np.ndarray) -> list[tuple[np.ndarray, int]]:
-    """For each class of n cases: ((C, n) deviations whose products sum to its part of the covariance, n - 1), from the jackknife (C, N).
+    """For each class of n patients: ((C, n) deviations whose products sum to its part of the covariance, n - 1), from the jackknife (C, N).
 
     Var = sum over classes of (n - 1) / n times the sum of squares of (left out - mean). Efron & Tibshirani 1993, eq. 11.5.
     """
@@ -88,8 +88,8 @@ class Errors(NamedTuple):
     freedom: np.ndarray  # (C,) its degrees of freedom, by the jackknife
 
 
-def errors_of(scores: CaseScores, strata: np.ndarray, weights: np.ndarray) -> Errors:
-    """Of C configurations, with resamples `weights` (B, N) of `draw_cases`."""
+def errors_of(scores: PatientScores, strata: np.ndarray, weights: np.ndarray) -> Errors:
+    """Of C configurations, with resamples `weights` (B, N) of `draw_patients`."""
     value = scores.scores(np.ones((1, len(strata))))[:, 0]
     parts = influence_parts(scores.scores(jackknife_weights(len(strata))), strata)
     freedom = degrees_of_freedom([(part**2).sum(1) for part, _ in parts], [count for _, count in parts])
@@ -110,10 +110,10 @@ def unbounded_intervals(metric: str, errors: Errors, level: float = 0.95) -> lis
     return [Interval(float(v), float(v if s else a), float(v if s else b)) for v, a, b, s in zip(value, low, high, still, strict=True)]
 
 
-def intervals_of(metric: str, scores: CaseScores, strata: np.ndarray, weights: np.ndarray, level: float = 0.95) -> list[Interval]:
-    """An interval of each of C configurations: bootstrap standard error, degrees of freedom of the few cases of each class.
+def intervals_of(metric: str, scores: PatientScores, strata: np.ndarray, weights: np.ndarray, level: float = 0.95) -> list[Interval]:
+    """An interval of each of C configurations: bootstrap standard error, degrees of freedom of the few patients of each class.
 
-    Better covered than percentile and BCa with 7 to 53 cases of a class (bench/RESULTS.md).
+    Better covered than percentile and BCa with 7 to 53 patients of a class (bench/RESULTS.md).
     """
     return unbounded_intervals(metric, errors_of(scores, strata, weights), level)
 
@@ -133,16 +133,15 @@ def bootstrap_interval(
     probability: np.ndarray,
     label: np.ndarray,
     patient: np.ndarray,
-    case: np.ndarray,
     *,
     rng: np.random.Generator,
     count: int = 2000,
     level: float = 0.95,
 ) -> Interval:
     """Interval of a metric (a name of mmnet.metrics) of V views (all arrays (V,)). See `intervals_of`."""
-    strata = strata_of(label, case)
-    scores = case_scores(metric, probability[None], label, patient, case)
-    return intervals_of(metric, scores, strata, draw_cases(strata, count, rng), level)[0]
+    strata = strata_of(label, patient)
+    scores = patient_scores(metric, probability[None], label, patient)
+    return intervals_of(metric, scores, strata, draw_patients(strata, count, rng), level)[0]
 
 
 def paired_difference(
@@ -151,16 +150,15 @@ def paired_difference(
     second: np.ndarray,
     label: np.ndarray,
     patient: np.ndarray,
-    case: np.ndarray,
     *,
     rng: np.random.Generator,
     count: int = 2000,
     level: float = 0.95,
 ) -> Interval:
-    """Interval of metric(first) - metric(second) on the same views: each resample draws the same cases for both."""
-    strata = strata_of(label, case)
-    scores = case_scores(metric, np.stack([first, second]), label, patient, case)
+    """Interval of metric(first) - metric(second) on the same views: each resample draws the same patients for both."""
+    strata = strata_of(label, patient)
+    scores = patient_scores(metric, np.stack([first, second]), label, patient)
     value, drawn, left_out = (
-        scores.scores(weights) for weights in (np.ones((1, len(strata))), draw_cases(strata, count, rng), jackknife_weights(len(strata)))
+        scores.scores(weights) for weights in (np.ones((1, len(strata))), draw_patients(strata, count, rng), jackknife_weights(len(strata)))
     )
     return difference_intervals(value[:1, 0], value[1:, 0], drawn[:1] - drawn[1:], left_out[:1] - left_out[1:], strata, level)[0]

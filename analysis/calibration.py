@@ -65,7 +65,7 @@ def calibration_error(probability: np.ndarray, label: np.ndarray, bins: int = BI
 def chance_calibration_error(probability: np.ndarray, rng: np.random.Generator, count: int = 200) -> float:
     """Mean calibration error if these probabilities were true: of labels drawn by them, units taken as independent.
 
-    With N units of evenly spread probabilities and b bins that is about sqrt(b / N) / 3; images of one case make it more.
+    With N units of evenly spread probabilities and b bins that is about sqrt(b / N) / 3; images of one patient make it more.
     """
     drawn = (rng.random((count, len(probability))) < probability).astype(np.int64)
     return float(np.mean([calibration_error(probability, label) for label in drawn]))
@@ -121,14 +121,14 @@ SCORE_NAMES = {"calibration_error": "calibration error", "log_loss": "log loss",
 
 
 def judge(level: Level, rng: np.random.Generator) -> dict[str, Any]:
-    """Before and after cross-fitted scaling: scores, after - before paired over cases, temperatures, and the verdict in words.
+    """Before and after cross-fitted scaling: scores, after - before paired over patients, temperatures, and the verdict in words.
 
-    The temperatures stay as they are in a resample: intervals are of these predictions on other cases.
+    The temperatures stay as they are in a resample: intervals are of these predictions on other patients.
     """
     label, before = level.label, level.probability
     temperature = cross_fitted_temperature(before, label, level.fold)
     after = scale(before, temperature)
-    draws = [rows for rows, _ in resamples(label, level.case, RESAMPLES, rng)]
+    draws = [rows for rows, _ in resamples(label, level.patient, RESAMPLES, rng)]
     scores: dict[str, dict[str, Any]] = {}
     for name, score in SCORES.items():
         drawn = [score(after[rows], label[rows]) - score(before[rows], label[rows]) for rows in draws]
@@ -137,7 +137,7 @@ def judge(level: Level, rng: np.random.Generator) -> dict[str, Any]:
     bias = _interval(float((before - label).mean()), [float((before[rows] - label[rows]).mean()) for rows in draws])
     return {
         "units": len(label),
-        "cases": len(np.unique(level.case)),
+        "patients": len(np.unique(level.patient)),
         "scores": scores,
         "calibration_error_by_chance": chance_calibration_error(before, rng),
         "mean_probability": float(before.mean()),
@@ -171,26 +171,26 @@ def verdict(log_loss: Interval, bias: Interval, temperature: np.ndarray) -> str:
 
 
 def bars(probability: np.ndarray, level: Level) -> list[dict[str, float]]:
-    """The reliability diagram of a level: bins of `bin_of`, the observed share with its 95 % interval, units and cases."""
+    """The reliability diagram of a level: bins of `bin_of`, the observed share with its 95 % interval, units and patients."""
     bins = max(2, min(BINS, len(probability) // BIN_UNITS))
     member = bin_of(probability, bins)
     found = []
     for number, content in enumerate(reliability(probability, level.label, bins)):
-        case = level.case[member == number]
-        low, high = share_interval(content.observed, case)
-        found.append(content._asdict() | {"low": low, "high": high, "cases": len(np.unique(case))})
+        patient = level.patient[member == number]
+        low, high = share_interval(content.observed, patient)
+        found.append(content._asdict() | {"low": low, "high": high, "patients": len(np.unique(patient))})
     return found
 
 
-def share_interval(share: float, case: np.ndarray) -> tuple[float, float]:
-    """95 % interval of a share of units (case: (n,)), by Wilson (JASA 1927) with the effective number of cases in place of n.
+def share_interval(share: float, patient: np.ndarray) -> tuple[float, float]:
+    """95 % interval of a share of units (patient: (n,)), by Wilson (JASA 1927) with the effective number of patients in place of n.
 
-    All units of a case have one label, so the share is a mean over cases weighted by their units m, worth (sum m)^2 / sum m^2
-    independent cases (Kish, Survey Sampling, 1965). Simulated with 5 to 30 cases of
-    1 to 24 images and shares of 0.5 to 0.95, it held the truth in 92 to 97 of 100 bins; a bootstrap over cases, which has no width
+    All units of a patient have one label, so the share is a mean over patients weighted by their units m, worth (sum m)^2 / sum m^2
+    independent patients (Kish, Survey Sampling, 1965). Simulated with 5 to 30 patients of
+    1 to 24 images and shares of 0.5 to 0.95, it held the truth in 92 to 97 of 100 bins; a bootstrap over patients, which has no width
     where all agree, in 21 to 94.
     """
-    units = np.unique(case, return_counts=True)[1]
+    units = np.unique(patient, return_counts=True)[1]
     n = units.sum() ** 2 / (units**2).sum()
     middle, spread = share + NORMAL**2 / (2 * n), NORMAL * np.sqrt(share * (1 - share) / n + NORMAL**2 / (4 * n**2))
     low, high = (middle - spread) / (1 + NORMAL**2 / n), (middle + spread) / (1 + NORMAL**2 / n)
@@ -227,7 +227,7 @@ def write_calibration_tables(folder: Path, report: dict[str, Any]) -> None:
         for when, rows in found["bins"].items()
         for row in rows
     ]
-    columns = ["level", "scaling", "probability", "observed", "units", "low", "high", "cases"]
+    columns = ["level", "scaling", "probability", "observed", "units", "low", "high", "patients"]
     write_table(folder / "reliability.csv", columns, points)
 
 
@@ -294,7 +294,7 @@ def print_calibration(report: dict[str, Any], console: Console) -> None:
             soft_wrap=True,
         )
     console.print(
-        "each fold scaled by the temperature that the other folds chose; bars of the figure: Wilson over cases, not images\n"
+        "each fold scaled by the temperature that the other folds chose; bars of the figure: Wilson over patients, not images\n"
         "figure: plots/reliability.png; numbers: results/calibration.csv, results/reliability.csv",
         highlight=False,
         soft_wrap=True,

@@ -1,7 +1,7 @@
 """Two studies against each other, on the patients that both judged.
 
 What stands for a study is its chosen trial's out-of-fold predictions (of a nested study: all outer folds). Networks, views and
-folds may differ; the cases of the intersection are drawn together for both.
+folds may differ; the patients of the intersection are drawn together for both.
 """
 
 from pathlib import Path
@@ -17,6 +17,7 @@ from analysis.predictions import Level, study_predictions
 from analysis.tables import interval_text, narrow_table, write_table
 from data.dataset import same_data
 from data.errors import InputError, shortlist
+from mmnet.metrics import patient_mean
 from mmnet.records import write_json
 from mmnet.study_folder import read_study
 
@@ -33,26 +34,26 @@ def every_metric(level: Level) -> dict[str, float]:
 
 def patients_of(level: Level) -> Level:
     """A patient's probability is the mean over its views."""
-    _, first, member = np.unique(level.patient, return_index=True, return_inverse=True)
-    return level.select(first)._replace(probability=np.bincount(member, weights=level.probability) / np.bincount(member))
+    mean, first = patient_mean(level.probability, level.label, level.patient)
+    return level.select(first)._replace(probability=mean)
 
 
 def shared(first: Level, second: Level) -> tuple[Level, Level]:
     """Both on the patients that both hold. Raises InputError where they share none, share one class only, or disagree on a label."""
-    names = np.intersect1d(first.patient, second.patient)
+    names = np.intersect1d(first.slide, second.slide)
     if not len(names):
         raise InputError(
             f"compare: no patient is in both studies ({len(set(first.patient.tolist()))} and {len(set(second.patient.tolist()))} patients, such as "
             f"{first.patient[0]} and {second.patient[0]}); expected studies of the same data set"
         )
-    one, other = (level.select(np.isin(level.patient, names)) for level in (first, second))
-    for name in ("label", "case"):
-        of_one, of_other = (dict(zip(level.patient.tolist(), getattr(level, name).tolist(), strict=True)) for level in (one, other))
-        apart = sorted(patient for patient in of_one if of_one[patient] != of_other[patient])
+    one, other = (level.select(np.isin(level.slide, names)) for level in (first, second))
+    for name in ("label", "patient"):
+        of_one, of_other = (dict(zip(level.slide.tolist(), getattr(level, name).tolist(), strict=True)) for level in (one, other))
+        apart = sorted(slide for slide in of_one if of_one[slide] != of_other[slide])
         if apart:
             raise InputError(f"compare: {shortlist(apart)} has another {name} in each study; expected studies of the same data set")
     if len(set(one.label.tolist())) < 2:
-        raise InputError(f"compare: the {len(names)} patients of both studies are of one class; expected benign and malignant")
+        raise InputError(f"compare: the {len(set(one.patient.tolist()))} patients of both studies are of one class; expected benign and malignant")
     return one, other
 
 
@@ -62,7 +63,7 @@ def differences(about: tuple[dict[str, Any], dict[str, Any]], levels: tuple[Leve
     first, second = about
     if not same_data(first["data"].get("fingerprint", ""), second["data"].get("fingerprint", "")):
         found.append(f"data: fingerprint {first['data'].get('fingerprint')} and {second['data'].get('fingerprint')}")
-    folds = [dict(zip(level.patient.tolist(), level.fold.tolist(), strict=True)) for level in levels]
+    folds = [dict(zip(level.slide.tolist(), level.fold.tolist(), strict=True)) for level in levels]
     if partition(folds[0]) != partition(folds[1]):
         found.append("partition: other folds, so the difference also holds what the partition moves")
     for path in ("optim.epochs", "metric", "data.magnifications", "data.image_size"):
@@ -74,12 +75,12 @@ def differences(about: tuple[dict[str, Any], dict[str, Any]], levels: tuple[Leve
 
 
 def partition(fold_of: dict[str, int]) -> set[frozenset[str]]:
-    """Which patients are judged together, whatever their fold is called."""
-    return {frozenset(patient for patient, fold in fold_of.items() if fold == number) for number in set(fold_of.values())}
+    """Which slides are evaluated together, whatever their fold is called."""
+    return {frozenset(slide for slide, fold in fold_of.items() if fold == number) for number in set(fold_of.values())}
 
 
 def write_comparison(first: Path, second: Path) -> dict[str, Any]:
-    """results/compare_<second>.json and .csv of the first study: every metric of both and first − second, with intervals over cases."""
+    """results/compare_<second>.json and .csv of the first study: every metric of both and first − second, with intervals over patients."""
     about = (read_study(first), read_study(second))
     levels = [study_predictions(study).level("view") for study in (first, second)]
     one, other = shared(*levels)
@@ -91,14 +92,13 @@ def write_comparison(first: Path, second: Path) -> dict[str, Any]:
         "synthetic": any(study["data"]["synthetic"] for study in about),
         "optimistic": [path.name for path, study in zip((first, second), about, strict=True) if is_search(study)],
         "patients": len(set(one.patient.tolist())),
-        "cases": len(set(one.case.tolist())),
         "left_out": [len(set(level.patient.tolist()) - set(one.patient.tolist())) for level in levels],
         "differences": differences(about, (one, other)),
         "metrics": {
             name: {"first": value[0, n], "second": value[1, n], "difference": value[0, n] - value[1, n], "low": low[n], "high": high[n]}
             for n, name in enumerate(names)
         },
-        "interval": f"95 % percentile bootstrap over cases, stratified by class, the same cases for both, {RESAMPLES} resamples",
+        "interval": f"95 % percentile bootstrap over patients, stratified by class, the same patients for both, {RESAMPLES} resamples",
     }
     results = first / "results"
     write_json(results / f"compare_{second.name}.json", report)
@@ -118,7 +118,7 @@ def print_comparison(report: dict[str, Any], study: Path, console: Console) -> N
     first, second = report["studies"]
     synthetic = " (SYNTHETIC DATA)" if report["synthetic"] else ""
     table = narrow_table(
-        f"{first} against {second}{synthetic}: {report['patients']} patients of {report['cases']} cases (95 %, paired over cases)",
+        f"{first} against {second}{synthetic}: {report['patients']} patients (95 %, paired over patients)",
         ("metric", first, second, "first − second", "better"),
     )
     for name, row in report["metrics"].items():

@@ -109,7 +109,6 @@ class Candidates(NamedTuple):
     oof: list[np.ndarray]  # of each trial (E, V)
     label: np.ndarray
     patient: np.ndarray
-    case: np.ndarray
     fold: np.ndarray
 
 
@@ -120,7 +119,7 @@ def read_candidates(records: list[TrialRecord]) -> Candidates:
         raise InputError("ensembles: no trial has predictions on record; let the study finish")
     first = next(iter(saved.values()))
     same = {name: arrays for name, arrays in saved.items() if np.array_equal(arrays["rows"], first["rows"])}
-    columns = {name: first[name] for name in ("label", "patient", "case", "fold")}
+    columns = {name: first[name] for name in ("label", "patient", "fold")}
     return Candidates(list(same), [arrays["oof"].astype(np.float64) for arrays in same.values()], **columns)
 
 
@@ -175,8 +174,8 @@ def cross_fit(candidates: Candidates, metric: str, methods: Mapping[str, Method]
 
 
 def judge(candidates: Candidates, metric: str, rng: np.random.Generator) -> list[Judged]:
-    """Every method of METHODS against the best single trial, differences paired over cases."""
-    label, patient, case = candidates.label, candidates.patient, candidates.case
+    """Every method of METHODS against the best single trial, differences paired over patients."""
+    label, patient = candidates.label, candidates.patient
     honest = cross_fit(candidates, metric)
     judged = []
     for method, (optimistic, weights) in fit(candidates, np.ones(len(label), dtype=bool), metric).items():
@@ -185,7 +184,7 @@ def judge(candidates: Candidates, metric: str, rng: np.random.Generator) -> list
                 method,
                 evaluate(honest[method], label, patient),
                 evaluate(optimistic, label, patient),
-                paired_difference(metric, honest[method], honest["best single"], label, patient, case, rng=rng, count=RESAMPLES),
+                paired_difference(metric, honest[method], honest["best single"], label, patient, rng=rng, count=RESAMPLES),
                 {candidates.names[t]: round(float(weights[t]), 4) for t in np.flatnonzero(weights)},
             )
         )

@@ -72,6 +72,14 @@ def choose(level: Level, count: int) -> dict[str, list[str]]:
     return {group: level.patient[rows[np.argsort(-level.probability[rows], kind="stable")]].tolist() for group, rows in found.items()}
 
 
+def one_class_each(predictions: Predictions) -> Predictions:
+    """A patient with views of both classes is two, as at the level of patients: `22549 benign` and `22549 malignant`."""
+    patient, label = predictions.patient, predictions.label
+    both = np.isin(patient, np.intersect1d(patient[label == 0], patient[label == 1]))
+    named = np.char.add(np.char.add(patient, " "), np.array(CLASSES)[label])
+    return replace(predictions, patient=np.where(both, named, patient))
+
+
 def _classes_in_turn(rows: np.ndarray, label: np.ndarray) -> np.ndarray:
     """The first of each class, then the second of each, …"""
     malignant = label[rows] == 1
@@ -166,10 +174,10 @@ def write_gradcam(study: Path, images: Dataset, config: Config, device: torch.de
     Raises InputError when the images or models/ are not those that made the predictions on record.
     """
     about, trial = read_study(study), chosen_trial(study)
-    predictions = trial_predictions(trial)
+    predictions = one_class_each(trial_predictions(trial))
     view, column = np.nonzero(predictions.rows != MISSING)
     rows = predictions.rows[view, column]
-    if rows.max() >= len(images.table) or (images.table.patient[rows] != predictions.patient[view]).any():
+    if rows.max() >= len(images.table) or (images.table.slide[rows] != predictions.slide[view]).any():
         raise InputError(
             f"data {images.name}: its {len(images.table)} images are not those of the study's views, in their order; "
             "pass the study's own data, at its magnifications and without the sealed patients"

@@ -1,4 +1,4 @@
-"""Several sets of predictions of the same cases, resampled together: each draw takes the same cases for all of them."""
+"""Several sets of predictions of the same patients, resampled together: each draw takes the same patients for all of them."""
 
 from collections.abc import Callable, Sequence
 
@@ -19,23 +19,20 @@ def metrics_of(level: Level) -> dict[str, float]:
 def joint_values(levels: Sequence[Level], statistic: Statistic, *, rng: np.random.Generator, count: int) -> tuple[np.ndarray, np.ndarray]:
     """((L, S) the S statistics of L levels as they are, (count, L, S) of each resample).
 
-    Cases are drawn with replacement within each class, all units of a case together in every level (`bootstrap.resamples`).
-    The levels must hold the same cases; their units (views, folds, order) may differ.
+    Patients are drawn with replacement within each class, all units of a patient together in every level (`bootstrap.resamples`).
+    The levels must hold the same patients; their units (views, folds, order) may differ.
     """
-    assert all(set(level.case.tolist()) == set(levels[0].case.tolist()) for level in levels)
+    assert all(set(level.patient.tolist()) == set(levels[0].patient.tolist()) for level in levels)
     source = np.repeat(np.arange(len(levels)), [len(level.label) for level in levels])
     row = np.concatenate([np.arange(len(level.label)) for level in levels])
-    number = [np.unique(level.patient, return_inverse=True)[1] for level in levels]
-    label, case = (np.concatenate([getattr(level, name) for level in levels]) for name in ("label", "case"))
+    label, patient = (np.concatenate([getattr(level, name) for level in levels]) for name in ("label", "patient"))
     drawn = []
-    for rows, draw in resamples(label, case, count, rng):
+    for rows, draw in resamples(label, patient, count, rng):
         values = []
         for place, level in enumerate(levels):
             here = source[rows] == place
             chosen = row[rows[here]]
-            # a case drawn twice is two cases, and its patients are two patients each
-            resampled = level.select(chosen)._replace(patient=draw[here] * len(number[place]) + number[place][chosen])
-            values.append(list(statistic(resampled).values()))
+            values.append(list(statistic(level.drawn(chosen, draw[here])).values()))
         drawn.append(values)
     return np.array([list(statistic(level).values()) for level in levels]), np.array(drawn)
 

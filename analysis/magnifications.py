@@ -51,7 +51,7 @@ def compare(
 
     Without views of both classes there is nothing to score, and all numbers are NaN.
     """
-    label, patient, case = predictions.label[seen], predictions.patient[seen], predictions.case[seen]
+    label, patient = predictions.label[seen], predictions.patient[seen]
     row: dict[str, Any] = {"views": int(seen.sum()), "patients": len(np.unique(patient))}
     if len(np.unique(label)) < 2:
         nothing = dict.fromkeys(SCORES, float("nan"))
@@ -61,7 +61,7 @@ def compare(
             "minus_all": {name: dict.fromkeys(("value", "low", "high"), np.nan) for name in SCORES},
         }
     differences = {
-        name: paired_difference(name, other[seen], everything[seen], label, patient, case, rng=rng, count=RESAMPLES)._asdict()
+        name: paired_difference(name, other[seen], everything[seen], label, patient, rng=rng, count=RESAMPLES)._asdict()
         for name in SCORES
     }
     return row | {
@@ -87,11 +87,15 @@ def contributions(judge: Judge, predictions: Predictions, everything: np.ndarray
     return rows
 
 
-def weights_of_patients(importance: np.ndarray, rows: np.ndarray, patient: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """importance (V, M) -> ((P, M) mean over a patient's views, NaN where it has no such image, (P,) its first view)."""
-    first = patient_mean(importance[:, 0], patient)[1]
-    mean = np.stack([patient_mean(column, patient)[0] for column in importance.T], axis=1)
-    return np.where(rows[first] == MISSING, np.nan, mean), first
+def weights_of_patients(importance: np.ndarray, predictions: Predictions) -> tuple[np.ndarray, np.ndarray]:
+    """importance (V, M) -> ((P, M) mean over the patient's views that have such an image, NaN where none has, (P,) the first view)."""
+    def means(values: np.ndarray) -> np.ndarray:
+        return np.stack([patient_mean(column, predictions.label, predictions.patient)[0] for column in values.T], axis=1)
+
+    there = predictions.rows != MISSING
+    share = means(there.astype(float))
+    first = patient_mean(importance[:, 0], predictions.label, predictions.patient)[1]
+    return means(importance * there) / np.where(share > 0, share, np.nan), first
 
 
 def mean_and_sd(weights: np.ndarray) -> dict[str, Any]:
@@ -153,10 +157,9 @@ def write_magnifications(study: Path, development: Dataset, config: Config, devi
         "masking_in_training": config.augment.masking,
         "views": len(everything),
         "patients": len(np.unique(predictions.patient)),
-        "cases": len(np.unique(predictions.case)),
         "all": scores_of(everything, predictions.label, predictions.patient),
         "rows": contributions(judge, predictions, everything, rng),
-        "interval": f"95 % percentile bootstrap over cases, stratified by class, paired, {RESAMPLES} resamples; not corrected for several looks",
+        "interval": f"95 % percentile bootstrap over patients, stratified by class, paired, {RESAMPLES} resamples; not corrected for several looks",
     }
     report["verdict"] = verdict(report["rows"])
     report["importance"] = _write_importance(study, predictions, trial.folder, report) if config.model.importance else None
@@ -173,11 +176,11 @@ def write_magnifications(study: Path, development: Dataset, config: Config, devi
 def _write_importance(study: Path, predictions: Predictions, trial: Path, report: dict[str, Any]) -> dict[str, Any]:
     """results/importance.csv and its figure -> mean and sd over all patients and of each subtype."""
     importance = read_arrays(trial / "predictions.npz")["importance"]
-    weights, first = weights_of_patients(importance, predictions.rows, predictions.patient)
+    weights, first = weights_of_patients(importance, predictions)
     subtype = np.where(predictions.subtype[first] == "", "unknown", predictions.subtype[first])
-    columns = ["patient", "case", "subtype", "label", *(f"{m}X" for m in predictions.magnifications)]
+    columns = ["patient", "subtype", "label", *(f"{m}X" for m in predictions.magnifications)]
     rows = [
-        [predictions.patient[view], predictions.case[view], name, predictions.label[view]]
+        [predictions.patient[view], name, predictions.label[view]]
         + ["" if np.isnan(weight) else round(float(weight), 4) for weight in of_patient]
         for view, name, of_patient in zip(first, subtype, weights, strict=True)
     ]
@@ -228,7 +231,7 @@ def plot_contributions(report: dict[str, Any], path: Path) -> None:
         axes.spines[["top", "right"]].set_visible(False)
     panels[0].set_yticks(place, [row["shown"] for row in report["rows"]])
     panels[0].invert_yaxis()
-    title = f"What each magnification contributes: 95 % intervals, paired over {report['cases']} cases"
+    title = f"What each magnification contributes: 95 % intervals, paired over {report['patients']} patients"
     save_figure(figure, path, title, report["synthetic"])
 
 
@@ -259,7 +262,7 @@ def plot_weights(weights: np.ndarray, subtype: np.ndarray, magnifications: tuple
 def print_magnifications(report: dict[str, Any], console: Console) -> None:
     say = partial(console.print, highlight=False)
     synthetic = " (SYNTHETIC DATA)" if report["synthetic"] else ""
-    title = f"less − all magnifications{synthetic}, 95 %, paired over {report['cases']} cases"
+    title = f"less − all magnifications{synthetic}, 95 %, paired over {report['patients']} patients"
     table = narrow_table(title, ("shown", "log loss", "less − all", "patient AUC: less − all"))
     table.add_row("all", f"{report['all']['log_loss']:.3f}", "", f"{report['all']['patient_auc']:.3f}")
     for row in report["rows"]:

@@ -14,7 +14,7 @@ from analysis.predictions import Predictions, study_predictions, trial_predictio
 from analysis.roc_curves import Curve, study_curves, write_curves_table
 from analysis.sealed_test import read_openings
 from analysis.thresholds import thresholds_report, write_thresholds_table
-from data.dataset import Dataset, same_data
+from data.dataset import Dataset, Values, same_data
 from data.views import MISSING
 from mmnet.members import member_names
 from mmnet.records import TrialRecord, read_trials
@@ -66,9 +66,9 @@ class Material:
 class Pixels(NamedTuple):
     """Where the images of development patients are found; those of sealed patients are out of its reach."""
 
-    images: np.ndarray  # (N, S, S, 3) uint8, of the whole data set, memory-mapped
+    images: Values  # (N, S, S, 3) uint8, of the whole data set, memory-mapped
     rows: np.ndarray  # (D,) row of `images` of each row of the development table
-    patient: np.ndarray  # (D,) str
+    slide: np.ndarray  # (D,) str
     skipped: int  # files left out as bad
 
     def tile(self, row: int) -> np.ndarray:
@@ -122,17 +122,17 @@ def development_pixels(dataset: Dataset, about: dict[str, Any]) -> Pixels | None
     if dataset.images is None or not same_data(dataset.fingerprint, about["data"]["fingerprint"]):
         return None
     table, splits = dataset.table, about["splits"]
-    development = [patient for fold in splits["folds"] for patient in fold]
-    inside = np.isin(table.patient, development) & np.isin(table.magnification, about["config"]["data"]["magnifications"])
-    rows = np.flatnonzero(inside & ~np.isin(table.patient, splits["test"]))
-    return Pixels(dataset.images, rows, table.patient[rows], len(dataset.skipped))
+    development = [slide for fold in splits["folds"] for slide in fold]
+    inside = np.isin(table.slide, development) & np.isin(table.magnification, about["config"]["data"]["magnifications"])
+    rows = np.flatnonzero(inside & ~np.isin(table.slide, splits["test"]))
+    return Pixels(dataset.images, rows, table.slide[rows], len(dataset.skipped))
 
 
 def _same_rows(predictions: Predictions, pixels: Pixels) -> bool:
-    """Whether every view's rows show the patient that it names."""
+    """Whether every view's rows show the slide that it names."""
     view, column = np.nonzero(predictions.rows != MISSING)
     rows = predictions.rows[view, column]
-    return bool(rows.max() < len(pixels.rows) and (pixels.patient[rows] == predictions.patient[view]).all())
+    return bool(rows.max() < len(pixels.rows) and (pixels.slide[rows] == predictions.slide[view]).all())
 
 
 def write_tables(study: Path, material: Material) -> None:

@@ -34,7 +34,7 @@ def furthest(records: Sequence[TrialRecord]) -> list[int]:
 def judge_mean(candidates: Candidates, records: Sequence[TrialRecord], metric: str, rng: np.random.Generator) -> dict[str, Any] | None:
     """Which trials are members, and their mean against one trial, both chosen by the other folds; None: fewer than MEMBERS trials.
 
-    `records`: of the candidates, in their order. `difference` is mean minus single in `metric`, paired over cases.
+    `records`: of the candidates, in their order. `difference` is mean minus single in `metric`, paired over patients.
     """
     if len(records) < MEMBERS:
         return None
@@ -43,7 +43,7 @@ def judge_mean(candidates: Candidates, records: Sequence[TrialRecord], metric: s
     members = rank([records[place] for place in places], metric)[:MEMBERS]
     label, patient = candidates.label, candidates.patient
     honest = cross_fit(eligible, metric, METHODS)
-    difference = paired_difference(metric, honest["mean"], honest["single"], label, patient, candidates.case, rng=rng, count=RESAMPLES)
+    difference = paired_difference(metric, honest["mean"], honest["single"], label, patient, rng=rng, count=RESAMPLES)
     return {
         "trials": [record.name for record in members],
         "honest": evaluate(honest["mean"], label, patient),

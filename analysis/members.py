@@ -18,11 +18,11 @@ SHOWN = ("log_loss", "auc", "patient_auc", "patient_balanced_accuracy")
 
 
 def write_mean(study: Path) -> dict[str, Any]:
-    """results/mean.json and .csv: the mean with its intervals, every member, and mean minus member, paired over cases."""
+    """results/mean.json and .csv: the mean with its intervals, every member, and mean minus member, paired over patients."""
     about = read_study(study)
     members, metric, rng = member_predictions(study), about["config"]["metric"], np.random.default_rng(about["config"]["seed"])
     mean = mean_of(members)
-    judging = mean.label, mean.patient, mean.case
+    judging = mean.label, mean.patient
     intervals = {name: bootstrap_interval(name, mean.probability, *judging, rng=rng, count=RESAMPLES)._asdict() for name in METRICS}
     rows = [
         _row(name, record, predictions, mean, rng) for (name, predictions), record in zip(members.items(), read_trials(study), strict=True)
@@ -32,11 +32,10 @@ def write_mean(study: Path) -> dict[str, Any]:
         "synthetic": about["data"]["synthetic"],
         "metric": metric,
         "patients": len(np.unique(mean.patient)),
-        "cases": len(np.unique(mean.case)),
         "mean": intervals,
         "best": min(rows, key=lambda row: sign * row["metrics"][metric])["member"],
         "members": rows,
-        "interval": f"95 %, by the bootstrap over cases, stratified by class, {RESAMPLES} resamples; differences paired",
+        "interval": f"95 %, by the bootstrap over patients, stratified by class, {RESAMPLES} resamples; differences paired",
     }
     write_json(study / "results" / "mean.json", report)
     _write_csv(study / "results" / "mean.csv", report)
@@ -44,7 +43,7 @@ def write_mean(study: Path) -> dict[str, Any]:
 
 
 def _row(name: str, record: TrialRecord, member: Predictions, mean: Predictions, rng: np.random.Generator) -> dict[str, Any]:
-    judging = mean.label, mean.patient, mean.case
+    judging = mean.label, mean.patient
     differences = {
         metric: paired_difference(metric, mean.probability, member.probability, *judging, rng=rng, count=RESAMPLES)._asdict()
         for metric in METRICS
@@ -75,7 +74,7 @@ def print_mean(report: dict[str, Any], console: Console) -> None:
     names = (metric, *(name for name in SHOWN if name != metric))
     synthetic = " (SYNTHETIC DATA)" if report["synthetic"] else ""
     table = narrow_table(
-        f"mean of {len(report['members'])} members{synthetic}, out of fold: {report['patients']} patients of {report['cases']} cases",
+        f"mean of {len(report['members'])} members{synthetic}, out of fold: {report['patients']} patients",
         ("member", *map(_short, names), f"mean − it, {_short(metric)}"),
     )
     for row in report["members"]:
@@ -86,9 +85,9 @@ def print_mean(report: dict[str, Any], console: Console) -> None:
     console.print(table)
     shown = ", ".join(f"{_short(name)} {interval_text(**report['mean'][name])}" for name in names)
     console.print(
-        f"the mean (95 % over cases): {shown}\n"
+        f"the mean (95 % over patients): {shown}\n"
         "* best member, chosen by these predictions, which makes it look better than it is; each member at its own best epoch;\n"
-        "differences paired over cases; all metrics: results/mean.csv, results/mean.json",
+        "differences paired over patients; all metrics: results/mean.csv, results/mean.json",
         highlight=False,
         soft_wrap=True,
     )

@@ -32,8 +32,8 @@ SHARES = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)  # to hide; 1: 
 REPEATS = 20
 KINDS = {  # what is hidden -> (words, colour)
     "view": ("magnifications of a view", BLUE),
-    "patient": ("magnifications of a patient", VERMILION),
-    "image": ("images of a patient", ORANGE),
+    "slide": ("magnifications of a slide", VERMILION),
+    "image": ("images of a slide", ORANGE),
 }
 Judge = Callable[[np.ndarray, np.ndarray], np.ndarray]  # rows (V, M) of the table, fold (V,) -> (V,) probability of malignant
 
@@ -42,7 +42,7 @@ class Remaining(NamedTuple):
     """What is left to judge. W views."""
 
     rows: np.ndarray  # (W, M)
-    of: np.ndarray  # (W,) a whole view of the same patient
+    of: np.ndarray  # (W,) a whole view of the same slide
     hidden: float  # share of what was there
 
 
@@ -66,24 +66,24 @@ def hide_in_views(rows: np.ndarray, share: float, rng: np.random.Generator) -> R
     return Remaining(left, np.arange(len(rows)), 1 - float((left != MISSING).sum() / (rows != MISSING).sum()))
 
 
-def hide_in_patients(rows: np.ndarray, patient: np.ndarray, share: float, rng: np.random.Generator) -> Remaining:
-    """Each magnification of a patient goes, from all of its views, with probability `share`, but for one."""
-    _, first, member = np.unique(patient, return_index=True, return_inverse=True)
+def hide_in_slides(rows: np.ndarray, slide: np.ndarray, share: float, rng: np.random.Generator) -> Remaining:
+    """Each magnification of a slide goes, from all of its views, with probability `share`, but for one."""
+    _, first, member = np.unique(slide, return_index=True, return_inverse=True)
     left = hide(rows[first], share, rng)
     hidden = 1 - float((left != MISSING).sum() / (rows[first] != MISSING).sum())
     return Remaining(np.where(left[member] == MISSING, MISSING, rows), np.arange(len(rows)), hidden)
 
 
 def hide_images(
-    rows: np.ndarray, patient: np.ndarray, table: PatientTable, magnifications: tuple[int, ...], share: float, rng: np.random.Generator
+    rows: np.ndarray, slide: np.ndarray, table: PatientTable, magnifications: tuple[int, ...], share: float, rng: np.random.Generator
 ) -> Remaining:
-    """Each image of a patient goes with probability `share`, but for one; the patient's views are made anew of what stays."""
+    """Each image of a slide goes with probability `share`, but for one; the slide's views are made anew of what stays."""
     images = np.unique(rows[rows != MISSING])
-    stays = images[keep_one(table.patient[images], share, rng)]
+    stays = images[keep_one(table.slide[images], share, rng)]
     index = ViewIndex(table.select(stays), magnifications)
-    views = index.evaluation(np.arange(len(index.patients)))
-    names, first = np.unique(patient, return_index=True)
-    of = first[np.searchsorted(names, index.patients[views.patient])]
+    views = index.evaluation(np.arange(len(index.slides)))
+    names, first = np.unique(slide, return_index=True)
+    of = first[np.searchsorted(names, index.slides[views.slide])]
     return Remaining(np.where(views.mask, stays[views.rows], MISSING), of, 1 - len(stays) / len(images))
 
 
@@ -99,11 +99,11 @@ def keep_one(group: np.ndarray, share: float, rng: np.random.Generator) -> np.nd
 
 def hiders(predictions: Predictions, table: PatientTable) -> dict[str, Hider]:
     """A way to hide for each of KINDS."""
-    rows, patient = predictions.rows, predictions.patient
+    rows, slide = predictions.rows, predictions.slide
     return {
         "view": partial(hide_in_views, rows),
-        "patient": partial(hide_in_patients, rows, patient),
-        "image": partial(hide_images, rows, patient, table, predictions.magnifications),
+        "slide": partial(hide_in_slides, rows, slide),
+        "image": partial(hide_images, rows, slide, table, predictions.magnifications),
     }
 
 

@@ -37,7 +37,7 @@ def model_card(material: Material) -> str:
     if trust["ready"] and material.searched:
         recommended = trust["recommended"]["trial"]
         parts += [
-            f"Recommended trial {_text(recommended)}, corrected for the choice (95 % intervals over {trust['cases']} cases):",
+            f"Recommended trial {_text(recommended)}, corrected for the choice (95 % intervals over {trust['patients']} patients):",
             _table(["metric", "corrected (95 %)", "optimistic", "optimistic − corrected"], corrected_rows(trust)),
         ]
     if judged is not None:

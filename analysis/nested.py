@@ -22,21 +22,21 @@ from mmnet.records import read_trials, whole_file, write_json
 RESAMPLES = 1000
 
 
-def write_held_out(folder: Path, development: Dataset, patients: tuple[str, ...], config: Config, device: torch.device) -> None:
+def write_held_out(folder: Path, development: Dataset, slides: tuple[str, ...], config: Config, device: torch.device) -> None:
     """held_out.npz of a trial: what the mean of its fold networks says of patients that none of them saw."""
-    chosen = np.flatnonzero(np.isin(development.table.patient, patients))
+    chosen = np.flatnonzero(np.isin(development.table.slide, slides))
     dataset = development.select_rows(chosen)
     probability, views, index = predict_ensemble(folder / "weights", config, dataset, device)
-    patient = index.patients[views.patient]
-    case_of, subtype_of = dataset.table.of_patients("case"), dataset.table.of_patients("subtype")
+    slide = index.slides[views.slide]
+    patient_of, subtype_of = dataset.table.of_slides("patient"), dataset.table.of_slides("subtype")
     with whole_file(folder / "held_out.npz") as building, building.open("wb") as file:
         np.savez_compressed(
             file,
             probability=probability.mean(0).astype(np.float64),
-            patient=patient,
-            case=np.array([case_of[name] for name in patient.tolist()]),
-            subtype=np.array([subtype_of[name] for name in patient.tolist()]),
-            label=index.label[views.patient],
+            slide=slide,
+            patient=np.array([patient_of[name] for name in slide.tolist()]),
+            subtype=np.array([subtype_of[name] for name in slide.tolist()]),
+            label=index.label[views.slide],
             rows=np.where(views.mask, chosen[views.rows], MISSING),  # of the development table, as in every other record
         )
 
@@ -60,8 +60,7 @@ def write_nested(study: Path, development: Dataset, config: Config, nested: list
         "outer_folds": len(nested),
         "synthetic": development.synthetic,
         "metric": config.metric,
-        "patients": len(patients.label),
-        "cases": len(np.unique(patients.case)),
+        "patients": len(np.unique(patients.patient)),
         "outer": evaluate(judged.probability, judged.label, judged.patient),
         "outer_by_fold": folds,
         "inner_mean": {name: float(np.mean([metrics[name] for metrics in inner])) for name in inner[0]},
@@ -82,7 +81,7 @@ def print_nested(report: dict[str, Any], study: Path, console: Console) -> None:
     metric = report["metric"]
     synthetic = " (SYNTHETIC DATA)" if report["synthetic"] else ""
     table = narrow_table(
-        f"nested cross-validation{synthetic}: {report['patients']} patients of {report['cases']} cases (95 % over cases)",
+        f"nested cross-validation{synthetic}: {report['patients']} patients (95 % over patients)",
         ("", *LEVELS),
     )
     for name, shown in NAMES.items():

@@ -29,16 +29,16 @@ ROWS_SHOWN = 20
 
 
 def check_new(dataset: Dataset, study: Path) -> None:
-    """Raises LeakageError when a patient or case of the study, sealed ones included, stands among those to be predicted."""
+    """Raises LeakageError when a patient of the study, or a slide of one, sealed ones included, stands among those to be predicted."""
     about = read_study(study)
     splits = Splits.from_json(about["splits"])
-    cases = {*study_predictions(study).case.tolist(), *about.get("sealed_cases", ())}  # earlier versions did not record them
-    patients = {*splits.development(), *splits.test}
-    case_of = dataset.table.of_patients("case")
-    seen = sorted(str(patient) for patient, case in case_of.items() if patient in patients or case in cases)
+    patients = {*study_predictions(study).patient.tolist(), *about.get("sealed_patients", ())}  # early versions did not record them
+    slides = {*splits.development(), *splits.test}
+    patient_of = dataset.table.of_slides("patient")
+    seen = sorted({str(patient) for slide, patient in patient_of.items() if slide in slides or patient in patients})
     if seen:
         raise LeakageError(
-            f"--data {dataset.name}: {len(seen)} of {len(case_of)} patients belong to study {study.name} ({shortlist(seen)}): its networks "
+            f"--data {dataset.name}: {len(seen)} of {len(set(patient_of.values()))} patients belong to study {study.name} ({shortlist(seen)}): its networks "
             "were trained on them, or they are its sealed test; expected new patients only: remove these, or rename them if only their names are the same"
         )
 
@@ -66,25 +66,31 @@ def predict_patients(study: Path, dataset: Dataset, device: torch.device) -> dic
     by_model = np.concatenate(by_member)
     known = study_predictions(study).level("patient")
     threshold = max_balanced_accuracy(known.probability, known.label)
-    patient = index.patients[views.patient]
-    models = np.stack([patient_mean(single, patient)[0] for single in by_model])  # (T K, P), patients sorted as in the index
-    mean, spread = models.mean(0), models.std(0, ddof=1)
     table = dataset.table
-    case_of, subtype_of = table.of_patients("case"), table.of_patients("subtype")
+    patient_of, subtype_of = table.of_slides("patient"), table.of_slides("subtype")
+    label = index.label[views.slide]
+    patient = np.array([patient_of[name] for name in index.slides.tolist()])[views.slide]
+    models = np.stack([patient_mean(single, label, patient)[0] for single in by_model])  # (T K, P), sorted by patient
+    first = patient_mean(by_model[0], label, patient)[1]
+    label, patient = label[first], patient[first]
+    mean, spread = models.mean(0), models.std(0, ddof=1)
     images = np.array(
-        [[np.sum((table.patient == name) & (table.magnification == m)) for m in config.data.magnifications] for name in index.patients]
+        [
+            [np.sum((table.patient == name) & (table.label == kind) & (table.magnification == m)) for m in config.data.magnifications]
+            for name, kind in zip(patient.tolist(), label.tolist(), strict=True)
+        ]
     )
+    subtypes = [subtype_of[str(index.slides[views.slide[view]])] for view in first]
     rows = [
         [
-            str(name), case_of[name], subtype_of[name], CLASSES[int(index.label[p])], round(float(mean[p]), 6), round(float(spread[p]), 6),
+            name, subtypes[p], CLASSES[int(label[p])], round(float(mean[p]), 6), round(float(spread[p]), 6),
             round(float(models[:, p].min()), 6), round(float(models[:, p].max()), 6), CLASSES[int(mean[p] >= 0.5)],
             CLASSES[int(mean[p] >= threshold)], round(threshold, 6), *images[p].tolist(),
         ]
-        for p, name in enumerate(index.patients.tolist())
+        for p, name in enumerate(patient.tolist())
     ]  # fmt: skip
     columns = [
         "patient",
-        "case",
         "subtype",
         "label",
         "probability",
@@ -96,12 +102,11 @@ def predict_patients(study: Path, dataset: Dataset, device: torch.device) -> dic
         "threshold",
     ]
     write_table(study / "predictions.csv", [*columns, *(f"images_{m}X" for m in config.data.magnifications)], rows)
-    labelled = index.label != UNKNOWN
+    labelled = label != UNKNOWN
     metrics = {}
-    if len(np.unique(index.label[labelled])) == 2:
-        names = index.patients[labelled]
-        case = np.array([case_of[name] for name in names.tolist()])
-        level = Level(mean[labelled], index.label[labelled], names, case, np.zeros_like(case, dtype=int), np.zeros_like(case, dtype=int))
+    if len(np.unique(label[labelled])) == 2:
+        nothing = np.zeros(int(labelled.sum()), dtype=int)
+        level = Level(mean[labelled], label[labelled], patient[labelled], patient[labelled], nothing, nothing)
         metrics = performance_intervals(level, rng=np.random.default_rng(config.seed), count=RESAMPLES)
     report = {
         "study": study.name,
@@ -128,14 +133,14 @@ def print_predictions(report: dict[str, Any], console: Console) -> None:
         ("patient", "label", "probability", "sd of models", "call at 0.5", f"at {report['threshold']:.2f}"),
     )
     for row in report["rows"][:ROWS_SHOWN]:
-        patient, _, _, label, probability, spread, _, _, at_half, at_threshold, *_ = row
+        patient, _, label, probability, spread, _, _, at_half, at_threshold, *_ = row
         table.add_row(patient, label or "–", f"{probability:.3f}", f"{spread:.3f}", at_half, at_threshold)
     console.print(table)
     if len(report["rows"]) > ROWS_SHOWN:
         console.print(f"… and {len(report['rows']) - ROWS_SHOWN} more", highlight=False)
     if report["metrics"]:
         shown = ", ".join(f"{NAMES[name]} {interval_text(**report['metrics'][name])}" for name in SHOWN)
-        console.print(f"patients with a label (95 % over cases): {shown}", highlight=False, soft_wrap=True)
+        console.print(f"patients with a label (95 % over patients): {shown}", highlight=False, soft_wrap=True)
     if report["incomplete"]:
         say(
             console,

@@ -1,6 +1,6 @@
-"""What chance alone moves: scores by seed and by partition, the top two by the cases, and what further trials can still win.
+"""What chance alone moves: scores by seed and by partition, the top two by the patients, and what further trials can still win.
 
-Pure functions over arrays. A study without repeats knows only the noise of its cases; repeats of its finalists under new seeds
+Pure functions over arrays. A study without repeats knows only the noise of its patients; repeats of its finalists under new seeds
 and new partitions (`repeat_spread`) know the noise of training as well.
 """
 
@@ -41,16 +41,16 @@ def repeat_spread(score: np.ndarray, configuration: np.ndarray, seed: np.ndarray
     return Spread(of_seed, of_partition, of_both, *(int(chosen.sum()) for chosen in alone))
 
 
-def cases_needed(difference: float, error: float, cases: int, power: float = POWER, level: float = LEVEL) -> int | None:
-    """Cases, of the same kinds and shares, that tell two configurations apart, if the difference seen on `cases` is the true one.
+def patients_needed(difference: float, error: float, patients: int, power: float = POWER, level: float = LEVEL) -> int | None:
+    """Patients, of the same kinds and shares, that tell two configurations apart, if the difference seen on `patients` is the true one.
 
-    The error of a paired difference falls with the root of the cases: n (z_{1-α/2} + z_power)² error² / difference². None for
+    The error of a paired difference falls with the root of the patients: n (z_{1-α/2} + z_power)² error² / difference². None for
     no difference at all; never fewer than one.
     """
     if difference == 0 or not math.isfinite(difference) or not math.isfinite(error):
         return None
     factor = (norm.ppf((1 + level) / 2) + norm.ppf(power)) * error / abs(difference)
-    return max(math.ceil(cases * factor**2), 1)
+    return max(math.ceil(patients * factor**2), 1)
 
 
 def expected_gain(scores: np.ndarray, more: int, mode: str) -> float | None:

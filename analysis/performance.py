@@ -25,7 +25,7 @@ NAMES = {
     "pr_auc": "PR-AUC",
     "brier": "Brier",
     "calibration_error": "calib. error",
-    "patient_recognition_rate": "recognition",
+    "recognition_rate": "recognition",
 }
 
 
@@ -67,14 +67,15 @@ def performance(level: Level, threshold: float = 0.5) -> dict[str, float]:
         "pr_auc": average_precision(probability, label),
         "brier": float(np.mean((probability - label) ** 2)),
         "calibration_error": calibration_error(probability, label),
-        "patient_recognition_rate": patient_recognition_rate(decision, label, level.patient),
+        "recognition_rate": recognition_rate(decision, label, level.slide),
     }
 
 
-def patient_recognition_rate(decision: np.ndarray, label: np.ndarray, patient: np.ndarray) -> float:
-    """Mean over patients of the share of their images called right. Spanhol et al., IEEE TBME 2016, eq. 1 and 2."""
+def recognition_rate(decision: np.ndarray, label: np.ndarray, slide: np.ndarray) -> float:
+    """Mean over slides of the share of their images called right. Spanhol et al., IEEE TBME 2016, eq. 1 and 2, who call slides patients."""
     right = (decision == (label == 1)).astype(np.float64)
-    return float(patient_mean_of(right, patient).mean())
+    member = np.unique(slide, return_inverse=True)[1]
+    return float((np.bincount(member, weights=right) / np.bincount(member)).mean())
 
 
 def average_precision(probability: np.ndarray, label: np.ndarray) -> float:
@@ -88,23 +89,12 @@ def average_precision(probability: np.ndarray, label: np.ndarray) -> float:
     return float((recalled * hits[last] / (last + 1)).sum())
 
 
-def patient_mean_of(values: np.ndarray, patient: np.ndarray) -> np.ndarray:
-    """(P,) mean of each patient's entries, patients sorted."""
-    member = np.unique(patient, return_inverse=True)[1]
-    return np.bincount(member, weights=values) / np.bincount(member)
-
-
 def performance_intervals(level: Level, *, rng: np.random.Generator, count: int = 1000, confidence: float = 0.95) -> dict[str, Interval]:
-    """Every metric with its percentile bootstrap interval over cases, stratified by class.
+    """Every metric with its percentile bootstrap interval over patients, stratified by class.
 
     None for the calibration error: resampling adds noise to each bin and so only ever raises it.
     """
-    number = np.unique(level.patient, return_inverse=True)[1]
-    drawn = [
-        # a case drawn twice is two cases, and its patients are two patients each
-        performance(level.select(rows)._replace(patient=draw * len(number) + number[rows]))
-        for rows, draw in resamples(level.label, level.case, count, rng)
-    ]
+    drawn = [performance(level.drawn(rows, draw)) for rows, draw in resamples(level.label, level.patient, count, rng)]
     found = quantiles(performance(level), drawn, confidence)
     return found | {"calibration_error": Interval(found["calibration_error"].value, float("nan"), float("nan"))}
 

@@ -32,7 +32,7 @@ def performance_report(predictions: Predictions, seed: int, synthetic: bool) -> 
         level = predictions.level(name)
         folds = by_fold(level)
         pooled = performance_intervals(level, rng=np.random.default_rng(seed), count=RESAMPLES)
-        levels[name] = {"units": len(level.label), "cases": len(np.unique(level.case)), "metrics": {}}
+        levels[name] = {"units": len(level.label), "patients": len(np.unique(level.patient)), "metrics": {}}
         for metric in NAMES:
             values = np.array([fold[metric] for fold in folds])
             known = values[~np.isnan(values)]
@@ -68,8 +68,8 @@ def caption_of(report: dict[str, Any]) -> str:
     units = ", ".join(f"{content['units']} {level}s" for level, content in report["levels"].items())
     return (
         f"{'SYNTHETIC DATA. ' if report['synthetic'] else ''}Out-of-fold performance ({units} of "
-        f"{report['levels'][LEVELS[0]]['cases']} cases), decisions at {report['threshold']:g}. Mean and sd over folds; pooled over all "
-        f"folds with the 95 % percentile bootstrap interval over cases, stratified by class ({report['resamples']} resamples; "
+        f"{report['levels'][LEVELS[0]]['patients']} patients), decisions at {report['threshold']:g}. Mean and sd over folds; pooled over all "
+        f"folds with the 95 % percentile bootstrap interval over patients, stratified by class ({report['resamples']} resamples; "
         "none for the calibration error, which resampling only raises)."
     )
 
@@ -80,7 +80,7 @@ def print_performance(report: dict[str, Any], console: Console) -> None:
         count = len(content["metrics"]["auc"]["folds"])
         numbers = range(count) if count <= FOLDS_SHOWN else ()
         table = narrow_table(
-            f"{content['units']} {level}s of {content['cases']} cases{synthetic}",
+            f"{content['units']} {level}s of {content['patients']} patients{synthetic}",
             (f"{level} / fold", *(str(n + 1) for n in numbers), "mean ± sd", "pooled (95 %)"),
         )
         for metric, m in content["metrics"].items():
@@ -88,7 +88,7 @@ def print_performance(report: dict[str, Any], console: Console) -> None:
             table.add_row(NAMES[metric], *folds, f"{_three(m['mean'])} ± {_three(m['sd'])}", interval_text(**m["pooled"]))
         console.print(table, "")
     console.print(
-        "out of fold, decisions at 0.5, intervals over cases; calibration error over bins of equal count; recognition: mean over patients of\n"
+        "out of fold, decisions at 0.5, intervals over patients; calibration error over bins of equal count; recognition: mean over patients of\n"
         "the share of their images called right (Spanhol et al.); files: results/performance.csv, .md, .tex",
         highlight=False,
         soft_wrap=True,

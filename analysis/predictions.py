@@ -19,6 +19,7 @@ from mmnet.records import TrialRecord, read_trials
 from mmnet.study_folder import read_study
 
 LEVELS = ("image", "view", "patient")
+COLUMNS = ("label", "slide", "patient", "subtype", "fold", "rows")
 AGREEMENT = 0.02  # mean difference between probabilities on record and computed again, from precision and device alone
 
 
@@ -27,13 +28,18 @@ class Level(NamedTuple):
 
     probability: np.ndarray  # (N,) of malignant
     label: np.ndarray  # (N,)
+    slide: np.ndarray  # (N,) str; of a patient the first one
     patient: np.ndarray  # (N,) str
-    case: np.ndarray  # (N,) str
     fold: np.ndarray  # (N,) int, from 0
     magnification: np.ndarray  # (N,) of an image, 0 at other levels
 
     def select(self, rows: np.ndarray) -> "Level":
         return Level(*(column[rows] for column in self))
+
+    def drawn(self, rows: np.ndarray, draw: np.ndarray) -> "Level":
+        """A resample, see `bootstrap.resamples`: a patient drawn twice is two patients, whose slides are two slides each."""
+        slide = np.unique(self.slide, return_inverse=True)[1]
+        return self.select(rows)._replace(patient=draw, slide=draw * (slide.max() + 1) + slide[rows])
 
 
 @dataclass(frozen=True)
@@ -42,8 +48,8 @@ class Predictions:
 
     probability: np.ndarray  # (V,)
     label: np.ndarray  # (V,)
+    slide: np.ndarray  # (V,) str
     patient: np.ndarray  # (V,) str
-    case: np.ndarray  # (V,) str
     subtype: np.ndarray  # (V,) str
     fold: np.ndarray  # (V,) int, from 0
     rows: np.ndarray  # (V, M) of the development table
@@ -53,15 +59,16 @@ class Predictions:
         """image, view or patient."""
         assert name in LEVELS
         if name == "view":
-            return Level(self.probability, self.label, self.patient, self.case, self.fold, np.zeros_like(self.label))
+            return self._level(self.probability, np.arange(len(self.label)), np.zeros_like(self.label))
         if name == "patient":
-            mean, first = patient_mean(self.probability, self.patient)
-            return Level(mean, self.label[first], self.patient[first], self.case[first], self.fold[first], np.zeros_like(first))
+            mean, first = patient_mean(self.probability, self.label, self.patient)
+            return self._level(mean, first, np.zeros_like(first))
         view, column = np.nonzero(self.rows != MISSING)
-        mean, first = patient_mean(self.probability[view], self.rows[view, column])
-        of = view[first]
-        shown = np.array(self.magnifications)[column[first]]
-        return Level(mean, self.label[of], self.patient[of], self.case[of], self.fold[of], shown)
+        mean, first = patient_mean(self.probability[view], self.label[view], self.rows[view, column])
+        return self._level(mean, view[first], np.array(self.magnifications)[column[first]])
+
+    def _level(self, probability: np.ndarray, view: np.ndarray, magnification: np.ndarray) -> Level:
+        return Level(probability, self.label[view], self.slide[view], self.patient[view], self.fold[view], magnification)
 
 
 def chosen_trial(study: Path) -> TrialRecord:
@@ -77,8 +84,10 @@ def read_arrays(path: Path) -> dict[str, np.ndarray]:
     try:
         with np.load(path) as saved:
             arrays = {name: saved[name] for name in saved.files}
+        if "case" in arrays:  # earlier versions called a patient case, and a slide patient
+            arrays["slide"], arrays["patient"] = arrays["patient"], arrays.pop("case")
         probability = arrays["oof"] if "oof" in arrays else arrays["probability"][None]
-        lengths = {len(arrays[name]) for name in ("label", "patient", "case", "subtype", "fold", "rows") if name in arrays}
+        lengths = {len(arrays[name]) for name in COLUMNS if name in arrays}
         if (
             lengths != {probability.shape[1]}
             or not np.isfinite(probability).all()
@@ -93,7 +102,7 @@ def read_arrays(path: Path) -> dict[str, np.ndarray]:
 def trial_predictions(record: TrialRecord, epoch: int | None = None) -> Predictions:
     """Out-of-fold predictions of a trial after an epoch (from 1; None: its best)."""
     saved = read_arrays(record.folder / "predictions.npz")
-    columns = {name: saved[name] for name in ("label", "patient", "case", "subtype", "fold", "rows")}
+    columns = {name: saved[name] for name in COLUMNS}
     probability = saved["oof"][(int(saved["best_epoch"]) if epoch is None else epoch) - 1].astype(np.float64)
     return Predictions(probability, **columns, magnifications=tuple(record.config["data"]["magnifications"]))
 
@@ -120,7 +129,7 @@ def mean_of(members: dict[str, Predictions]) -> Predictions:
     """The mean of the members' probabilities, view by view. Raises InputError where two were not judged on the same views."""
     first, one = next(iter(members.items()))
     for name, other in members.items():
-        if not all(np.array_equal(getattr(one, column), getattr(other, column)) for column in ("rows", "patient", "fold", "label")):
+        if not all(np.array_equal(getattr(one, column), getattr(other, column)) for column in ("rows", "slide", "fold", "label")):
             raise InputError(
                 f"members {first} and {name}: judged on other views or folds ({len(one.label)} and {len(other.label)} views), so they have "
                 "no mean; train them together by main.py --config FOLDER"
@@ -137,7 +146,7 @@ def study_predictions(study: Path) -> Predictions:
         return trial_predictions(chosen_trial(study))
     parts = [read_arrays(record.folder / "held_out.npz") for record in read_trials(study)]
     columns = {
-        name: np.concatenate([part[name] for part in parts]) for name in ("probability", "label", "patient", "case", "subtype", "rows")
+        name: np.concatenate([part[name] for part in parts]) for name in ("probability", *COLUMNS) if name != "fold"
     }
     fold = np.repeat(np.arange(len(parts)), [len(part["label"]) for part in parts])
     return Predictions(**columns, fold=fold, magnifications=tuple(about["config"]["data"]["magnifications"]))

@@ -52,7 +52,6 @@ def write_repeats(study: Path) -> dict[str, Any]:
         "synthetic": about["data"]["synthetic"],
         "metric": config["metric"],
         "patients": len(set(levels[0].patient.tolist())),
-        "cases": len(set(levels[0].case.tolist())),
         "repeats": [
             {
                 "trial": record.name,
@@ -64,7 +63,7 @@ def write_repeats(study: Path) -> dict[str, Any]:
             for record in records
         ],
         "metrics": metrics,
-        "interval": f"of the mean over repeats: 95 % percentile bootstrap over cases, stratified by class, {RESAMPLES} resamples",
+        "interval": f"of the mean over repeats: 95 % percentile bootstrap over patients, stratified by class, {RESAMPLES} resamples",
     }
     write_json(study / "results" / "repeats.json", report)
     return report
@@ -74,7 +73,7 @@ def print_repeats(report: dict[str, Any], study: Path, console: Console) -> None
     names = SHOWN if report["metric"] in SHOWN else (report["metric"], *SHOWN)
     synthetic = " (SYNTHETIC DATA)" if report["synthetic"] else ""
     table = narrow_table(
-        f"repeated cross-validation{synthetic}: {report['patients']} patients of {report['cases']} cases",
+        f"repeated cross-validation{synthetic}: {report['patients']} patients",
         (
             "repeat",
             "seed",
@@ -103,7 +102,7 @@ def print_repeats(report: dict[str, Any], study: Path, console: Console) -> None
     if len(report["repeats"]) == 2:
         console.print("2 repeats differ in the seed only; 3 or more also show what the partition moves", highlight=False)
     console.print(
-        "every seed and partition (split) is new, so none of them chose this configuration; the interval is of the mean, over cases; each\n"
+        "every seed and partition (split) is new, so none of them chose this configuration; the interval is of the mean, over patients; each\n"
         "repeat stands at its best epoch, which its own patients chose\n"
         f"results: {study}/results/repeats.json; the sealed test stays closed",
         highlight=False,

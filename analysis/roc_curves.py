@@ -1,4 +1,4 @@
-"""ROC and precision-recall curves of views, patients and images, with bootstrap bands over cases.
+"""ROC and precision-recall curves of views, patients and images, with bootstrap bands over patients.
 
 A band is pointwise and vertical (Fawcett, An introduction to ROC analysis, 2006, section 9.1): quantiles, over resamples, of
 sensitivity at a fixed false positive rate, or of precision at a fixed recall.
@@ -132,7 +132,7 @@ def level_curves(level: Level, rng: np.random.Generator) -> dict[str, dict[str, 
         part = level.select(level.fold == fold)
         if len(np.unique(part.label)) == 2:
             curves[f"fold {fold + 1}"] = {key: plain(kind, part) for key, kind in KINDS.items()}
-    draws = [rows for rows, _ in resamples(level.label, level.case, RESAMPLES, rng)]
+    draws = [rows for rows, _ in resamples(level.label, level.patient, RESAMPLES, rng)]
     pools = {"pooled": np.ones(len(level.label), dtype=bool)}
     pools |= {f"{shown}X": level.magnification == shown for shown in np.unique(level.magnification).tolist() if shown}
     for name, member in pools.items():
@@ -219,7 +219,7 @@ def _figure(key: str, curves: dict[str, dict[str, dict[str, Curve]]], levels: di
                 labelspacing=0.3,
                 handlelength=2.6,
             )
-        save_figure(figure, path, f"{kind.title}, out of fold (bands: 95 %, over cases)", synthetic)
+        save_figure(figure, path, f"{kind.title}, out of fold (bands: 95 %, over patients)", synthetic)
 
 
 def _shown(level: str, parts: dict[str, Curve]) -> dict[str, Curve]:
@@ -254,7 +254,7 @@ def _draw(axes: Axes, key: str, curves: dict[str, Curve]) -> None:
 
 def print_roc_curves(report: dict[str, Any], console: Console) -> None:
     synthetic = " (SYNTHETIC DATA)" if report["synthetic"] else ""
-    table = narrow_table(f"areas under the curves{synthetic}", ("", "AUC (95 % over cases)", "PR-AUC (95 % over cases)"))
+    table = narrow_table(f"areas under the curves{synthetic}", ("", "AUC (95 % over patients)", "PR-AUC (95 % over patients)"))
     exact = False
     for level in ("view", "patient", "image"):
         for part, areas in report["levels"][level].items():
@@ -264,7 +264,7 @@ def print_roc_curves(report: dict[str, Any], console: Console) -> None:
                 exact |= areas["auc"]["low"] == areas["auc"]["high"]
     console.print(table)
     if exact:
-        console.print("an interval without width does not mean certainty: no resample of so few cases holds a mistake", soft_wrap=True)
+        console.print("an interval without width does not mean certainty: no resample of so few patients holds a mistake", soft_wrap=True)
     console.print(
         "an image has the probability of the views that show it; PR-AUC is the average precision\n"
         "figures: plots/roc_curves.png, plots/pr_curves.png; curves and bands to draw again: results/roc_curves.csv",

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 METRICS = ("auc", "log_loss", "balanced_accuracy", "patient_auc", "patient_balanced_accuracy")
 RESAMPLES = 2000
-RECORDED = {"opened", "fingerprint", "synthetic", "cases", "patients", "views", "metrics", "fold_models"}  # of every opening
+RECORDED = {"opened", "fingerprint", "synthetic", "patients", "views", "metrics", "fold_models"}  # of every opening
 
 
 def read_openings(study: Path) -> list[dict[str, Any]]:
@@ -50,7 +50,7 @@ def open_sealed_test(
 ) -> tuple[list[dict[str, Any]], bool]:
     """(all openings, whether the last is new): the ensemble of fold models, of all members of a mean, on the sealed patients.
 
-    Opened by the first call, and by a later one only with `again`. Intervals are 95 % percentile bootstraps over cases,
+    Opened by the first call, and by a later one only with `again`. Intervals are 95 % percentile bootstraps over patients,
     stratified by class.
     """
     openings = read_openings(study)
@@ -58,30 +58,30 @@ def open_sealed_test(
         return openings, False
     from analysis.networks import predict_all, study_networks  # with torch, which whoever only reads the openings does without
 
-    sealed = dataset.select_patients(splits.test)
+    sealed = dataset.select_slides(splits.test)
     networks = study_networks(study)
     by_member, views, index = predict_all(networks, sealed, device)  # (T, K, V)
     by_model = np.concatenate(by_member)
     probability = by_model.mean(0)
-    patient, label = index.patients[views.patient], index.label[views.patient]
-    case_of = sealed.table.of_patients("case")
-    case = np.array([case_of[name] for name in patient.tolist()])
+    patient_of = sealed.table.of_slides("patient")
+    patient = np.array([patient_of[name] for name in index.slides.tolist()])[views.slide]
+    label = index.label[views.slide]
     rng = np.random.default_rng(networks[0].config.seed)
-    intervals = {name: bootstrap_interval(name, probability, label, patient, case, rng=rng, count=RESAMPLES)._asdict() for name in METRICS}
-    mean, first = patient_mean(probability, patient)
+    intervals = {name: bootstrap_interval(name, probability, label, patient, rng=rng, count=RESAMPLES)._asdict() for name in METRICS}
+    mean, first = patient_mean(probability, label, patient)
     result = {
         "opened": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         "fingerprint": dataset.fingerprint,
         "synthetic": dataset.synthetic,
-        "cases": len(np.unique(case)),
+        "slides": len(index.slides),
         "patients": [
-            {"patient": str(patient[row]), "case": str(case[row]), "label": int(label[row]), "probability": round(float(value), 6)}
+            {"patient": str(patient[row]), "label": int(label[row]), "probability": round(float(value), 6)}
             for row, value in zip(first, mean, strict=True)
         ],
         "views": len(probability),
         "metrics": intervals,
         "fold_models": [{name: evaluate_one(name, single, label, patient) for name in METRICS} for single in by_model],
-        "interval": f"95 % percentile bootstrap over cases, stratified by class, {RESAMPLES} resamples",
+        "interval": f"95 % percentile bootstrap over patients, stratified by class, {RESAMPLES} resamples",
     }
     if len(networks) > 1:
         means = zip(networks, by_member.mean(1), strict=True)
@@ -93,15 +93,20 @@ def open_sealed_test(
 
 def opened_elsewhere(study: Path, opening: dict[str, Any]) -> list[tuple[str, str]]:
     """[(study, date)] of the studies beside this one that opened a test of the same data with any of the same patients before."""
-    patients = {row["patient"] for row in opening["patients"]}
+    patients = _names(opening)
     found = []
     for path in sorted(study.resolve().parent.glob("*/results/sealed_test.json")):
         other = path.parent.parent
         for before in read_openings(other) if other != study.resolve() else []:
-            same = same_images(before["fingerprint"], opening["fingerprint"]) and patients & {row["patient"] for row in before["patients"]}
+            same = same_images(before["fingerprint"], opening["fingerprint"]) and patients & _names(before)
             if same and before["opened"] <= opening["opened"]:
                 found.append((other.name, before["opened"]))
     return found
+
+
+def _names(opening: dict[str, Any]) -> set[str]:
+    """The patients of an opening, also of an earlier version's, which called them cases."""
+    return {row.get("case", row["patient"]) for row in opening["patients"]}
 
 
 def print_sealed_test(study: Path, openings: list[dict[str, Any]], new: bool, console: Console) -> None:
@@ -127,7 +132,7 @@ def print_sealed_test(study: Path, openings: list[dict[str, Any]], new: bool, co
     members = result.get("members", {})
     of = f"mean of the {len(result['fold_models'])} fold models of {len(members)} members" if members else "mean of the fold models"
     table = Table(
-        title=f"sealed test{synthetic}: {len(result['patients'])} patients of {result['cases']} cases ({malignant} malignant), {result['views']} views, {of}",
+        title=f"sealed test{synthetic}: {len(result['patients'])} patients ({malignant} malignant), {result['views']} views, {of}",
         title_justify="left",
     )
     for column in ("metric", "value", "95 % interval", "one fold model", *members):
@@ -139,7 +144,7 @@ def print_sealed_test(study: Path, openings: list[dict[str, Any]], new: bool, co
         table.add_row(name, value, f"{low} to {high}", f"{min(single):.3f} to {max(single):.3f}" if single else "–", *beside)
     console.print(table)
     if any(row["low"] == row["high"] for row in result["metrics"].values()):
-        console.print("an interval without width does not mean certainty: no resample of so few cases holds a mistake", highlight=False)
+        console.print("an interval without width does not mean certainty: no resample of so few patients holds a mistake", highlight=False)
 
 
 def ordinal(number: int) -> str:

@@ -38,9 +38,9 @@ def mean_of_present(probability: np.ndarray) -> np.ndarray:
 
 
 def compare(fused: Predictions, other: np.ndarray, name: str, rng: np.random.Generator) -> dict[str, Any]:
-    """Metrics of both on the views that both can see, and fused minus other, paired over cases."""
+    """Metrics of both on the views that both can see, and fused minus other, paired over patients."""
     seen = ~np.isnan(other)
-    label, patient, case = fused.label[seen], fused.patient[seen], fused.case[seen]
+    label, patient = fused.label[seen], fused.patient[seen]
     row: dict[str, Any] = {
         "against": name,
         "views": int(seen.sum()),
@@ -49,7 +49,7 @@ def compare(fused: Predictions, other: np.ndarray, name: str, rng: np.random.Gen
         "other": evaluate(other[seen], label, patient),
     }
     differences: dict[str, Interval] = {
-        metric: paired_difference(metric, fused.probability[seen], other[seen], label, patient, case, rng=rng, count=RESAMPLES)
+        metric: paired_difference(metric, fused.probability[seen], other[seen], label, patient, rng=rng, count=RESAMPLES)
         for metric in COMPARED
     }
     return row | {"fused_minus_other": {metric: difference._asdict() for metric, difference in differences.items()}}
@@ -85,7 +85,7 @@ def write_comparison(study: Path) -> dict[str, Any]:
 def print_comparison(report: dict[str, Any], console: Console) -> None:
     synthetic = " (SYNTHETIC DATA)" if report["synthetic"] else ""
     columns = ("against", "patients", "log loss", "patient AUC")
-    table = narrow_table(f"fused − single magnification{synthetic} (95 %, paired over cases)", columns)
+    table = narrow_table(f"fused − single magnification{synthetic} (95 %, paired over patients)", columns)
     for row in report["rows"]:
         shown = [row["fused_minus_other"][metric] for metric in ("log_loss", "patient_auc")]
         table.add_row(row["against"], str(row["patients"]), *(interval_text(d["value"], d["low"], d["high"], "+") for d in shown))

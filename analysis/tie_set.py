@@ -1,4 +1,4 @@
-"""The tie set: every configuration that cannot be told from the best on these cases.
+"""The tie set: every configuration that cannot be told from the best on these patients.
 
 A configuration stays unless some other is better by more than chance lets the largest of all its differences be. That is
 the test for superior predictive ability (Hansen, J. Business & Economic Statistics 2005) with each configuration as the
@@ -16,7 +16,7 @@ from scipy.stats import t as student
 
 from analysis.bootstrap import degrees_of_freedom, influence_parts
 
-METHOD = "studentised maximum over all rivals by the paired case bootstrap (Hansen's test for superior predictive ability, 2005)"
+METHOD = "studentised maximum over all rivals by the paired patient bootstrap (Hansen's test for superior predictive ability, 2005)"
 STOPPED = (
     "an early-stopped trial is compared with the best trial at the epochs that it had, best epoch of both by then; it is no member of "
     "the set, because its full length is not known, but counts as undecided when it could not be told from the best there"
@@ -25,7 +25,7 @@ CLEAR = 1e-4  # a p-value that is certain to lie below this is not worked out
 
 
 class Paired(NamedTuple):
-    """C configurations on the same cases, the lower the better."""
+    """C configurations on the same patients, the lower the better."""
 
     value: np.ndarray  # (C,)
     drawn: np.ndarray  # (C, B) on the same resamples
@@ -34,7 +34,7 @@ class Paired(NamedTuple):
 
 
 def paired(value: np.ndarray, drawn: np.ndarray, left_out: np.ndarray, strata: np.ndarray, mode: str) -> Paired:
-    """From scores (C,), resampled (C, B) and with each case left out (C, N); errors by the jackknife."""
+    """From scores (C,), resampled (C, B) and with each patient left out (C, N); errors by the jackknife."""
     sign = 1 if mode == "min" else -1
     parts = influence_parts(left_out, strata)
     variances = []
@@ -46,19 +46,19 @@ def paired(value: np.ndarray, drawn: np.ndarray, left_out: np.ndarray, strata: n
     return Paired(sign * value, sign * drawn, np.sqrt(np.sum(variances, axis=0)), np.maximum(freedom, 1))
 
 
-def tie_p_values(scores: Paired, cases: int) -> np.ndarray:
+def tie_p_values(scores: Paired, patients: int) -> np.ndarray:
     """(C,) p-value of "no other is better"; the tie set is where it exceeds 1 - level. The best has 1.
 
-    Student's t of each difference is brought to the normal scale first, because the resamples know nothing of how few cases
+    Student's t of each difference is brought to the normal scale first, because the resamples know nothing of how few patients
     estimated its error.
     """
     value, error = scores.value, scores.error
     centred = scores.drawn - scores.drawn.mean(1, keepdims=True)
-    threshold = np.sqrt(2 * np.log(np.log(max(cases, 3))))
+    threshold = np.sqrt(2 * np.log(np.log(max(patients, 3))))
     found = np.ones(len(value))
     for i in range(len(value)):
         with np.errstate(invalid="ignore", divide="ignore"):
-            t = np.nan_to_num((value[i] - value) / error[i], nan=0.0)  # alike on every case: tied; apart by the same on every case: certain
+            t = np.nan_to_num((value[i] - value) / error[i], nan=0.0)  # alike on every patient: tied; apart by the same on every patient: certain
         score = _normal(t, scores.freedom[i])
         rivals = np.flatnonzero((score > -threshold) & (error[i] > 0))
         largest = score.max()

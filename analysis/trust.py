@@ -6,14 +6,14 @@ from typing import Any
 import numpy as np
 from rich.console import Console
 
-from analysis.bias_corrected import FEW_CASES, METHOD, STOPPED, Candidates, Choose, Corrected, best_epochs, choose_best, corrected
-from analysis.bootstrap import difference_intervals, draw_cases, intervals_of, jackknife_weights, strata_of
-from analysis.case_scores import weighted_scores
+from analysis.bias_corrected import FEW_PATIENTS, METHOD, STOPPED, Candidates, Choose, Corrected, best_epochs, choose_best, corrected
+from analysis.bootstrap import difference_intervals, draw_patients, intervals_of, jackknife_weights, strata_of
 from analysis.ensembles import read_candidates
 from analysis.importance import as_json, comparable_trials, importance_intervals, in_words
 from analysis.marginals import marginal_effects
 from analysis.mean_of_best import judge_mean, mean_in_words, write_members
-from analysis.noise_floor import below_noise, cases_needed, expected_gain
+from analysis.noise_floor import below_noise, expected_gain, patients_needed
+from analysis.patient_scores import weighted_scores
 from analysis.recommendation import RULE, choose_simplest, mechanisms_on, simplicity
 from analysis.tables import metric_in_words, write_table
 from analysis.tie_set import METHOD as TIE_METHOD
@@ -34,7 +34,7 @@ ROW = ("trial", "status", "epochs", "epoch", "value", "difference", "low", "high
 
 
 class Search:
-    """The trials of a study that have predictions, on the same cases."""
+    """The trials of a study that have predictions, on the same patients."""
 
     def __init__(self, records: list[TrialRecord], metric: str):
         self.found = found = read_candidates(records)
@@ -43,10 +43,10 @@ class Search:
         self.records = [by_name[name] for name in found.names]
         self.oof = [oof.astype(np.float32) for oof in found.oof]
         trial = np.repeat(np.arange(len(self.oof)), [len(oof) for oof in self.oof])
-        self.candidates = Candidates(np.concatenate(self.oof), trial, found.label, found.patient, found.case)
-        self.strata = strata_of(found.label, found.case)
+        self.candidates = Candidates(np.concatenate(self.oof), trial, found.label, found.patient)
+        self.strata = strata_of(found.label, found.patient)
         self.everyone = np.ones((1, len(self.strata)))
-        scores = weighted_scores(metric, self.candidates.probability, found.label, found.patient, found.case, self.everyone)
+        scores = weighted_scores(metric, self.candidates.probability, found.label, found.patient, self.everyone)
         self.by_epoch = [scores[trial == t, 0] for t in range(len(self.oof))]
         best, place = best_epochs(scores, trial, self.mode)
         self.value, self.place = best[:, 0], place[:, 0]  # (T,) score at the best epoch, candidate that is
@@ -70,7 +70,7 @@ def write_trust(study: Path) -> dict[str, Any]:
         try:
             search = Search(records, metric)
             fewest = min((search.strata == value).sum() for value in (0, 1))
-            why = "" if fewest >= 2 else f"{fewest} case(s) of one class; expected at least 2 of each"
+            why = "" if fewest >= 2 else f"{fewest} patient(s) of one class; expected at least 2 of each"
         except InputError as error:
             why = str(error)
     if why:
@@ -90,7 +90,7 @@ def write_trust(study: Path) -> dict[str, Any]:
 
 def _report(study: Path, search: Search, records: list[TrialRecord], rng: np.random.Generator) -> dict[str, Any]:
     metric, strata = search.metric, search.strata
-    weights = draw_cases(strata, RESAMPLES, rng)
+    weights = draw_patients(strata, RESAMPLES, rng)
     scores = search.candidates.scores(metric, search.place)
     drawn, left_out = scores.scores(weights), scores.scores(jackknife_weights(len(strata)))
     compared = paired(search.value, drawn, left_out, strata, search.mode)
@@ -106,16 +106,15 @@ def _report(study: Path, search: Search, records: list[TrialRecord], rng: np.ran
     noise = _noise(search, compared)
     comparable = comparable_trials(study / "optuna.db", records) if (study / "optuna.db").exists() else None
     states = ("done", "stopped", "failed", "running")
-    first = np.unique(search.candidates.case, return_index=True)[1]
+    first = np.unique(search.candidates.patient, return_index=True)[1]
     report = {
         "ready": True,
         "mode": search.mode,
         "level": LEVEL,
         "resamples": RESAMPLES,
-        "cases": len(strata),
-        "patients": len(np.unique(search.candidates.patient)),
+        "patients": len(strata),
         "views": len(search.candidates.label),
-        "cases_by_class": {name: int((search.candidates.label[first] == value).sum()) for name, value in (("benign", 0), ("malignant", 1))},
+        "patients_by_class": {name: int((search.candidates.label[first] == value).sum()) for name, value in (("benign", 0), ("malignant", 1))},
         "trials": {"all": len(records), "used": len(search.records)} | {s: sum(r.status == s for r in records) for s in states},
         "winner": _trial(search, winner, weights),
         "recommended": _trial(search, recommended, weights) | {"rule": RULE, "why": _why(search, compared, recommended)},
@@ -223,7 +222,7 @@ def _at_equal_epochs(search: Search, trial: int, best: int) -> tuple[float, np.n
     reached = min(len(search.by_epoch[trial]), len(search.by_epoch[best]))
     first = [int(np.flatnonzero(search.candidates.trial == t)[0]) + search.epoch(t, reached) - 1 for t in (trial, best)]
     scores = search.candidates.scores(search.metric, np.array(first))
-    weights = draw_cases(search.strata, 200, np.random.default_rng(trial))  # an interval for the eye; the p-value is the jackknife's
+    weights = draw_patients(search.strata, 200, np.random.default_rng(trial))  # an interval for the eye; the p-value is the jackknife's
     value = scores.scores(search.everyone)[:, 0]
     drawn, left_out = scores.scores(weights), scores.scores(jackknife_weights(len(search.strata)))
     return stopped_p_value(paired(value, drawn, left_out, search.strata, search.mode)), value, drawn, left_out
@@ -234,14 +233,14 @@ def _noise(search: Search, compared: Paired) -> dict[str, Any]:
     full = np.flatnonzero(search.full)
     first, second = (full[np.argsort(compared.value[full], kind="stable")[[0, -1 if len(full) < 2 else 1]]]).tolist()
     difference, error = float(search.value[first] - search.value[second]), float(compared.error[first, second])
-    cases = len(search.strata)
-    needed = cases_needed(difference, error, cases) if first != second else None
+    patients = len(search.strata)
+    needed = patients_needed(difference, error, patients) if first != second else None
     by_number = sorted(range(len(search.records)), key=lambda t: search.records[t].number)
     gain = expected_gain(search.value[by_number], len(by_number), search.mode)
     near = compared.error[first, full][compared.value[full] - compared.value[first] <= compared.error[first, full]]
     floor = float(np.median(near[near > 0])) if (near > 0).any() else error
     words = (
-        f"{len(by_number)} more trials are expected to gain {gain:.4f}; differences to trials within one standard error of the best are uncertain by {floor:.4f} (median standard error over cases)"
+        f"{len(by_number)} more trials are expected to gain {gain:.4f}; differences to trials within one standard error of the best are uncertain by {floor:.4f} (median standard error over patients)"
         if gain is not None
         else "too few trials to say what more of them would gain"
     )
@@ -250,9 +249,9 @@ def _noise(search: Search, compared: Paired) -> dict[str, Any]:
         "second": search.records[second].name,
         "difference": difference,
         "standard_error": error,
-        "cases_now": cases,
-        "cases_needed": needed,
-        "more_cases": None if needed is None else max(needed - cases, 0),
+        "patients_now": patients,
+        "patients_needed": needed,
+        "more_patients": None if needed is None else max(needed - patients, 0),
         "next_trials": len(by_number),
         "expected_gain": gain,
         "floor": floor,
@@ -289,11 +288,11 @@ def sentences(metric: str, report: dict[str, Any], study: Path) -> list[str]:
     scores = " and ".join(f"{metric_in_words(m)} {rows[m]['value']:.3f} (95 % {rows[m]['low']:.3f} to {rows[m]['high']:.3f})" for m in shown)
     naive = " and ".join(f"{rows[m]['naive']:.3f}" for m in shown)
     others = ties["size"] - 1
-    tie = f"It cannot be told from {others} other full-length trial{'s' * (others != 1)} on these {report['cases']} cases" if others else (
-        f"No other of {ties['compared']} full-length trials is tied with it on these {report['cases']} cases"
+    tie = f"It cannot be told from {others} other full-length trial{'s' * (others != 1)} on these {report['patients']} patients" if others else (
+        f"No other of {ties['compared']} full-length trials is tied with it on these {report['patients']} patients"
     )  # fmt: skip
-    more = noise["more_cases"]
-    needed = f"; about {more:,} more cases would be needed to tell the best two apart" if more else ""
+    more = noise["more_patients"]
+    needed = f"; about {more:,} more patients would be needed to tell the best two apart" if more else ""
     return [
         f"Recommended: trial {chosen['trial']} ({params}), {chosen['why']}.",
         f"Corrected for the choice among {report['trials']['used']} trials and all their epochs: {scores}; uncorrected they read {naive}.",
@@ -304,9 +303,9 @@ def sentences(metric: str, report: dict[str, Any], study: Path) -> list[str]:
 
 def _notes(report: dict[str, Any]) -> list[str]:
     notes = [
-        f"only {count} {name} cases: the intervals of raw scores may be too narrow, and a corrected log loss reads too high"
-        for name, count in report["cases_by_class"].items()
-        if count < FEW_CASES
+        f"only {count} {name} patients: the intervals of raw scores may be too narrow, and a corrected log loss reads too high"
+        for name, count in report["patients_by_class"].items()
+        if count < FEW_PATIENTS
     ]
     if report["trials"]["running"]:
         notes.append(f"{report['trials']['running']} trials are still running: what they have on record so far counts")

@@ -259,8 +259,8 @@ class IdleTrainable(MMNetTrainable):
 def real(count: int, console: Console) -> None:
     """Slot time of a trial that does nothing, on a real Ray, and what it would be of one-minute trials on 64 GPUs."""
     with tempfile.TemporaryDirectory() as place:
-        dataset = load_dataset(generate(Path(place) / "data", cases=16, images=1, size=32, seed=0), 32)
-        splits = make_splits(dataset.table, folds=2, test_fraction=0.0, grouping="case", seed=0)
+        dataset = load_dataset(generate(Path(place) / "data", patients=16, images=1, size=32, seed=0), 32)
+        splits = make_splits(dataset.table, folds=2, test_fraction=0.0, grouping="patient", seed=0)
         settings = StudySettings(name="s", output=Path(place), trials=count)
         events: list[float] = []
 

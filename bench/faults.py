@@ -222,7 +222,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as place, ExitStack() as stack:
         output, nodes = Path(place), stack.enter_context(Nodes(arguments.nodes)) if arguments.nodes else None
         kills = rng.choices(OF_A_CLUSTER, (3, 3, 1, 3, 3), k=arguments.kills) if nodes else rng.choices(VICTIMS, k=arguments.kills)
-        data = generate(output / "data", cases=16, images=2, size=32, seed=0)
+        data = generate(output / "data", patients=16, images=2, size=32, seed=0)
         done = search(data, output, "war", arguments.trials, kills, rng, nodes=nodes, concurrency=arguments.concurrency)
         found = otherwise(output / "war", arguments.trials, arguments.concurrency)
         if arguments.concurrency == 1:

@@ -1,9 +1,9 @@
 """Squash, crop or pad what is not square: which holds on patients that trained nothing?
 
 `python -m bench fit --data DIR --weights FILE [--backbone timm:tf_efficientnet_lite0] [--partitions 20]`. A frozen backbone's pooled features,
-class-balanced logistic regression (C 1e-3), five folds by person under many partitions; training images as they are, or in all
+class-balanced logistic regression (C 1e-3), five folds by patient under many partitions; training images as they are, or in all
 eight symmetries (where a squashed image that is turned has a distortion that evaluation never shows); evaluation as they are.
-Differences to squash are of the mean over partitions, with 95 % intervals by the bootstrap over persons.
+Differences to squash are of the mean over partitions, with 95 % intervals by the bootstrap over patients.
 """
 
 import argparse
@@ -18,6 +18,7 @@ from sklearn.preprocessing import StandardScaler
 
 from bench.machine import describe_machine
 from data.cache import cache_root
+from data.labels import choose_classes
 from data.splits import make_splits
 from data.store import load_dataset
 from data.table import PatientTable
@@ -47,8 +48,8 @@ def features(images: np.ndarray, config: Config, key: str) -> np.ndarray:
 
 def out_of_fold(x: np.ndarray, table: PatientTable, seed: int, symmetries: int) -> np.ndarray:
     """(N,) probabilities; x (8, N, C)."""
-    fold_of = make_splits(table, folds=5, test_fraction=0.0, grouping="case", seed=seed).fold_of()
-    fold = np.array([fold_of[name] for name in table.patient.tolist()])
+    fold_of = make_splits(table, folds=5, test_fraction=0.0, grouping="patient", seed=seed).fold_of()
+    fold = np.array([fold_of[name] for name in table.slide.tolist()])
     probability = np.empty(len(table))
     for number in range(5):
         here = fold == number
@@ -72,19 +73,21 @@ def main() -> None:
     config = Config().with_values({"model.backbone": arguments.backbone, "model.weights": str(arguments.weights), "model.frozen": True})
     probability: dict[tuple[str, int], np.ndarray] = {}
     for fit in FITS:
-        dataset = load_dataset(arguments.data, 224, fit=fit)
+        dataset = choose_classes(load_dataset(arguments.data, 224, fit=fit))
         assert dataset.images is not None
         x = features(np.asarray(dataset.images), config, f"{dataset.fingerprint} {fit} {arguments.backbone}")
         for symmetries in (1, 8):
             probability[fit, symmetries] = np.stack(
                 [out_of_fold(x, dataset.table, seed, symmetries) for seed in range(arguments.partitions)]
             )
-    label, person = dataset.table.label, np.unique(dataset.table.case, return_inverse=True)[1]
+    label, patient = dataset.table.label, np.unique(dataset.table.patient, return_inverse=True)[1]
     rng = np.random.default_rng(0)
-    of_class = [np.unique(person[label == value]) for value in (0, 1)]
-    rows_of = [np.flatnonzero(person == number) for number in range(person.max() + 1)]
+    of_class = [np.unique(patient[label == value]) for value in (0, 1)]
+    rows_of = [np.flatnonzero(patient == number) for number in range(patient.max() + 1)]
     draws = [np.concatenate([rows_of[p] for group in of_class for p in rng.choice(group, len(group))]) for _ in range(RESAMPLES)]
-    counts = f"{len(label)} images of {len(of_class[0])} benign and {len(of_class[1])} malignant persons, {arguments.partitions} partitions"
+    counts = (
+        f"{len(label)} images of {len(of_class[0])} benign and {len(of_class[1])} malignant patients, {arguments.partitions} partitions"
+    )
     table = Table(title=f"{counts}; difference to squash (95 %)")
     for column in ("training images", "fit", "log loss", "difference", "AUC", "difference"):
         table.add_column(column, justify="right")

@@ -1,7 +1,7 @@
 """The k folds of a frozen trial as the product trains them against one after the other: `python -m bench frozen --files FILE [--maps]`.
 
 All of BreakHis by its file list (a CSV with a column `file`; the names say everything else), random features of 1,280
-channels, the default MMNet head, 5 case-wise folds, every image once an epoch. The two alternate in one run: the folds as one
+channels, the default MMNet head, 5 patient-wise folds, every image once an epoch. The two alternate in one run: the folds as one
 batched computation where these are maps, side by side in threads where they are pooled features on a CPU; and the same code with a
 network and an optimizer for each fold, trained one after the other with the same number of threads. Epochs cost the same, so
 `--epochs 6` measures as much as the 27 of a trial; the whole trial is given as 27 times the median.
@@ -40,7 +40,7 @@ def random_features(files: Path, side: int) -> Dataset:
     with files.open(newline="") as file:
         names = [line["file"] for line in csv.DictReader(file)]
     parts = [parse(name) for name in names]
-    table = build_table([(name, p.magnification, p.patient, p.case, p.subtype, p.label) for name, p in zip(names, parts, strict=True)])
+    table = build_table([(name, p.magnification, p.slide, p.patient, p.subtype, p.kind) for name, p in zip(names, parts, strict=True)])
     rng = np.random.default_rng(0)
     features = np.empty((len(table), CHANNELS, side, side), dtype=np.float16)
     for row in features:
@@ -96,7 +96,7 @@ def main() -> None:
     config = Config().with_values(
         {"model.frozen": True, "model.pooled": not arguments.maps, "optim.patience": None, "optim.batch_size": arguments.batch_size}
     )
-    splits = build_splits(dataset.table, None, folds=config.data.folds, test_fraction=0.0, grouping="case", seed=0)
+    splits = build_splits(dataset.table, None, folds=config.data.folds, test_fraction=0.0, grouping="patient", seed=0)
     ours = crossval.run(config, dataset, splits, device=device)
     peer = one_after_the_other(crossval.run(config, dataset, splits, device=device), dataset)
     spent = clocked(ours)

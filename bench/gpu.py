@@ -24,7 +24,7 @@ from rich.table import Table
 
 from bench.frozen import TRIAL, one_after_the_other
 from bench.machine import describe_machine
-from bench.step import CASES, FOLDS, bare_epoch, noise, steps_of, trial_on
+from bench.step import FOLDS, PATIENTS, bare_epoch, noise, steps_of, trial_on
 from data.dataset import Dataset
 from mmnet.config import Config
 from mmnet.crossval import CrossValidation
@@ -60,8 +60,8 @@ def fine_tuning(backbone: str, compiled: bool, images: int, size: int, repeats: 
     compiling = timed(trial.compile_backbones, device)
     if compiled and trial.compiled != "yes":
         raise RuntimeError(trial.compiled)
-    steps, views = steps_of(trial, CASES * images)
-    shown = round(CASES * images * (FOLDS - 1) / FOLDS)
+    steps, views = steps_of(trial, PATIENTS * images)
+    shown = round(PATIENTS * images * (FOLDS - 1) / FOLDS)
     forget_peak(device)
     trial._train(learner, range(1), 0)  # warms up
     bare_epoch(trial, 1, views)
@@ -166,7 +166,7 @@ def main() -> None:
             )  # fmt: skip
     console.print(table)
     epochs = 5 if gpu else 1
-    table = Table(title=f"frozen, {CASES} cases x {images} images, {FOLDS} folds, n = {epochs} epochs", title_justify="left")
+    table = Table(title=f"frozen, {PATIENTS} patients x {images} images, {FOLDS} folds, n = {epochs} epochs", title_justify="left")
     for column in (
         "features",
         "together: epoch, s",

@@ -255,8 +255,8 @@ def faults(records: list[TrialRecord], trials: int, database: Path) -> list[str]
 
 def study(trials: int, cluster: Cluster, concurrency: int, folder: Path, console: Console) -> list[tuple[int, float]]:
     """Run it -> (trials begun, CPU seconds of the driver) as it went."""
-    dataset = load_dataset(generate(folder / "data", cases=16, images=1, size=32, seed=0), 32)
-    splits = make_splits(dataset.table, folds=2, test_fraction=0.0, grouping="case", seed=0)
+    dataset = load_dataset(generate(folder / "data", patients=16, images=1, size=32, seed=0), 32)
+    splits = make_splits(dataset.table, folds=2, test_fraction=0.0, grouping="patient", seed=0)
     settings = StudySettings(name="s", output=folder, trials=trials, concurrency=concurrency)
     spent: list[tuple[int, float]] = []
 

@@ -1,31 +1,29 @@
 """Which metric picks configurations that hold on unseen patients: `python -m bench objective FILE …` (tables as `bench/record.py` writes).
 
-Again and again the cases are split at random, both classes alike. Of 100 configurations drawn at random each metric chooses the best,
+Again and again the patients are split at random, both classes alike. Of 100 configurations drawn at random each metric chooses the best,
 and its best epoch, on the one part, as the product does; what it chose is judged on the other part, which it has not seen. Both
 parts are out of fold. *Again* judges the replicate of the choice: trained anew with another seed on another partition, last epoch.
 
-Two intervals of the difference to choosing by log loss. The narrow one is over splits: what these very cases say. The wide one also
-asks whether other patients would say it: cases are drawn with replacement, within their class, before they are split (a case that
+Two intervals of the difference to choosing by log loss. The narrow one is over splits: what these very patients say. The wide one also
+asks whether other patients would say it: they are drawn with replacement, within their class, before they are split (one that
 was drawn twice counts twice, on one side).
 """
 
 import argparse
-import string
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from bench.recorded import CLIP
+from bench.recorded import CLIP, patients_of
 from mmnet.metrics import METRICS
 
 REFERENCE = "log_loss"
 JUDGES = ("auc", "balanced_accuracy", "brier", "log_loss")
 ITS_LAST, BY_LAST = f"{REFERENCE}, last networks", f"{REFERENCE} of last epoch"  # chosen as always, judged at the end; chosen there
 NOTHING = "nothing"  # chosen by: a configuration drawn at random, last epoch
-BLOCKS = string.ascii_uppercase  # letters at the end of a slide's id, see data.grammar
-SHARE = 0.6  # of the cases choose, the others judge
+SHARE = 0.6  # of the patients choose, the others judge
 LEVEL = 95  # percent
 
 
@@ -36,7 +34,7 @@ class Level:
     loss: dict[str, np.ndarray]  # of metrics that are means of these: (C, E, N) each
     order: tuple[np.ndarray, np.ndarray]  # (C, E, N) ascending by probability: of equal ones benign first, malignant first
     label: np.ndarray  # (N,)
-    case: np.ndarray  # (N,) index
+    patient: np.ndarray  # (N,) index
 
     def scores(self, metric: str, weight: np.ndarray, rows: np.ndarray) -> np.ndarray:
         """(c, E): a metric, without prefix, of some configurations; weight (N,) says how often each view counts."""
@@ -56,16 +54,16 @@ class Table:
     views: Level
     patients: Level
     again: Level  # views
-    case_label: np.ndarray  # (K,)
+    patient_label: np.ndarray  # (K,)
 
     @property
     def count(self) -> int:
         return len(self.views.order[0])
 
     def scores(self, metric: str, weight: np.ndarray, rows: np.ndarray) -> np.ndarray:
-        """(c, E) of a metric by its name; weight (K,) of each case."""
+        """(c, E) of a metric by its name; weight (K,) of each patient."""
         level = self.patients if metric.startswith("patient_") else self.views
-        return level.scores(metric.removeprefix("patient_"), weight[level.case], rows)
+        return level.scores(metric.removeprefix("patient_"), weight[level.patient], rows)
 
 
 def weighted_auc(order: np.ndarray, positive: np.ndarray, negative: np.ndarray) -> np.ndarray:
@@ -74,7 +72,7 @@ def weighted_auc(order: np.ndarray, positive: np.ndarray, negative: np.ndarray) 
     return (positive[order] * below).sum(-1) / (positive.sum() * negative.sum())
 
 
-def make_level(probability: np.ndarray, label: np.ndarray, case: np.ndarray) -> Level:
+def make_level(probability: np.ndarray, label: np.ndarray, patient: np.ndarray) -> Level:
     """probability (C, E, N) of malignant; losses as in mmnet.metrics."""
     clipped = np.clip(probability.astype(np.float32), CLIP, 1 - CLIP)
     loss = {
@@ -86,35 +84,35 @@ def make_level(probability: np.ndarray, label: np.ndarray, case: np.ndarray) -> 
     for first in (0, 1):
         swapped = np.argsort(label != first, kind="stable")
         orders.append(swapped[clipped[..., swapped].argsort(-1, kind="stable")].astype(np.int16))
-    return Level(loss | {"balanced_accuracy": loss["accuracy"]}, (orders[0], orders[1]), label, case)
+    return Level(loss | {"balanced_accuracy": loss["accuracy"]}, (orders[0], orders[1]), label, patient)
 
 
 def load(path: Path) -> Table:
     with np.load(path) as file:
-        probability, label, slide = file["oof"], file["label"].astype(int), file["slide"]
-        names = file["case"] if "case" in file else np.array([name.rstrip(BLOCKS) for name in slide])
-        replicate = file["oof_replicate"][:, None]
-    return make_table(probability, replicate, label, slide, names)
+        return make_table(file["oof"], file["oof_replicate"][:, None], file["label"].astype(int), patients_of(file))
 
 
-def make_table(probability: np.ndarray, replicate: np.ndarray, label: np.ndarray, slide: np.ndarray, names: np.ndarray) -> Table:
-    """Out-of-fold probability (C, E, V), of the replicate (C, 1, V); label, patient and case of each view (V,)."""
-    _, first_of_case, case = np.unique(names, return_index=True, return_inverse=True)
-    _, first, member = np.unique(slide, return_index=True, return_inverse=True)
+def make_table(probability: np.ndarray, replicate: np.ndarray, label: np.ndarray, names: np.ndarray) -> Table:
+    """Out-of-fold probability (C, E, V), of the replicate (C, 1, V); label and patient of each view (V,).
+
+    A patient who has views of both classes counts once in each, as in mmnet.metrics.
+    """
+    _, first_of_patient, patient = np.unique(names, return_index=True, return_inverse=True)
+    _, first, member = np.unique(2 * patient + label, return_index=True, return_inverse=True)
     mean = np.eye(len(first), dtype=np.float32)[member] / np.bincount(member)  # (V, P)
     return Table(
-        make_level(probability, label, case),
-        make_level(probability.astype(np.float32) @ mean, label[first], case[first]),
-        make_level(replicate, label, case),
-        label[first_of_case],
+        make_level(probability, label, patient),
+        make_level(probability.astype(np.float32) @ mean, label[first], patient[first]),
+        make_level(replicate, label, patient),
+        label[first_of_patient],
     )
 
 
-def split(case_label: np.ndarray, drawn: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """How often each case was drawn (K,) -> the same of those that choose and of those that judge, `SHARE` of each class chooses."""
+def split(patient_label: np.ndarray, drawn: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """How often each patient was drawn (K,) -> the same of those that choose and of those that judge, `SHARE` of each class chooses."""
     chooses = np.zeros(len(drawn), dtype=bool)
     for value in (0, 1):
-        there = rng.permutation(np.flatnonzero((case_label == value) & (drawn > 0)))
+        there = rng.permutation(np.flatnonzero((patient_label == value) & (drawn > 0)))
         chooses[there[: min(max(round(SHARE * len(there)), 1), len(there) - 1)]] = True
     return drawn * chooses, drawn * ~chooses
 
@@ -122,9 +120,9 @@ def split(case_label: np.ndarray, drawn: np.ndarray, rng: np.random.Generator) -
 def hold_out(table: Table, drawn: np.ndarray, configurations: int, rng: np.random.Generator) -> dict[str, np.ndarray]:
     """One split: {chosen by: (2, judges), as it is and again}."""
     rows = rng.choice(table.count, min(configurations, table.count), replace=False)
-    choosing, judging = split(table.case_label, drawn, rng)
+    choosing, judging = split(table.patient_label, drawn, rng)
     here = np.stack([table.scores(judge, judging, rows) for judge in JUDGES], -1)  # (c, E, judges)
-    again = np.stack([table.again.scores(judge, judging[table.again.case], rows)[:, 0] for judge in JUDGES], -1)  # (c, judges)
+    again = np.stack([table.again.scores(judge, judging[table.again.patient], rows)[:, 0] for judge in JUDGES], -1)  # (c, judges)
     found = {NOTHING: np.stack([here[:, -1].mean(0), again.mean(0)])}
     for metric, mode in METRICS.items():
         values = table.scores(metric, choosing, rows) * (1 if mode == "min" else -1)
@@ -143,12 +141,12 @@ def hold_outs(table: Table, drawn: np.ndarray, configurations: int, splits: int,
     return {name: np.stack([one[name] for one in found]) for name in found[0]}
 
 
-def cohorts(case_label: np.ndarray, count: int, rng: np.random.Generator) -> Iterator[np.ndarray]:
-    """Cases drawn with replacement within their class: how often each, (K,), at least two of a class."""
+def cohorts(patient_label: np.ndarray, count: int, rng: np.random.Generator) -> Iterator[np.ndarray]:
+    """Patients drawn with replacement within their class: how often each, (K,), at least two of a class."""
     for _ in range(count):
-        drawn = np.zeros(len(case_label), dtype=int)
+        drawn = np.zeros(len(patient_label), dtype=int)
         for value in (0, 1):
-            members = np.flatnonzero(case_label == value)
+            members = np.flatnonzero(patient_label == value)
             while (drawn[members] > 0).sum() < 2:
                 drawn[members] = rng.multinomial(len(members), np.full(len(members), 1 / len(members)))
         yield drawn
@@ -168,20 +166,20 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="bench objective", description=__doc__.splitlines()[0])
     parser.add_argument("curves", type=Path, nargs="+", metavar="FILE")
     parser.add_argument("--splits", type=int, default=200)
-    parser.add_argument("--cohorts", type=int, default=100, help="of cases drawn with replacement, for the wide interval")
+    parser.add_argument("--cohorts", type=int, default=100, help="of patients drawn with replacement, for the wide interval")
     parser.add_argument("--splits-a-cohort", type=int, default=20)
     parser.add_argument("--configurations", type=int, default=100, help="drawn for each split")
     arguments = parser.parse_args()
     for path in arguments.curves:
         table, rng = load(path), np.random.default_rng(0)
-        benign = int((table.case_label == 0).sum())
+        benign = int((table.patient_label == 0).sum())
         print(
-            f"\n{path.name}: {table.count} configurations, {len(table.case_label)} cases ({benign} benign); best of {arguments.configurations} "
-            f"configurations, {arguments.splits} splits, {SHARE:.0%} of the cases choose"
+            f"\n{path.name}: {table.count} configurations, {len(table.patient_label)} patients ({benign} benign); best of {arguments.configurations} "
+            f"configurations, {arguments.splits} splits, {SHARE:.0%} of the patients choose"
         )
-        found = hold_outs(table, np.ones(len(table.case_label), dtype=int), arguments.configurations, arguments.splits, rng)
+        found = hold_outs(table, np.ones(len(table.patient_label), dtype=int), arguments.configurations, arguments.splits, rng)
         wide: dict[str, list[np.ndarray]] = {name: [] for name in found}  # (2, judges) each
-        for drawn in cohorts(table.case_label, arguments.cohorts, rng):
+        for drawn in cohorts(table.patient_label, arguments.cohorts, rng):
             there = hold_outs(table, drawn, arguments.configurations, arguments.splits_a_cohort, rng)
             for name, values in there.items():
                 wide[name].append((values - there[REFERENCE]).mean(0))

@@ -1,7 +1,7 @@
-"""Does fusion find what was planted? `python -m bench.planted [--part fused|nothing|order] [--cases N] [--seeds N]`.
+"""Does fusion find what was planted? `python -m bench.planted [--part fused|nothing|order] [--patients N] [--seeds N]`.
 
 Synthetic BreakHis with a known truth. First: four magnifications that each know a little; the fused network against the
-best single one, paired on the same cases. Then: one magnification knows nothing; its learned importance weight, and what
+best single one, paired on the same patients. Then: one magnification knows nothing; its learned importance weight, and what
 the out-of-fold log loss loses when each magnification is masked out. Last: magnifications that know more and more; are
 they missed, and able alone, in that order?
 """
@@ -39,9 +39,9 @@ BASE = {
 }  # fmt: skip
 
 
-def planted(knowledge: dict[int, float], cases: int, seed: int, folder: Path) -> tuple[Dataset, Splits]:
-    dataset = load_dataset(generate(folder, cases=cases, images=IMAGES, size=SIZE, seed=seed, knowledge=knowledge), SIZE)
-    return dataset, build_splits(dataset.table, None, folds=FOLDS, test_fraction=0.0, grouping="case", seed=seed)
+def planted(knowledge: dict[int, float], patients: int, seed: int, folder: Path) -> tuple[Dataset, Splits]:
+    dataset = load_dataset(generate(folder, patients=patients, images=IMAGES, size=SIZE, seed=seed, knowledge=knowledge), SIZE)
+    return dataset, build_splits(dataset.table, None, folds=FOLDS, test_fraction=0.0, grouping="patient", seed=seed)
 
 
 def train(dataset: Dataset, splits: Splits, values: dict[str, Any]) -> CrossValidation:
@@ -66,17 +66,15 @@ def changes_when_masked(trial: CrossValidation) -> np.ndarray:
     return np.array(masked) - trial.history[-1].metrics["log_loss"]
 
 
-def fused_against_single(cases: int, seed: int, console: Console) -> None:
+def fused_against_single(patients: int, seed: int, console: Console) -> None:
     knowledge = dict.fromkeys(MAGNIFICATIONS, 0.8)
     with tempfile.TemporaryDirectory() as folder:
-        dataset, splits = planted(knowledge, cases, seed, Path(folder))
+        dataset, splits = planted(knowledge, patients, seed, Path(folder))
         fused = train(dataset, splits, {"seed": seed})
         oof = fused.out_of_fold
-        case_of = dataset.table.of_patients("case")
-        case = np.array([case_of[patient] for patient in oof.patient.tolist()])
         best = fused.history[fused.history[-1].best_epoch - 1]
         table = Table(
-            title=f"seed {seed}: fused network against each single magnification, {cases} cases, each knows 0.8", title_justify="left"
+            title=f"seed {seed}: fused network against each single magnification, {patients} patients, each knows 0.8", title_justify="left"
         )
         for column in (
             "magnification",
@@ -93,9 +91,9 @@ def fused_against_single(cases: int, seed: int, console: Console) -> None:
         for magnification in MAGNIFICATIONS:
             single = train(dataset, splits, {"seed": seed, "data.magnifications": [magnification]})
             report = single.history[single.history[-1].best_epoch - 1]
-            assert np.array_equal(single.out_of_fold.patient, oof.patient)
+            assert np.array_equal(single.out_of_fold.slide, oof.slide)
             gains = [
-                paired_difference(metric, best.probability, report.probability, oof.label, oof.patient, case, rng=np.random.default_rng(0))
+                paired_difference(metric, best.probability, report.probability, oof.label, oof.patient, rng=np.random.default_rng(0))
                 for metric in ("patient_auc", "log_loss")
             ]
             table.add_row(
@@ -105,8 +103,10 @@ def fused_against_single(cases: int, seed: int, console: Console) -> None:
         console.print(table)
 
 
-def know_nothing(cases: int, seeds: int, console: Console) -> None:
-    table = Table(title=f"one magnification knows nothing, the others 1.0; {cases} cases, mean of {seeds} seeds", title_justify="left")
+def know_nothing(patients: int, seeds: int, console: Console) -> None:
+    table = Table(
+        title=f"one magnification knows nothing, the others 1.0; {patients} patients, mean of {seeds} seeds", title_justify="left"
+    )
     for title in (
         "knows nothing",
         "patient AUC",
@@ -121,7 +121,7 @@ def know_nothing(cases: int, seeds: int, console: Console) -> None:
         found = []
         for seed in range(seeds):
             with tempfile.TemporaryDirectory() as folder:
-                trial = train(*planted(knowledge, cases, seed, Path(folder)), {"seed": seed})
+                trial = train(*planted(knowledge, patients, seed, Path(folder)), {"seed": seed})
                 report = trial.history[-1]
                 drops = changes_when_masked(trial)
                 found.append([report.metrics["patient_auc"], *report.importance.mean(0), drops[column], np.delete(drops, column).mean()])
@@ -131,20 +131,20 @@ def know_nothing(cases: int, seeds: int, console: Console) -> None:
     console.print(table)
 
 
-def planted_order(cases: int, seeds: int, console: Console) -> None:
+def planted_order(patients: int, seeds: int, console: Console) -> None:
     """Magnifications that know more and more: is each missed, and able alone, in that order? With and without masking in training."""
     knowledge = dict(zip(MAGNIFICATIONS, (0.2, 0.5, 0.9, 1.4), strict=True))
     for masking in (0.0, 0.3):
         missed, alone, weights, aucs = [], [], [], []
         for seed in range(seeds):
             with tempfile.TemporaryDirectory() as folder:
-                trial = train(*planted(knowledge, cases, seed, Path(folder)), {"seed": seed, "augment.masking": masking})
+                trial = train(*planted(knowledge, patients, seed, Path(folder)), {"seed": seed, "augment.masking": masking})
             missed.append(changes_when_masked(trial))
             alone.append([score_showing(trial, [m]) for m in range(len(MAGNIFICATIONS))])
             aucs.append([score_showing(trial, [m], "patient_auc") for m in range(len(MAGNIFICATIONS))])
             weights.append(trial.history[-1].importance.mean(0))
         table = Table(
-            title=f"more and more knowledge, {cases} cases, {seeds} seeds (mean, sd over them); augment.masking {masking:g}",
+            title=f"more and more knowledge, {patients} patients, {seeds} seeds (mean, sd over them); augment.masking {masking:g}",
             title_justify="left",
         )
         columns = (
@@ -181,18 +181,18 @@ def planted_order(cases: int, seeds: int, console: Console) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m bench.planted")
     parser.add_argument("--part", choices=("fused", "nothing", "order"), help="default: all")
-    parser.add_argument("--cases", type=int, default=120)
+    parser.add_argument("--patients", type=int, default=120)
     parser.add_argument("--seeds", type=int, default=2)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     console = Console(width=180)
     console.print(describe_machine())
     if arguments.part in (None, "fused"):
-        fused_against_single(arguments.cases, 0, console)
+        fused_against_single(arguments.patients, 0, console)
     if arguments.part in (None, "nothing"):
-        know_nothing(arguments.cases, arguments.seeds, console)
+        know_nothing(arguments.patients, arguments.seeds, console)
     if arguments.part in (None, "order"):
-        planted_order(arguments.cases, arguments.seeds, console)
+        planted_order(arguments.patients, arguments.seeds, console)
 
 
 if __name__ == "__main__":

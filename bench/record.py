@@ -6,7 +6,7 @@ partition. `bench/recorded.py` loads the file, `bench/search.py` and `bench/obje
 
 Written for frozen, pooled features of one magnification, where a view is an image. A step of such a head mostly reads and writes the
 weights of its first layers, so features are projected onto `--channels` random directions (Johnson & Lindenstrauss, 1984: distances
-stay; no label is looked at), all folds take a step together, and `--views` of a patient are shown an epoch instead of all.
+stay; no label is looked at), all folds take a step together, and `--views` of a slide are shown an epoch instead of all.
 
 The file is written whole every `SAVE_EVERY` configurations and when the recording ends; the same command goes on where it stands.
 """
@@ -70,7 +70,7 @@ def main() -> None:
     parser.add_argument("--space", default="full", metavar="NAME")
     parser.add_argument("--configurations", type=int, default=500, metavar="N")
     parser.add_argument("--channels", type=int, default=160, metavar="N", help="random directions that features are projected onto")
-    parser.add_argument("--views", type=int, default=4, metavar="N", help="of a patient an epoch")
+    parser.add_argument("--views", type=int, default=4, metavar="N", help="of a slide an epoch")
     arguments = parser.parse_args()
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     torch.set_num_threads(1)
@@ -81,13 +81,13 @@ def main() -> None:
 
 
 def make_plan(arguments: argparse.Namespace, console: Console) -> Plan:
-    values = BASE | {"sampling.views_per_patient": arguments.views} | dict(parse_assignment(text) for text in arguments.set)
+    values = BASE | {"sampling.views_per_slide": arguments.views} | dict(parse_assignment(text) for text in arguments.set)
     base = Config().with_values(values)
     space = get_space(arguments.space, base).with_choices("optim.batch_size", BATCH_SIZES)
     space.check(base)
     dataset = prepare(base, arguments.data, console, "cpu").dataset
     splits, other = (
-        build_splits(dataset.table, None, folds=base.data.folds, test_fraction=0.0, grouping="case", seed=base.data.split_seed + turn)
+        build_splits(dataset.table, None, folds=base.data.folds, test_fraction=0.0, grouping="patient", seed=base.data.split_seed + turn)
         for turn in (0, 1)
     )
     return Plan(base, space, projected(dataset, arguments.channels, base.seed), splits, other, arguments.channels)
@@ -96,7 +96,7 @@ def make_plan(arguments: argparse.Namespace, console: Console) -> Plan:
 def projected(dataset: Dataset, channels: int, seed: int) -> Dataset:
     """Features (N, C, 1, 1) -> (N, channels, 1, 1), by a matrix of normal numbers."""
     assert dataset.features is not None
-    features = np.asarray(dataset.features[:, :, 0, 0], dtype=np.float32)
+    features = np.asarray(dataset.features)[:, :, 0, 0].astype(np.float32)
     directions = np.random.default_rng(seed).standard_normal((features.shape[1], channels), dtype=np.float32) / np.sqrt(channels)
     return replace(dataset, features=(features @ directions).astype(np.float16)[:, :, None, None])
 
@@ -183,8 +183,8 @@ def save(plan: Plan, path: Path, table: dict[str, Any]) -> None:
             oof=np.stack(table["oof"]),
             oof_replicate=np.stack(table["oof_replicate"]),
             label=first.label[order].astype(np.int8),
-            slide=first.patient[order],
-            case=first.case[order],
+            slide=first.slide[order],
+            patient=first.patient[order],
             **{name: trial.out_of_fold.fold[view_order(trial)].astype(np.int8) for name, trial in views.items()},
         )
 

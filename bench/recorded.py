@@ -1,7 +1,8 @@
 """Recorded learning curves: a table of configurations that a search can be replayed on, see `bench/search.py` for the format."""
 
 import json
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -80,6 +81,14 @@ def _drawn_on_a_log_scale(values: np.ndarray) -> bool:
         return abs((np.median(values) - values.min()) / (values.max() - values.min()) - 0.5)
 
     return off_centre(np.log(values)) < off_centre(values)
+
+
+def patients_of(file: Mapping[str, np.ndarray]) -> np.ndarray:
+    """(V,) the patient of each view of a recording; earlier ones call it case, or have slides only, whose number it is (`data.grammar`)."""
+    for name in ("patient", "case"):
+        if name in file:
+            return file[name]
+    return np.array([re.sub(r"^.*-|\D+$", "", slide) for slide in file["slide"].tolist()])
 
 
 def load(path: Path) -> Table:

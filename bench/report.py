@@ -38,8 +38,8 @@ def made_up_study(study: Path, trials: int, seed: int = 0) -> Path:
     rows = np.arange(PATIENTS * VIEWS * 4).reshape(-1, 4)
     columns = {
         "label": label,
-        "patient": names[numbers],
-        "case": names[numbers],
+        "slide": names[numbers],
+        "patient": (1000 + numbers).astype(str),
         "subtype": np.full(len(numbers), "X"),
         "fold": numbers % FOLDS,
         "rows": rows,
@@ -53,8 +53,8 @@ def made_up_study(study: Path, trials: int, seed: int = 0) -> Path:
         "created": "2026-01-01T00:00:00+0000",
         "config": BASE.to_dict(),
         "data": {"path": "nowhere", "fingerprint": "made up", "synthetic": True},
-        "splits": {"folds": folds, "test": [], "grouping": "case", "source": "generated"},
-        "case_leaks": {},
+        "splits": {"folds": folds, "test": [], "grouping": "patient", "source": "generated"},
+        "patient_leaks": {},
         "rungs": [1, 3, 9],
         "settings": {"trials": trials, "space": "full", "eta": 3},
         "versions": {},

@@ -16,6 +16,7 @@ from rich.console import Console
 from analysis.bootstrap import bootstrap_interval
 from bench.machine import describe_machine
 from data.dataset import Dataset
+from data.labels import choose_classes
 from data.splits import Splits, build_splits
 from data.store import load_dataset
 from data.synthetic import generate
@@ -29,13 +30,13 @@ SYNTHETIC |= {"optim.lr": 3e-3, "data.folds": 3, "data.test_fraction": 0.0}
 
 
 def splits_of(dataset: Dataset, config: Config) -> Splits:
-    return build_splits(dataset.table, None, folds=config.data.folds, test_fraction=0.0, grouping="case", seed=0)
+    return build_splits(dataset.table, None, folds=config.data.folds, test_fraction=0.0, grouping="patient", seed=0)
 
 
 def overfit(dataset: Dataset, config: Config) -> str:
-    label_of = dataset.table.of_patients("label")
-    patients = [p for label in (0, 1) for p in [p for p in sorted(label_of) if label_of[p] == label][:4]]
-    few = dataset.select_patients(patients)
+    table = dataset.table
+    patients = [np.unique(table.patient[table.label == label])[:4] for label in (0, 1)]
+    few = dataset.select_rows(np.isin(table.patient, np.concatenate(patients)))
     still = {f"dropout.{name}": 0.0 for name in ("classifier", "fusion", "attention", "path")}
     still |= {"augment.flip": False, "augment.turn": False, "augment.crop": 1.0, "augment.color": 0.0, "augment.stain": 0.0}
     config = config.with_values(
@@ -48,20 +49,18 @@ def overfit(dataset: Dataset, config: Config) -> str:
 
 
 def permuted(dataset: Dataset, config: Config, seeds: int) -> str:
-    """Labels dealt anew to cases: whatever is scored above chance then is leakage. Mean of several deals, as one is noisy."""
+    """Labels dealt anew to patients: whatever is scored above chance then is leakage. Mean of several deals, as one is noisy."""
     config = config.with_values({"optim.epochs": 8, "optim.patience": None})
     found, covered = [], 0
     for seed in range(seeds):
         rng = np.random.default_rng(seed)
-        cases, first = np.unique(dataset.table.case, return_index=True)
-        dealt = dict(zip(cases.tolist(), rng.permutation(dataset.table.label[first]).tolist(), strict=True))
-        table = replace(dataset.table, label=np.array([dealt[case] for case in dataset.table.case.tolist()]))
-        shuffled = replace(dataset, table=table)
+        _, first, number = np.unique(dataset.table.patient, return_index=True, return_inverse=True)
+        dealt = rng.permutation(dataset.table.label[first])
+        shuffled = replace(dataset, table=replace(dataset.table, label=dealt[number]))
         trial = crossval.run(config, shuffled, splits_of(shuffled, config), device=CPU)
         report = list(trial)[-1]
-        oof, case_of = trial.out_of_fold, table.of_patients("case")
-        case = np.array([case_of[patient] for patient in oof.patient.tolist()])
-        interval = bootstrap_interval("auc", report.probability, oof.label, oof.patient, case, rng=rng, count=500)
+        oof = trial.out_of_fold
+        interval = bootstrap_interval("auc", report.probability, oof.label, oof.patient, rng=rng, count=500)
         found.append(interval.value)
         covered += interval.low <= 0.5 <= interval.high
     spread = np.std(found, ddof=1)
@@ -97,7 +96,7 @@ def main() -> None:
     console = Console(width=160, highlight=False)
     console.print(describe_machine())
     with tempfile.TemporaryDirectory() as folder:
-        synthetic = load_dataset(generate(Path(folder), cases=30, images=3, size=48, seed=0), 48)
+        synthetic = load_dataset(generate(Path(folder), patients=30, images=3, size=48, seed=0), 48)
         config = Config().with_values(SYNTHETIC)
         console.print("synthetic images, fine-tuned:")
         for line in (overfit(synthetic, config), permuted(synthetic, config, 10), repeatable(synthetic, config)):
@@ -109,7 +108,7 @@ def main() -> None:
             "model.frozen": True,
             "optim.lr": 1e-3,
         }
-        dataset = load_dataset(arguments.data, 224)
+        dataset = choose_classes(load_dataset(arguments.data, 224))
         present = [int(m) for m in np.unique(dataset.table.magnification)]
         config = Config().with_values(values | {"data.magnifications": present})
         dataset = with_features(dataset, config, CPU.type)

@@ -65,7 +65,7 @@ def repeat(arguments: argparse.Namespace, whole: Table, name: str, workers: int)
 def half(whole: Table, seed: int) -> Table:
     """A random half of the configurations, so that not the same few rows win every repeat.
 
-    Halves of the patients are no use: which configuration is better on one half says nothing about the other (bench/RESULTS.md).
+    Halves of the slides are no use: which configuration is better on one half says nothing about the other (bench/RESULTS.md).
     """
     count = len(whole.points)
     return subset(whole, np.sort(np.random.default_rng(seed).choice(count, count // 2, replace=False)))

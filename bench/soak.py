@@ -133,7 +133,7 @@ def main() -> None:
     console.print(describe_machine())
     output = arguments.output
     output.mkdir(parents=True, exist_ok=True)
-    data = generate(output / "data", cases=16, images=2, size=32, seed=0)
+    data = generate(output / "data", patients=16, images=2, size=32, seed=0)
     words = ["--data", str(data), "--output", str(output), "--name", "soak", "--trials", str(10**6), *SEARCH]
     with (output / "soak.log").open("w") as log:
         process = subprocess.Popen([sys.executable, "-u", "tune_mmnet.py", *words], cwd=ROOT, stdout=log, stderr=log)

@@ -17,7 +17,7 @@ from rich.table import Table
 from bench.machine import describe_machine
 from data.dataset import Dataset
 from data.splits import make_splits
-from data.table import build_table
+from data.table import BREAKHIS, build_table
 from mmnet.config import Config
 from mmnet.crossval import CrossValidation
 from mmnet.device import autocast, best_device
@@ -25,15 +25,15 @@ from mmnet.losses import focal_loss
 from mmnet.precision import measure
 from mmnet.predict import predict
 
-FOLDS, CASES, CHANNELS = 5, 20, 1280
+FOLDS, PATIENTS, CHANNELS = 5, 20, 1280
 
 
 def noise(size: int, images: int, frozen: bool, side: int = 7) -> Dataset:
-    """20 cases at 200X: pixels, or feature maps of side x side positions, that know nothing."""
+    """20 patients at 200X: pixels, or feature maps of side x side positions, that know nothing."""
     rows = [
-        (f"{case}/{number}.png", 200, f"patient {case}", f"case {case}", "DC" if case % 2 else "A", case % 2)
-        for case in range(CASES)
-        for number in range(images)
+        (f"{number}/{image}.png", 200, f"slide {number}", f"patient {number}", ("A", "DC")[number % 2], BREAKHIS[number % 2])
+        for number in range(PATIENTS)
+        for image in range(images)
     ]
     rng = np.random.default_rng(0)
     table = build_table(rows)
@@ -73,7 +73,7 @@ def in_turn(works: tuple[Callable[[], object], Callable[[], object]], repeats: i
 
 
 def trial_on(dataset: Dataset, config: Config) -> CrossValidation:
-    splits = make_splits(dataset.table, folds=FOLDS, test_fraction=0.0, grouping="case", seed=0)
+    splits = make_splits(dataset.table, folds=FOLDS, test_fraction=0.0, grouping="patient", seed=0)
     return CrossValidation(config, dataset, splits, best_device())
 
 
@@ -123,7 +123,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m bench step")
     parser.add_argument("--backbone", default="timm:tf_efficientnet_lite0")
     parser.add_argument("--size", type=int, default=112)
-    parser.add_argument("--images", type=int, default=4, help="of each of 20 cases")
+    parser.add_argument("--images", type=int, default=4, help="of each of 20 patients")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--threads", type=int, default=1)
     arguments = parser.parse_args()

@@ -13,7 +13,6 @@ of their winner by its replicate: another seed and partition, the same patients.
 """
 
 import argparse
-import re
 import time
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -27,15 +26,16 @@ from scipy.special import expit
 from scipy.stats import norm
 
 from analysis.bias_corrected import Candidates, choices, choose_best, corrected_interval, left_out_scores, out_of_bag_scores
-from analysis.bootstrap import draw_cases, intervals_of, jackknife_weights, strata_of
-from analysis.case_scores import case_scores
+from analysis.bootstrap import draw_patients, intervals_of, jackknife_weights, strata_of
+from analysis.patient_scores import patient_scores
 from analysis.tie_set import paired, tie_p_values
 from bench.machine import describe_machine
+from bench.recorded import patients_of
 from mmnet.metrics import METRICS
 
 EPOCHS = (13, 26)  # of the recorded 27, counted from 0: what a simulated trial may choose its best epoch from
-BENIGN = 0.31  # share of the cases, as in BreakHis
-CASE_FACTORS, VIEW_FACTORS = 20, 40
+BENIGN = 0.31  # share of the patients, as in BreakHis
+PATIENT_FACTORS, VIEW_FACTORS = 20, 40
 RESAMPLES = 400
 JUDGED = ("auc", "log_loss")
 
@@ -46,17 +46,14 @@ class Recorded(NamedTuple):
     oof: np.ndarray  # (C, E, V)
     replicate: np.ndarray  # (C, V)
     label: np.ndarray  # (V,)
-    slide: np.ndarray  # (V,)
-    case: np.ndarray  # (V,)
+    patient: np.ndarray  # (V,)
 
 
 def read_curves(path: Path) -> Recorded:
     saved = np.load(path)
-    case = np.array([re.sub(r"\D+$", "", slide) for slide in saved["slide"]])
     return Recorded(
-        saved["oof"].astype(np.float32), saved["oof_replicate"].astype(np.float32),
-        saved["label"].astype(int), saved["slide"], case,
-    )  # fmt: skip
+        saved["oof"].astype(np.float32), saved["oof_replicate"].astype(np.float32), saved["label"].astype(int), patients_of(saved)
+    )
 
 
 class OfClass(NamedTuple):
@@ -94,11 +91,11 @@ def estimate(curves: Recorded) -> list[OfClass]:
     logit = np.log(probability / (1 - probability))
     found = []
     for value in (0, 1):
-        parts = [logit[:, curves.case == name] for name in np.unique(curves.case[curves.label == value])]
+        parts = [logit[:, curves.patient == name] for name in np.unique(curves.patient[curves.label == value])]
         means = np.stack([part.mean(1) for part in parts], axis=1)
         within = np.concatenate([part - part.mean(1, keepdims=True) for part in parts], axis=1)
         mean = means.mean(1)
-        patient = _factors(means - mean[:, None], len(parts) - 1, CASE_FACTORS)
+        patient = _factors(means - mean[:, None], len(parts) - 1, PATIENT_FACTORS)
         view = _factors(within, within.shape[1] - len(parts), VIEW_FACTORS)
         found.append(OfClass(mean, *patient, *view, np.array([part.shape[1] for part in parts])))
     return found
@@ -136,18 +133,18 @@ def simulate(classes: list[OfClass], configurations: int, patients: int, metric:
     classes = [one.take(rows) for one in classes]
     benign = round(BENIGN * patients)
     parts = [one.draw(count, rng) for one, count in zip(classes, (benign, patients - benign), strict=True)]
-    case = np.concatenate([parts[0][1], parts[1][1] + benign])
+    patient = np.concatenate([parts[0][1], parts[1][1] + benign])
     label = np.repeat([0, 1], [len(part[1]) for part in parts])
-    candidates = Candidates(expit(np.concatenate([part[0] for part in parts], axis=1)), np.repeat(np.arange(configurations), epochs), label, case, case)  # fmt: skip
+    candidates = Candidates(expit(np.concatenate([part[0] for part in parts], axis=1)), np.repeat(np.arange(configurations), epochs), label, patient)  # fmt: skip
     return judge(candidates, truth(classes), metric, rng)
 
 
 def judge(candidates: Candidates, true: dict[str, np.ndarray], metric: str, rng: np.random.Generator) -> dict[str, Any]:
     """`true`: {metric: (K,)} of every candidate."""
-    strata, mode = strata_of(candidates.label, candidates.case), METRICS[metric]
+    strata, mode = strata_of(candidates.label, candidates.patient), METRICS[metric]
     everyone, rule = np.ones((1, len(strata))), {"best": choose_best(mode)}
     winner = choices(metric, candidates, everyone, rule)["best"]
-    in_bag, spread = draw_cases(strata, RESAMPLES, rng), draw_cases(strata, RESAMPLES, rng)
+    in_bag, spread = draw_patients(strata, RESAMPLES, rng), draw_patients(strata, RESAMPLES, rng)
     chosen = choices(metric, candidates, in_bag, rule)["best"]
     found: dict[str, Any] = {}
     for name in JUDGED:
@@ -179,13 +176,13 @@ def recorded(curves: Recorded, configurations: int, metric: str, rng: np.random.
     """One study of configurations drawn from the recorded ones, best of all 27 epochs; truth is the replicate."""
     drawn = rng.choice(len(curves.oof), configurations, replace=False)
     epochs = curves.oof.shape[1]
-    everyone = np.ones((1, len(np.unique(curves.case))))
+    everyone = np.ones((1, len(np.unique(curves.patient))))
     true = {
-        name: np.repeat(case_scores(name, curves.replicate[drawn], curves.label, curves.slide, curves.case).scores(everyone)[:, 0], epochs)
+        name: np.repeat(patient_scores(name, curves.replicate[drawn], curves.label, curves.patient).scores(everyone)[:, 0], epochs)
         for name in JUDGED
     }
     oof = curves.oof[drawn].reshape(-1, len(curves.label))
-    candidates = Candidates(oof, np.repeat(np.arange(configurations), epochs), curves.label, curves.slide, curves.case)
+    candidates = Candidates(oof, np.repeat(np.arange(configurations), epochs), curves.label, curves.patient)
     return judge(candidates, true, metric, rng)
 
 

@@ -14,7 +14,7 @@ class DataError(InputError):
 
 
 class LeakageError(InputError):
-    """Patients (or cases) that stand on both sides of a split. Never a warning."""
+    """Patients that stand on both sides of a split. Never a warning."""
 
 
 class StorageError(InputError):

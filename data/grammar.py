@@ -1,7 +1,7 @@
 """BreakHis file names: `SOB_<B|M>_<subtype>-<year>-<slide id>-<magnification>-<sequence>.png`.
 
 Spanhol et al., A Dataset for Breast Cancer Histopathological Image Classification, IEEE TBME 2016.
-The slide id is a case number and optional block letters: 22549AB, 22549CD and 22549G are blocks of case 22549.
+The slide id is a patient number and optional block letters: 22549AB, 22549CD and 22549G are blocks of patient 22549.
 """
 
 import re
@@ -22,17 +22,17 @@ BENIGN = ("A", "F", "PT", "TA")
 GRAMMAR = "SOB_<B|M>_<subtype>-<year>-<slide id>-<40|100|200|400>-<sequence>.png"
 
 _NAME = re.compile(
-    r"SOB_(?P<cls>[BM])_(?P<subtype>[A-Z]+)-(?P<year>\d{2})-(?P<case>\d+)(?P<block>[A-Z]*)"
+    r"SOB_(?P<cls>[BM])_(?P<subtype>[A-Z]+)-(?P<year>\d{2})-(?P<patient>\d+)(?P<block>[A-Z]*)"
     r"-(?P<magnification>\d+)-(?P<sequence>\d+)\.(?i:png|jpe?g|tiff?)",
     re.ASCII,
 )
 
 
 class ImageName(NamedTuple):
-    patient: str  # the slide folder, e.g. SOB_B_A_14-22549AB
-    case: str  # the case number, e.g. 22549
+    slide: str  # the slide folder, e.g. SOB_B_A_14-22549AB
+    patient: str  # the patient number, e.g. 22549
     subtype: str
-    label: int  # 1 = malignant
+    kind: str  # benign or malignant
     magnification: int
 
 
@@ -41,20 +41,19 @@ def parse(name: str) -> ImageName:
     match = _NAME.fullmatch(name)
     if match is None:
         raise ValueError(f"file name does not follow {GRAMMAR}")
-    subtype, label = match["subtype"], int(match["cls"] == "M")
+    subtype, benign = match["subtype"], match["cls"] == "B"
     if subtype not in SUBTYPES:
         raise ValueError(f"unknown subtype {subtype!r}, expected one of {', '.join(SUBTYPES)}")
-    if label == (subtype in BENIGN):
+    if benign != (subtype in BENIGN):
         raise ValueError(f"subtype {subtype} does not belong to class {match['cls']}")
     magnification = int(match["magnification"])
     if magnification not in MAGNIFICATIONS:
         raise ValueError(f"magnification {magnification}, expected one of 40, 100, 200, 400")
-    slide = match["case"] + match["block"]
-    patient = f"SOB_{match['cls']}_{subtype}_{match['year']}-{slide}"
-    return ImageName(patient, match["case"], subtype, label, magnification)
+    slide = f"SOB_{match['cls']}_{subtype}_{match['year']}-{match['patient']}{match['block']}"
+    return ImageName(slide, match["patient"], subtype, "benign" if benign else "malignant", magnification)
 
 
-def file_name(patient: str, magnification: int, sequence: int) -> str:
+def file_name(slide: str, magnification: int, sequence: int) -> str:
     """The inverse of `parse`: the file name of one image of a slide folder."""
-    head, year = patient.rsplit("_", 1)
+    head, year = slide.rsplit("_", 1)
     return f"{head}-{year}-{magnification}-{sequence:03d}.png"

@@ -15,20 +15,18 @@ from typing import Any
 import pandas as pd
 
 from data.errors import DataError, shortlist
-from data.table import UNKNOWN, Row, alike, same_name
+from data.table import ONE_MAGNIFICATION, Row, alike, same_name
 
 NO_LABEL = ("", "na", "n/a", "nan", "none", "unknown", "?", "-1")
-POSITIVE = ("1", "malignant", "m", "true", "yes", "positive", "pos", "tumor", "tumour", "cancer", "carcinoma", "invasive", "idc")
-NEGATIVE = ("0", "benign", "b", "false", "no", "negative", "neg", "normal", "healthy")
-PLAIN = {"0", "1", "benign", "malignant"}  # which may also be mixed
+PLAIN = {"0": "benign", "1": "malignant", "benign": "benign", "malignant": "malignant"}  # which may also be mixed
 DELIMITERS = {",": "a comma", ";": "a semicolon", "\t": "a tab", "|": "a bar"}
 LONGEST = 1000  # characters of a value
-ONE_MAGNIFICATION = 1  # what images are given whose magnification nobody says
+MOST_OTHERS = 50  # columns that are kept as they are, as possible covariates
 COLUMNS = ("path", "patient", "label", "slide", "magnification", "subtype", "case")
 
 
-def read_manifest(manifest: Path, labelled: bool = True, positive: str | None = None) -> tuple[dict[str, Row], list[str]]:
-    """({path: row}, what was understood). `positive`: the labels, divided by commas, that count as 1; all others are 0 then.
+def read_manifest(manifest: Path, labelled: bool = True) -> tuple[dict[str, Row], dict[str, dict[str, str]], list[str]]:
+    """({path: row}, {other column: {path: value}}, what was understood).
 
     Raises DataError naming the line and the value.
     """
@@ -42,10 +40,10 @@ def read_manifest(manifest: Path, labelled: bool = True, positive: str | None = 
             f"slide,magnification,subtype, divided by {', '.join(DELIMITERS.values())}"
         )
     others = [name for name in table if name not in COLUMNS]
-    if others:
-        notes.append(f"other columns of the manifest are not used: {shortlist(others)}")
+    if len(others) > MOST_OTHERS:
+        notes.append(f"other columns of the manifest are not kept beyond the first {MOST_OTHERS}: {shortlist(others[MOST_OTHERS:])}")
     if "magnification" not in table:
-        notes.append(f"no column magnification: all images are taken for one, {ONE_MAGNIFICATION}X")
+        notes.append("no column magnification: all images are taken for one")
         table["magnification"] = str(ONE_MAGNIFICATION)
     if table.empty:
         raise DataError(f"manifest {manifest}: lists no image; expected one a line below the column names")
@@ -70,7 +68,7 @@ def read_manifest(manifest: Path, labelled: bool = True, positive: str | None = 
         raise DataError(f"{_line(manifest, table, ~number)}: magnification {value!r}: expected a number such as 40")
     if (twice := table["path"].duplicated()).any():
         raise DataError(f"{_line(manifest, table, twice)}: path {table['path'][twice].iloc[0]!r} is listed twice; remove one of the lines")
-    label, told = _labels(manifest, table, labelled, positive)
+    label = _labels(manifest, table, labelled)
     if "case" in table:  # earlier manifests: a patient was a slide there
         slide, patient = table["patient"], table["case"].where(table["case"] != "", table["patient"])
     else:
@@ -80,7 +78,8 @@ def read_manifest(manifest: Path, labelled: bool = True, positive: str | None = 
     magnification = table["magnification"].str.extract(r"([0-9]+)", expand=False).astype(int)
     columns = (table["path"], magnification, slide, patient, subtype, label)
     rows = {row[0]: row for row in zip(*(column.tolist() for column in columns), strict=True)}
-    return rows, [*notes, *told, *alike(set(patient), "patients")]
+    kept = {name: dict(zip(rows, table[name].str.strip().tolist(), strict=True)) for name in others[:MOST_OTHERS]}
+    return rows, kept, [*notes, *alike(set(patient), "patients")]
 
 
 def read_table(path: Path) -> pd.DataFrame:
@@ -138,40 +137,18 @@ def _line(manifest: Path, table: pd.DataFrame, wrong: pd.Series) -> str:
     return f"manifest {manifest}, line {table.index[wrong][0]}"
 
 
-def _labels(manifest: Path, table: pd.DataFrame, labelled: bool, positive: str | None) -> tuple[pd.Series, list[str]]:
-    """(0 and 1, UNKNOWN where there is none, what is positive)."""
+def _labels(manifest: Path, table: pd.DataFrame, labelled: bool) -> pd.Series:
+    """The class of each image, "" where there is none; spellings that differ in capitals are one class."""
     if "label" not in table:
-        return pd.Series(UNKNOWN, index=table.index), []
+        return pd.Series("", index=table.index)
     said = table["label"].str.replace(r"\.0+$", "", regex=True)
     value = said.str.casefold()
     unknown = value.isin(NO_LABEL)
     if labelled and unknown.any():
         raise DataError(f"{_line(manifest, table, unknown)}: label {table['label'][unknown].iloc[0]!r}: expected a class for every image")
-    found = sorted(set(value[~unknown]))
-    shown = {name: said[value == name].iloc[0] for name in found}
-    names = shortlist(list(shown.values()))
-    if positive is not None:
-        chosen = {same_name(name).strip().casefold() for name in positive.split(",")}
-        if labelled and not chosen <= set(found):
-            raise DataError(f"data.positive = {positive!r}: the manifest {manifest} has the labels {names}; name one of them")
-    elif set(found) <= PLAIN:
-        chosen = set(found) & set(POSITIVE)
-    elif len(found) > 2:
-        raise DataError(
-            f"manifest {manifest}: {len(found)} classes ({names}): two can be trained so far; "
-            f"say --positive {shown[found[0]]} for one against the rest"
-        )
+    found = set(value[~unknown])
+    if found <= set(PLAIN):
+        spelled = PLAIN
     else:
-        chosen, known = set(found) & set(POSITIVE), set(found) & set(NEGATIVE)
-        if len(found) == 2 and not chosen and known:
-            chosen = set(found) - known
-        if len(found) == 2 and len(chosen) != 1 or len(found) == 1 and not chosen | known:
-            raise DataError(
-                f"manifest {manifest}: label {names}: expected two classes of which one is known as positive; say which, as "
-                f"--positive {shown[found[0]]}"
-            )
-    label = value.isin(chosen).astype(int).where(~unknown, UNKNOWN)
-    words = [
-        f"label {', '.join(shown[name] for name in found if name in chosen)} is positive, {', '.join(shown[name] for name in found if name not in chosen)} negative"
-    ]
-    return label, [] if set(found) <= PLAIN or len(found) < 2 else words
+        spelled = {name: min(said[value == name]) for name in found}
+    return value.map(spelled).where(~unknown, "")

@@ -52,7 +52,7 @@ def digest(parts: list[str]) -> str:
 def breakhis_row(path: str) -> Row:
     """The table row that a path's file name spells. Raises ValueError when it breaks the grammar."""
     name = parse(same_name(path.rsplit("/", 1)[-1]))
-    return path, name.magnification, name.patient, name.case, name.subtype, name.label
+    return path, name.magnification, name.slide, name.patient, name.subtype, name.kind
 
 
 class FolderSource:
@@ -63,6 +63,7 @@ class FolderSource:
         self.name = str(root)
         self.synthetic = any((folder / SYNTHETIC_MARKER).exists() for folder in [root, *root.resolve().parents[:5]])  # also of a subfolder
         self.notes: list[str] = []
+        self.covariates: dict[str, dict[str, str]] = {}
         self.refused: dict[str, str] = {}  # {path: reason}, of an archive: what was not unpacked
         self._files: list[tuple[str, int, int]] = []
         self._seen: set[tuple[int, int]] = set()
@@ -130,20 +131,21 @@ class ManifestSource:
     `labelled` False, for patients to be predicted: the label may be absent or unknown.
     """
 
-    def __init__(self, manifest: Path, labelled: bool = True, positive: str | None = None):
+    def __init__(self, manifest: Path, labelled: bool = True):
         from data.manifest import read_manifest  # with pandas, which nothing else needs
 
         self.root = manifest.parent
         self.name = str(manifest)
         self.synthetic = (self.root / SYNTHETIC_MARKER).exists()
-        self._rows, self.notes = read_manifest(manifest, labelled, positive)
+        self._rows, self.covariates, self.notes = read_manifest(manifest, labelled)
 
     def stamp(self) -> str:
         parts = []
         for path, row in sorted(self._rows.items()):
             try:
                 about = self._place(path).stat()
-                parts.append(f"{row}\t{about.st_size}\t{about.st_mtime_ns}")
+                others = [values[path] for values in self.covariates.values()]
+                parts.append(f"{row}\t{others}\t{about.st_size}\t{about.st_mtime_ns}")
             except (OSError, ValueError):  # ValueError: no path can be that
                 parts.append(f"{row}\tmissing")
         return digest(parts)
@@ -168,6 +170,7 @@ class ArchiveSource:
         self.archive = archive
         self.name = str(archive)
         self.notes: list[str] = []
+        self.covariates: dict[str, dict[str, str]] = {}
 
     def stamp(self) -> str:
         about = self.archive.stat()
@@ -283,10 +286,8 @@ def _read_file(path: Path) -> bytes:
 Source = FolderSource | ManifestSource | ArchiveSource
 
 
-def open_source(path: str | Path, *, labelled: bool = True, positive: str | None = None) -> Source:
+def open_source(path: str | Path, *, labelled: bool = True) -> Source:
     """The source at a path: a folder, an archive (.tar.gz, .tgz, .tar, .zip) or a manifest (.csv), with or without labels.
-
-    `positive`: of a manifest, see `read_manifest`.
 
     Raises DataError when nothing is there, or nothing of these kinds.
     """
@@ -296,7 +297,7 @@ def open_source(path: str | Path, *, labelled: bool = True, positive: str | None
     if not path.exists():
         raise DataError(f"data {path}: no such folder or file; pass --data DIR (a BreakHis folder, archive or CSV manifest)")
     if path.name.lower().endswith(MANIFEST_SUFFIXES):
-        return ManifestSource(path, labelled, positive)
+        return ManifestSource(path, labelled)
     if path.name.lower().endswith(ARCHIVE_SUFFIXES):
         return ArchiveSource(path)
     raise DataError(f"data {path}: expected a folder, an archive ({', '.join(ARCHIVE_SUFFIXES)}) or a .csv manifest")

@@ -1,6 +1,6 @@
 """Splits that others made: JSON, a table of patients and folds, BreakHis's own lists and Kaggle's, a tree of train and test folders.
 
-Names may be of persons or of slides, with `-` or `_`, in any Unicode form. What becomes of them is checked by `data.splits.check_splits`.
+Names may be of patients or of slides, with `-` or `_`, in any Unicode form. What becomes of them is checked by `data.splits.check_splits`.
 """
 
 import json
@@ -14,7 +14,7 @@ from data.grammar import parse
 from data.splits import Splits
 from data.table import GROUPINGS, PatientTable, same_name
 
-EXPECTED = 'JSON {"folds": [[patient, …], …], "test": [patient, …], "grouping": "case"}'
+EXPECTED = 'JSON {"folds": [[patient, …], …], "test": [patient, …], "grouping": "patient"}'
 TABLES = "a table with patient,fold, a list such as dsfold1.txt, Kaggle's Folds.csv with its number (Folds.csv:1), a folder with train/ and test/"
 
 
@@ -37,7 +37,8 @@ def read_splits(source: str, table: PatientTable, grouping: str) -> Splits:
         content = json.loads(text)
         content = {"folds": content} if content and isinstance(content, list) else content.get("splits", content)
         folds, test = [_names(fold) for fold in content["folds"]], _names(content.get("test", []))
-        said, grouping = content.get("source", ""), content.get("grouping", "case")
+        said, grouping = content.get("source", ""), content.get("grouping", "patient")
+        grouping = "patient" if grouping == "case" else grouping  # as earlier versions wrote
         if not folds or not isinstance(said, str):
             raise ValueError(f"{len(folds)} folds, source {said!r}")
         if grouping not in GROUPINGS:
@@ -54,13 +55,13 @@ def read_splits(source: str, table: PatientTable, grouping: str) -> Splits:
 
 
 class _Slides:
-    """Which slides of a table a name means: its own, or all of a person."""
+    """Which slides of a table a name means: its own, or all of a patient."""
 
     def __init__(self, table: PatientTable):
         self._of: dict[str, list[str]] = defaultdict(list)
-        for slide, person in table.of_patients("case").items():
-            self._of[_plain(str(person))].append(slide)
-        self._of |= {_plain(slide): [slide] for slide in table.patients().tolist()}
+        for slide, patient in table.of_slides("patient").items():
+            self._of[_plain(str(patient))].append(slide)
+        self._of |= {_plain(slide): [slide] for slide in table.slides().tolist()}
 
     def of(self, names: Iterable[str]) -> tuple[str, ...]:
         return tuple(slide for name in names for slide in self._of.get(_plain(name), [name]))
@@ -78,14 +79,14 @@ def _names(patients: Any) -> list[str]:
 
 def _files_of(folder: Path) -> set[str]:
     """The slides whose images lie below a folder."""
-    return {parse(same_name(file.name)).patient for file in folder.rglob("SOB_*")}
+    return {parse(same_name(file.name)).slide for file in folder.rglob("SOB_*")}
 
 
 def _listed(rows: Iterable[list[str]]) -> dict[str, set[str]]:
     """{part: slides} of rows FILE | magnification | fold | part, as BreakHis's dsfold lists have them."""
     parts: dict[str, set[str]] = {"train": set(), "test": set()}
     for row in rows:
-        parts[row[-1].strip().lower()].add(parse(same_name(row[0].strip().rpartition("/")[2])).patient)
+        parts[row[-1].strip().lower()].add(parse(same_name(row[0].strip().rpartition("/")[2])).slide)
     return parts
 
 
@@ -96,7 +97,7 @@ def _tested(source: str, parts: dict[str, set[str]], table: PatientTable, groupi
         raise LeakageError(
             f"splits {source}: {shortlist(both)} in train and in test; expected every slide in one (of BreakHis's own folds: --splits official:1)"
         )
-    here = set(table.patients().tolist())
+    here = set(table.slides().tolist())
     return Splits((), tuple(sorted(parts["test"] & here)), grouping, source)
 
 

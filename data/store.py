@@ -15,7 +15,6 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import asdict
 from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
@@ -27,9 +26,10 @@ from data.dataset import Dataset, same_data
 from data.decode import FLOATS, Deep, decode, full_scale
 from data.errors import DataError, InputError, shortlist
 from data.sources import ArchiveSource, FolderSource, ManifestSource, digest, open_source
-from data.table import PatientTable, Row, build_table
+from data.table import BREAKHIS, COLUMNS, UNKNOWN, PatientTable, Row, build_table
 
-FORMAT = 3  # of the cache; a change makes old caches invisible
+FORMAT = 4  # of the cache; a change makes old caches invisible
+KEPT = "covariate "  # how the columns of a manifest begin that are kept as they stand
 CLIPPED = 0.5  # of all values of a data set black or white: something went wrong before it came here
 Progress = Callable[[int, int], None]  # (images done, images in all)
 
@@ -42,15 +42,16 @@ def load_dataset(
     *,
     fit: str = "squash",
     labelled: bool = True,
-    positive: str | None = None,
+    mixed: bool = False,
 ) -> Dataset:
     """Scan, check and decode a data set, or open what an earlier run decoded.
 
     `on_bad_file`: "error" raises DataError naming every bad file with its reason; "skip" leaves those files out.
-    `fit`: of what is not square, see `decode`. `labelled` False: a manifest needs no labels; `positive`: which of them is 1; see `read_manifest`.
+    `fit`: of what is not square, see `decode`. `labelled` False: a manifest needs no labels. `mixed`: see `build_table`. Which classes
+    are trained on, `data.labels` says.
     """
-    source = open_source(path, labelled=labelled, positive=positive)
-    key = hashlib.sha256(f"{FORMAT} {source.stamp()} {image_size} {fit} {on_bad_file}".encode()).hexdigest()[:16]
+    source = open_source(path, labelled=labelled)
+    key = hashlib.sha256(f"{FORMAT} {source.stamp()} {image_size} {fit} {on_bad_file} {mixed}".encode()).hexdigest()[:16]
     folder = cache_root() / "images" / f"{key}-{image_size}px"
     if not (folder / "meta.json").exists():
         with only_process(folder):
@@ -60,11 +61,12 @@ def load_dataset(
                     shutil.rmtree(left, ignore_errors=True)
                 with atomic_folder(folder) as building, tempfile.TemporaryDirectory(dir=building) as scratch:
                     tree = source.unpack(Path(scratch)) if isinstance(source, ArchiveSource) else source
-                    _build(tree, image_size, fit, on_bad_file, building, progress)
+                    _build(tree, image_size, fit, on_bad_file, mixed, building, progress)
     try:
         meta = json.loads((folder / "meta.json").read_text())
         with np.load(folder / "table.npz") as arrays:
-            table = PatientTable(**arrays)
+            kept = {name.removeprefix(KEPT): arrays[name] for name in arrays.files if name.startswith(KEPT)}
+            table = PatientTable(**{name: arrays[name] for name in COLUMNS}, classes=tuple(arrays["classes"].tolist()), covariates=kept)  # type: ignore[misc]
         images = np.load(folder / "images.npy", mmap_mode="r")
     except (OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile) as error:
         raise InputError(f"cache {folder}: damaged ({error}); remove that folder, it will be built again") from error
@@ -99,11 +101,13 @@ class Decoded(NamedTuple):
     clipped: float  # share of its values that are 0 or 255
 
 
-def _build(source: FolderSource | ManifestSource, size: int, fit: str, on_bad_file: str, folder: Path, progress: Progress | None) -> None:
+def _build(
+    source: FolderSource | ManifestSource, size: int, fit: str, on_bad_file: str, mixed: bool, folder: Path, progress: Progress | None
+) -> None:
     rows, problems = source.rows()
     if problems and on_bad_file == "error":
         _raise_problems(source.name, problems)  # names are wrong already: do not spend minutes on decoding
-    table = build_table(list(rows.values()))  # contradictions between names, likewise
+    table = build_table(list(rows.values()), mixed)  # contradictions between names, likewise
     slots = {path: slot for slot, path in enumerate(table.path.tolist())}
     shape = (len(slots), size, size, 3)
     require_space(folder, int(np.prod(shape)) + 2**20)
@@ -129,7 +133,7 @@ def _build(source: FolderSource | ManifestSource, size: int, fit: str, on_bad_fi
         _raise_problems(source.name, problems)
 
     if len(digests) < len(rows):
-        table = build_table([rows[path] for path in digests])
+        table = build_table([rows[path] for path in digests], mixed)
         require_space(folder, len(table) * images[0].nbytes)
         kept = np.lib.format.open_memmap(folder / "kept.npy", mode="w+", dtype=np.uint8, shape=(len(table), size, size, 3))
         for row, path in enumerate(table.path.tolist()):
@@ -137,7 +141,9 @@ def _build(source: FolderSource | ManifestSource, size: int, fit: str, on_bad_fi
         kept.flush()
         (folder / "kept.npy").replace(folder / "images.npy")
     images.flush()
-    np.savez(folder / "table.npz", **asdict(table))
+    columns = {name: getattr(table, name) for name in COLUMNS} | {"classes": np.array(table.classes, dtype=str)}
+    others = {f"{KEPT}{name}": np.array([values[path] for path in table.path.tolist()]) for name, values in source.covariates.items()}
+    np.savez(folder / "table.npz", **(columns | others))  # type: ignore[arg-type]
     np.savez(folder / "files.npz", path=table.path, digest=np.array([digests[path] for path in table.path.tolist()]))
     meta = {"fingerprint": _fingerprint(table, digests), "synthetic": source.synthetic, "skipped": problems, "notes": notes}
     (folder / "meta.json").write_text(json.dumps(meta, indent=1))
@@ -155,9 +161,10 @@ def _scales(deep: Iterable[Deep]) -> tuple[dict[str, float], list[str]]:
 
 def _fingerprint(table: PatientTable, digests: Mapping[str, str]) -> str:
     """What `same_data` compares. `digests`: of the files' bytes, by path. Folders do not count: an archive or a manifest has others."""
-    columns = (table.path, table.magnification, table.patient, table.case, table.subtype, table.label)
+    kinds = np.array([*(str(BREAKHIS.index(name)) if name in BREAKHIS else name for name in table.classes), str(UNKNOWN)])[table.label]
+    columns = (table.path, table.magnification, table.slide, table.patient, table.subtype, kinds)
     rows = list(zip(*(column.tolist() for column in columns), strict=True))
-    contents = sorted(f"{digests[path]} {magnification} {patient} {case} {label}" for path, magnification, patient, case, _, label in rows)
+    contents = sorted(f"{digests[path]} {magnification} {slide} {patient} {label}" for path, magnification, slide, patient, _, label in rows)
     names = [f"{digests[path]} {path.rpartition('/')[2]} {subtype}" for path, *_, subtype, _ in rows]
     return f"{digest(contents)[:16]}-{digest(names)[:8]}"
 
@@ -197,7 +204,7 @@ def _short(content: bytes) -> str:
 
 
 def _without_duplicates(rows: dict[str, Row], found: dict[str, Decoded]) -> tuple[dict[str, str], dict[str, str]]:
-    """({path: digest} of one of equal images a patient and magnification, {path: why it cannot be used}).
+    """({path: digest} of one of equal images a slide and magnification, {path: why it cannot be used}).
 
     Nested releases hold copies, which are dropped. An image of another person, or another image under the same file name (an original
     and its normalised copy), is named: nobody knows whose it is, or which one is meant.
@@ -208,12 +215,12 @@ def _without_duplicates(rows: dict[str, Row], found: dict[str, Decoded]) -> tupl
     problems: dict[str, str] = {}
     kept: dict[str, str] = {}
     for paths in copies.values():
-        cases = {rows[path][3]: path for path in reversed(paths)}
-        if len(cases) > 1:
+        patients = {rows[path][3]: path for path in reversed(paths)}
+        if len(patients) > 1:
             for path in paths:
-                stranger = next(other for case, other in cases.items() if case != rows[path][3])
-                problems[path] = f"exact duplicate of {stranger}, which belongs to another case"
-        else:  # within one case copies leak nothing
+                stranger = next(other for patient, other in patients.items() if patient != rows[path][3])
+                problems[path] = f"exact duplicate of {stranger}, which belongs to another patient"
+        else:  # within one patient copies leak nothing
             kept |= {path: found[path].digest for path in {rows[path][1:3]: path for path in reversed(paths)}.values()}
     first: dict[tuple[str, str], str] = {}
     for path in sorted(kept):

@@ -1,9 +1,9 @@
 """A synthetic BreakHis: real layout and file names, invented tissue, and a known truth to test against.
 
-Each case has one *evidence* a magnification, z = knowledge · (±1 by class) + noise ~ N(0, 1), shown in its images as the
-density of nuclei. A single magnification can therefore rank cases with AUC Φ(√2 · knowledge) at best, all of them
+Each patient has one *evidence* a magnification, z = knowledge · (±1 by class) + noise ~ N(0, 1), shown in its images as the
+density of nuclei. A single magnification can therefore rank patients with AUC Φ(√2 · knowledge) at best, all of them
 together with Φ(√(2 Σ knowledge²)): whoever fuses well gets what was planted (`best_auc`). Stain, brightness and
-texture differ by case and know nothing.
+texture differ by patient and know nothing.
 """
 
 import json
@@ -26,52 +26,52 @@ NUCLEI = {40: 80.0, 100: 50.0, 200: 30.0, 400: 16.0}  # expected number at evide
 
 
 def best_auc(knowledge: Mapping[int, float]) -> float:
-    """AUC over cases of the ideal observer of these magnifications."""
+    """AUC over patients of the ideal observer of these magnifications."""
     return 0.5 * (1 + math.erf(math.sqrt(sum(k * k for k in knowledge.values()))))
 
 
 def generate(
-    root: Path, *, cases: int, images: int, size: int, seed: int, knowledge: Mapping[int, float] = KNOWLEDGE, malignant: float = 0.6
+    root: Path, *, patients: int, images: int, size: int, seed: int, knowledge: Mapping[int, float] = KNOWLEDGE, malignant: float = 0.6
 ) -> Path:
     """Write a synthetic BreakHis below `root`: `images` PNGs of size px a magnification and slide folder.
 
-    Every fifth case has two slide folders. The truth (evidence of each case) is in SYNTHETIC.json, which also marks the
+    Every fifth patient has two slide folders. The truth (evidence of each patient) is in SYNTHETIC.json, which also marks the
     data set as synthetic for every later output. Raises DataError for knowledge of an unknown magnification.
     """
     unknown = sorted(set(knowledge) - set(MAGNIFICATIONS))
-    if unknown or cases < 4:
+    if unknown or patients < 4:
         raise DataError(
-            f"synthetic data: {cases} cases with knowledge of {sorted(knowledge)}; expected at least 4 cases and 40, 100, 200, 400"
+            f"synthetic data: {patients} patients with knowledge of {sorted(knowledge)}; expected at least 4 patients and 40, 100, 200, 400"
         )
     if (root / "BreaKHis_v1").exists():
         raise DataError(f"synthetic data: {root / 'BreaKHis_v1'} exists already; name another folder or remove it")
     rng = np.random.default_rng(seed)
-    labels = rng.permutation(np.arange(cases) < round(malignant * cases))
+    labels = rng.permutation(np.arange(patients) < round(malignant * patients))
     noise = _class_noise(labels, len(knowledge), rng)
     truth: dict[str, dict] = {}
     for number, label in enumerate(labels.tolist()):
-        case = str(10001 + number)
+        patient = str(10001 + number)
         evidence = {m: k * (1 if label else -1) + float(noise[number, i]) for i, (m, k) in enumerate(knowledge.items())}
-        truth[case] = {"label": int(label), "evidence": evidence}
+        truth[patient] = {"label": int(label), "evidence": evidence}
         look = _Look(rng)
         subtypes = [code for code in SUBTYPES if (code in BENIGN) != label]
         subtype = subtypes[int(rng.integers(len(subtypes)))]
         for block in ("AB", "CD") if number % 5 == 4 else ("",):
-            patient = f"SOB_{'M' if label else 'B'}_{subtype}_14-{case}{block}"
+            slide = f"SOB_{'M' if label else 'B'}_{subtype}_14-{patient}{block}"
             for magnification, z in evidence.items():
                 kind = "malignant" if label else "benign"
-                folder = root / f"BreaKHis_v1/histology_slides/breast/{kind}/SOB/{SUBTYPES[subtype]}/{patient}/{magnification}X"
+                folder = root / f"BreaKHis_v1/histology_slides/breast/{kind}/SOB/{SUBTYPES[subtype]}/{slide}/{magnification}X"
                 folder.mkdir(parents=True)
                 for sequence in range(1, images + 1):
                     pixels = look.draw(z, magnification, size, rng)
-                    Image.fromarray(pixels).save(folder / file_name(patient, magnification, sequence), compress_level=1)
-    marker = {"synthetic": True, "seed": seed, "knowledge": dict(knowledge), "best_auc": best_auc(knowledge), "cases": truth}
+                    Image.fromarray(pixels).save(folder / file_name(slide, magnification, sequence), compress_level=1)
+    marker = {"synthetic": True, "seed": seed, "knowledge": dict(knowledge), "best_auc": best_auc(knowledge), "patients": truth}
     (root / SYNTHETIC_MARKER).write_text(json.dumps(marker, indent=1))
     return root
 
 
 def _class_noise(labels: np.ndarray, columns: int, rng: np.random.Generator) -> np.ndarray:
-    """(cases, columns) ~ N(0, 1), exactly centred and scaled within each class: what is planted holds in every sample."""
+    """(patients, columns) ~ N(0, 1), exactly centred and scaled within each class: what is planted holds in every sample."""
     noise = rng.normal(size=(len(labels), columns))
     for value in (False, True):
         part = noise[labels == value]
@@ -80,7 +80,7 @@ def _class_noise(labels: np.ndarray, columns: int, rng: np.random.Generator) -> 
 
 
 class _Look:
-    """What one case looks like whatever its class: stain vectors and amounts, background texture."""
+    """What one patient looks like whatever its class: stain vectors and amounts, background texture."""
 
     def __init__(self, rng: np.random.Generator):
         stains = np.array(STAINS[:2]) * rng.uniform(0.85, 1.15, (2, 3))
@@ -104,9 +104,9 @@ class _Look:
 
 
 def default_synthetic() -> Path:
-    """The embedded default data set, generated once into the cache: 40 cases, 4 magnifications, 48 px."""
-    target = cache_root() / "synthetic" / "cases40-images6-48px-seed0"
+    """The embedded default data set, generated once into the cache: 40 patients, 4 magnifications, 48 px."""
+    target = cache_root() / "synthetic" / "patients40-images6-48px-seed0"
     if not target.exists():
         with atomic_folder(target) as building:
-            generate(building, cases=40, images=6, size=48, seed=0)
+            generate(building, patients=40, images=6, size=48, seed=0)
     return target

@@ -1,16 +1,21 @@
-"""The patient table: one row per image, checked once, the only description of a data set that other rooms see."""
+"""The patient table: one row per image, checked once, the only description of a data set that other packages see."""
 
 import unicodedata
-from collections.abc import Iterable
-from dataclasses import dataclass, fields
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 
 from data.errors import DataError, shortlist
 
-GROUPINGS = ("case", "slide")
-UNKNOWN = -1  # the label of a patient to be predicted
-Row = tuple[str, int, str, str, str, int]  # path, magnification, patient, case, subtype, label
+GROUPINGS = ("patient", "slide")
+COLUMNS = ("path", "magnification", "slide", "patient", "subtype", "label")
+ONE_MAGNIFICATION = 1  # what images are given whose magnification nobody says
+UNKNOWN = -1  # the label of an image that is to be predicted
+LABELS = ("class", "subtype")  # what may be predicted
+BREAKHIS = ("benign", "malignant")
+Row = tuple[str, int, str, str, str, str]  # path, magnification, slide, patient, subtype, class ("": unknown)
 
 
 def same_name(text: str) -> str:
@@ -29,82 +34,85 @@ def alike(names: Iterable[str], what: str) -> list[str]:
 
 @dataclass(frozen=True)
 class PatientTable:
-    """N images, sorted by (patient, magnification, path).
+    """N images, sorted by (slide, magnification, path).
 
-    A *patient* is a slide folder (82 in BreakHis); a *case* (70 in BreakHis) is the person: blocks of one case stand
-    in several folders, so `case` is what a split must keep together.
+    A *patient* is a person, whom no split divides; a *slide* one specimen's folder. What the literature calls the 82 patients of
+    BreakHis are 82 slides of 70 persons. A slide is of one class, a patient may have slides of several.
     """
 
     path: np.ndarray  # (N,) str, relative to the data set's root
     magnification: np.ndarray  # (N,) int64
+    slide: np.ndarray  # (N,) str
     patient: np.ndarray  # (N,) str
-    case: np.ndarray  # (N,) str
     subtype: np.ndarray  # (N,) str, "" where unknown
-    label: np.ndarray  # (N,) int64, 1 = malignant
+    label: np.ndarray  # (N,) int64, index into `classes`, or UNKNOWN
+    classes: tuple[str, ...] = BREAKHIS  # of two, the second is the positive one
+    covariates: Mapping[str, np.ndarray] = field(default_factory=dict)  # {column: (N,) str} of a manifest, kept as it stands
 
     def __len__(self) -> int:
         return len(self.path)
 
     def select(self, rows: np.ndarray) -> "PatientTable":
         """The table of some rows, by boolean mask or by index."""
-        return PatientTable(**{field.name: getattr(self, field.name)[rows] for field in fields(self)})
+        columns = {name: getattr(self, name)[rows] for name in COLUMNS}
+        return replace(self, **columns, covariates={name: values[rows] for name, values in self.covariates.items()})
 
-    def patients(self) -> np.ndarray:
-        """(P,) str, sorted."""
-        return np.unique(self.patient)
+    def slides(self) -> np.ndarray:
+        """Names, sorted."""
+        return np.unique(self.slide)
 
-    def of_patients(self, column: str) -> dict[str, str | int]:
-        """{patient: value} of a column that is constant within a patient."""
-        first = np.unique(self.patient, return_index=True)[1]
-        return dict(zip(self.patient[first].tolist(), getattr(self, column)[first].tolist(), strict=True))
+    def of_slides(self, column: str) -> dict[str, str | int]:
+        """{slide: value} of a column that is constant within a slide."""
+        first = np.unique(self.slide, return_index=True)[1]
+        return dict(zip(self.slide[first].tolist(), getattr(self, column)[first].tolist(), strict=True))
 
     def groups(self, grouping: str) -> dict[str, str]:
-        """{patient: group}: the unit that no split may divide. Raises DataError for an unknown grouping."""
+        """{slide: group}: the unit that no split may divide. Raises DataError for an unknown grouping."""
         if grouping not in GROUPINGS:
             raise DataError(f"grouping {grouping!r}: expected one of {', '.join(GROUPINGS)}")
         if grouping == "slide":
-            return {patient: patient for patient in self.patients().tolist()}
-        return {patient: str(case) for patient, case in self.of_patients("case").items()}
+            return {slide: slide for slide in self.slides().tolist()}
+        return {slide: str(patient) for slide, patient in self.of_slides("patient").items()}
 
-    def counts(self) -> dict[str, int]:
-        """Images, patients, cases and patients per class, for people."""
-        labels = self.of_patients("label").values()
-        return {
-            "images": len(self),
-            "patients": len(self.patients()),
-            "cases": len(np.unique(self.case)),
-            "benign": sum(label == 0 for label in labels),
-            "malignant": sum(label == 1 for label in labels),
+    def counts(self) -> dict[str, Any]:
+        """Images, slides and patients, and those of each class, for people."""
+        return {"images": len(self), "slides": len(self.slides()), "patients": len(np.unique(self.patient))} | {
+            f"{unit}s_of_class": {
+                name: len(np.unique(getattr(self, unit)[self.label == number])) for number, name in enumerate(self.classes)
+            }
+            for unit in ("slide", "patient")
         }
 
 
-def build_table(rows: list[tuple]) -> PatientTable:
-    """Rows of (path, magnification, patient, case, subtype, label) -> a sorted, checked table.
+def build_table(rows: list[Row], mixed: bool = False) -> PatientTable:
+    """A sorted, checked table; its classes are sorted by name.
 
-    Raises DataError when a patient or a case stands under both classes, or a patient under two cases.
+    `mixed`: images of one patient may be of several classes; of one slide those of each are a slide of their own then.
+    Raises DataError when a slide or a patient stands under two classes, or a slide under two patients.
     """
+    if mixed:
+        kinds: dict[str, set[str]] = {}
+        for row in rows:
+            kinds.setdefault(row[2], set()).add(row[5])
+        rows = [(*row[:2], f"{row[2]} {row[5]}" if len(kinds[row[2]]) > 1 else row[2], *row[3:]) for row in rows]
     if not rows:
-        raise DataError("the data set holds no image")
+        raise DataError("the data set holds no image; pass --data DIR or FILE.csv")
     rows = sorted(rows, key=lambda row: (row[2], row[1], row[0]))
-    path, magnification, patient, case, subtype, label = zip(*rows, strict=True)
-    table = PatientTable(
-        np.array(path),
-        np.array(magnification, dtype=np.int64),
-        np.array(patient),
-        np.array(case),
-        np.array(subtype),
-        np.array(label, dtype=np.int64),
-    )
-    for unit, value, problem in (
-        ("patient", "label", "under both classes"),
-        ("case", "label", "under both classes"),
-        ("patient", "case", "under more than one case"),
+    path, magnification, slide, patient, subtype, name = map(np.array, zip(*rows, strict=True))
+    classes = sorted(set(name.tolist()) - {""})
+    label = np.where(name == "", UNKNOWN, np.searchsorted(classes, name) if classes else UNKNOWN)
+    for unit, units, value, values in (
+        ("slide", slide, "class", name),
+        ("patient", patient, "class", name),
+        ("slide", slide, "patient", patient),
     ):
-        pairs = zip(getattr(table, unit).tolist(), getattr(table, value).tolist(), strict=True)
-        first: dict[str, str | int] = {}
-        offenders = sorted({u for u, v in pairs if first.setdefault(u, v) != v})
-        if offenders:
+        first: dict[str, str] = {}
+        pairs = zip(units.tolist(), values.tolist(), strict=True)
+        offenders = sorted({one for one, other in pairs if first.setdefault(one, other) != other})
+        if offenders and not (mixed and unit == "patient"):
+            way = ", or say --set data.mixed_labels=true where classes differ within a patient" if value == "class" else ""
             raise DataError(
-                f"{unit} {shortlist(offenders)} stands {problem}: expected exactly one {value} each; correct the file names or the manifest"
+                f"{unit} {shortlist(offenders)} stands under more than one {value}: expected exactly one each; correct the file names or the "
+                f"manifest{way}"
             )
-    return table
+    return PatientTable(path, magnification, slide, patient, subtype, label, tuple(classes))

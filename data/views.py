@@ -1,4 +1,4 @@
-"""Views: one image of each magnification of one patient. Drawn afresh each training epoch, fixed for evaluation."""
+"""Views: one image of each magnification of one slide. Drawn afresh each training epoch, fixed for evaluation."""
 
 from typing import NamedTuple
 
@@ -6,15 +6,15 @@ import numpy as np
 
 from data.table import PatientTable
 
-MISSING = -1  # row index of a magnification that the patient does not have
+MISSING = -1  # row index of a magnification that the slide does not have
 BALANCES = ("none", "class", "patient", "class_patient")
 
 
 class Views(NamedTuple):
     """V views over M magnifications."""
 
-    rows: np.ndarray  # (V, M) int64, row of the table, MISSING where the patient has no such image
-    patient: np.ndarray  # (V,) int64, index into `ViewIndex.patients`
+    rows: np.ndarray  # (V, M) int64, row of the table, MISSING where the slide has no such image
+    slide: np.ndarray  # (V,) int64, index into `ViewIndex.slides`
 
     @property
     def mask(self) -> np.ndarray:
@@ -23,63 +23,64 @@ class Views(NamedTuple):
 
 
 class ViewIndex:
-    """Which rows each patient has at each magnification, and the views made of them."""
+    """Which rows each slide has at each magnification, and the views made of them."""
 
     def __init__(self, table: PatientTable, magnifications: tuple[int, ...]):
         shown = np.flatnonzero(np.isin(table.magnification, magnifications))
-        # (P,) str: a patient without an image at these magnifications has nothing to show
-        self.patients, first, number = np.unique(table.patient[shown], return_index=True, return_inverse=True)
-        self.label = table.label[shown][first]  # (P,)
+        # (S,) str: a slide without an image at these magnifications has nothing to show
+        self.slides, first, number = np.unique(table.slide[shown], return_index=True, return_inverse=True)
+        self.label = table.label[shown][first]  # (S,)
+        self.patient = np.unique(table.patient[shown][first], return_inverse=True)[1]  # (S,) number of the slide's patient
         cell = number * len(magnifications) + np.searchsorted(magnifications, table.magnification[shown])
-        order, cells = np.argsort(cell, kind="stable"), np.arange(len(self.patients) * len(magnifications) + 1)
+        order, cells = np.argsort(cell, kind="stable"), np.arange(len(self.slides) * len(magnifications) + 1)
         pieces = np.split(shown[order], np.searchsorted(cell[order], cells)[1:-1])
         self._rows = [pieces[place : place + len(magnifications)] for place in range(0, len(pieces), len(magnifications))]
         # adaptive: as many views as it takes to show every image once
-        self.images = np.array([max(len(rows) for rows in of_patient) for of_patient in self._rows])  # (P,)
+        self.images = np.array([max(len(rows) for rows in of_slide) for of_slide in self._rows])  # (S,)
 
-    def natural(self, per_patient: int | None) -> np.ndarray:
-        """(P,) training views of each patient in an epoch before balancing: `per_patient`, None for adaptive."""
-        return self.images if per_patient is None else np.full(len(self.patients), per_patient)
+    def natural(self, per_slide: int | None) -> np.ndarray:
+        """(S,) training views of each slide in an epoch before balancing: `per_slide`, None for adaptive."""
+        return self.images if per_slide is None else np.full(len(self.slides), per_slide)
 
-    def evaluation(self, patients: np.ndarray) -> Views:
-        """The fixed views of some patients: view j shows image j (mod how many there are) of each magnification."""
-        return self._assemble(patients, self.images[patients], rng=None)
+    def evaluation(self, slides: np.ndarray) -> Views:
+        """The fixed views of some slides: view j shows image j (mod how many there are) of each magnification."""
+        return self._assemble(slides, self.images[slides], rng=None)
 
-    def training(self, patients: np.ndarray, *, balance: str, per_patient: int | None, rng: np.random.Generator) -> Views:
+    def training(self, slides: np.ndarray, *, balance: str, per_slide: int | None, rng: np.random.Generator) -> Views:
         """One epoch's views in random order.
 
-        `per_patient`: views of a patient before balancing, None for adaptive. `balance` redistributes their total:
-        equally over classes, over patients, or over classes and the patients in them. Within a patient images are
+        `per_slide`: views of a slide before balancing, None for adaptive. `balance` redistributes their total:
+        equally over classes, over patients, or over classes and the patients in them. Within a slide images are
         drawn without replacement until all were shown.
         """
-        views, _ = self.training_together([patients], balance=balance, per_patient=per_patient, rng=rng)
+        views, _ = self.training_together([slides], balance=balance, per_slide=per_slide, rng=rng)
         return views
 
     def training_together(
-        self, patients: list[np.ndarray], *, balance: str, per_patient: int | None, rng: np.random.Generator
+        self, slides: list[np.ndarray], *, balance: str, per_slide: int | None, rng: np.random.Generator
     ) -> tuple[Views, np.ndarray]:
-        """One epoch's views for K sets of patients that overlap, as folds do, and (K, V) bool: which set trains on which view.
+        """One epoch's views for K sets of slides that overlap, as folds do, and (K, V) bool: which set trains on which view.
 
-        Each set's part is distributed as `training` of it alone: of a patient's views it takes the first ones, as many as
-        its own balance says. The order is random, and evenly so: the patients of the same sets are spread over the epoch.
+        Each set's part is distributed as `training` of it alone: of a slide's views it takes the first ones, as many as
+        its own balance says. The order is random, and evenly so: the slides of the same sets are spread over the epoch.
         """
-        counts = np.zeros((len(patients), len(self.patients)), dtype=int)
-        for number, members in enumerate(patients):
-            counts[number, members] = balanced_counts(self.natural(per_patient)[members], self.label[members], balance, rng)
+        counts = np.zeros((len(slides), len(self.slides)), dtype=int)
+        for number, members in enumerate(slides):
+            counts[number, members] = balanced_counts(self.natural(per_slide)[members], self.label[members], self.patient[members], balance, rng)
         most = counts.max(0)
         shown = np.flatnonzero(most)
         views = self._assemble(shown, most[shown], rng)
-        turn = np.concatenate([np.arange(count) for count in most[shown]])  # of a view among its patient's
-        trains = turn < counts[:, views.patient]
+        turn = np.concatenate([np.arange(count) for count in most[shown]])  # of a view among its slide's
+        trains = turn < counts[:, views.slide]
         order = rng.permutation(len(turn))
-        order = order[spread(trains_on(patients, len(self.patients))[views.patient[order]], rng)]
-        return Views(views.rows[order], views.patient[order]), trains[:, order]
+        order = order[spread(trains_on(slides, len(self.slides))[views.slide[order]], rng)]
+        return Views(views.rows[order], views.slide[order]), trains[:, order]
 
-    def _assemble(self, patients: np.ndarray, counts: np.ndarray, rng: np.random.Generator | None) -> Views:
+    def _assemble(self, slides: np.ndarray, counts: np.ndarray, rng: np.random.Generator | None) -> Views:
         columns = []
-        for patient, count in zip(patients.tolist(), counts.tolist(), strict=True):
-            columns.append(np.stack([_cycle(rows, count, rng) for rows in self._rows[patient]], axis=1))
-        return Views(np.concatenate(columns), np.repeat(patients, counts))
+        for slide, count in zip(slides.tolist(), counts.tolist(), strict=True):
+            columns.append(np.stack([_cycle(rows, count, rng) for rows in self._rows[slide]], axis=1))
+        return Views(np.concatenate(columns), np.repeat(slides, counts))
 
 
 def _cycle(rows: np.ndarray, count: int, rng: np.random.Generator | None) -> np.ndarray:
@@ -92,10 +93,10 @@ def _cycle(rows: np.ndarray, count: int, rng: np.random.Generator | None) -> np.
     return np.concatenate([rng.permutation(rows) for _ in range(rounds)] or [rows])[:count]
 
 
-def trains_on(patients: list[np.ndarray], count: int) -> np.ndarray:
-    """(count,) a number for each patient, equal for those that stand in the same of K sets."""
-    member = np.zeros((count, len(patients)), dtype=bool)
-    for number, members in enumerate(patients):
+def trains_on(slides: list[np.ndarray], count: int) -> np.ndarray:
+    """(count,) a number for each slide, equal for those that stand in the same of K sets."""
+    member = np.zeros((count, len(slides)), dtype=bool)
+    for number, members in enumerate(slides):
         member[members, number] = True
     return np.unique(member, axis=0, return_inverse=True)[1].ravel()
 
@@ -121,11 +122,14 @@ def hide(rows: np.ndarray, share: float, rng: np.random.Generator) -> np.ndarray
     return np.where(hidden, MISSING, rows)
 
 
-def balanced_counts(natural: np.ndarray, label: np.ndarray, balance: str, rng: np.random.Generator) -> np.ndarray:
-    """(P,) views per patient: their total stays, their shares follow `balance`; fractions are rounded at random."""
+def balanced_counts(natural: np.ndarray, label: np.ndarray, patient: np.ndarray, balance: str, rng: np.random.Generator) -> np.ndarray:
+    """(S,) views per slide: their total stays, their shares follow `balance`; fractions are rounded at random.
+
+    A patient's share, where patients are balanced, is divided evenly among its slides of a class.
+    """
     if balance == "none":
         return natural
-    weight = natural.astype(float) if balance == "class" else np.ones(len(natural))
+    weight = natural.astype(float) if balance == "class" else 1 / np.bincount(patient)[patient]
     if balance != "patient":
         for value in np.unique(label):
             weight[label == value] /= weight[label == value].sum()

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from data import augment
 from data.augment import send
-from data.dataset import Dataset
+from data.dataset import Dataset, Rows
 from data.views import MISSING
 from mmnet.config import Config, ModelConfig
 
@@ -29,8 +29,13 @@ class Batches:
         source = dataset.features if self.frozen else dataset.images
         if source is None:
             raise ValueError(f"the data set holds no {'features: see mmnet.features.with_features' if self.frozen else 'pixels'}")
-        self.source = _as_tensor(source)  # (N, S, S, 3) uint8 or (N, C, H, W) float16
-        if has_room(device, source.nbytes):
+        moves = device.type != "cpu" and has_room(device, source.nbytes)
+        if moves and isinstance(source, Rows):
+            source = np.asarray(source)  # only what is selected goes to the device
+        # (N, S, S, 3) uint8 or (N, C, H, W) float16; of a selection the whole array, which stays where it is
+        self.source = _as_tensor(source.array if isinstance(source, Rows) else source)
+        self._place = torch.from_numpy(source.rows) if isinstance(source, Rows) else None
+        if moves:
             self.source = self.source.to(device)
         self.judged_at_once: int | None = None  # views, once more of them than that were too many for the device's memory
         self._copies = torch.cuda.Stream(device) if device.type == "cuda" and self.source.device.type == "cpu" else None
@@ -89,7 +94,8 @@ class Batches:
         return values.to(torch.float32) if self.frozen else augment.shrink(plan(values), self.config.model.input_size)
 
     def _gather(self, index: Tensor) -> Tensor:
-        """Rows (K,) of the source as they are, on the device."""
+        """Rows (K,) of the data set as they are, on the device."""
+        index = index if self._place is None else self._place[index]
         if self._copies is None:
             return self.source.index_select(0, send(index, self.source.device))
         pinned = torch.empty((len(index), *self.source.shape[1:]), dtype=self.source.dtype, pin_memory=True)

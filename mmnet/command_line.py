@@ -58,10 +58,12 @@ FLAGS: dict[str, tuple[str, Callable[[str], Any] | None, str]] = {
         "what search, best epoch and early stopping follow: log_loss, auc, patient_auc, …; a search takes more after a comma",
     ),
     "--folds": ("data.folds", int, "number of folds"),
-    "--grouping": ("data.grouping", str, "what no split divides: case, or slide (leaks cases; to compare with the literature)"),
-    "--test-fraction": ("data.test_fraction", float, "share of cases sealed as test, 0 for none"),
+    "--grouping": ("data.grouping", str, "what no split divides: patient, or slide (leaks patients; to compare with the literature)"),
+    "--test-fraction": ("data.test_fraction", float, "share of patients sealed as test, 0 for none"),
     "--splits": ("data.splits", str, "official:1 … official:5, a splits file, or the study.json of another study"),
-    "--positive": ("data.positive", str, "labels of a manifest that count as positive, comma-separated"),
+    "--label": ("data.label", str, "what is predicted: class, or subtype"),
+    "--classes": ("data.classes", lambda text: text.split(","), "only images of these classes, comma-separated"),
+    "--positive": ("data.positive", str, "classes that count as positive against the rest, comma-separated"),
     "--epochs": ("optim.epochs", int, "epochs of a trial at most"),
     "--magnifications": ("data.magnifications", _magnifications, "comma-separated, such as 40,100,200,400"),
     "--image-size": ("data.image_size", int, "side in pixels"),
@@ -163,16 +165,18 @@ def resolve_data(argument: str | None) -> str:
 class Prepared:
     """A data set at the configured magnifications, with pixels or features as the configuration needs, and its splits."""
 
-    dataset: Dataset  # all patients, the sealed ones too: give only `development` to a search
+    dataset: Dataset  # all slides, the sealed ones too: give only `development` to a search
     splits: Splits
+    config: Config  # with the one magnification of a data set that says none
 
     @property
     def development(self) -> Dataset:
-        return self.dataset.select_patients(self.splits.development())
+        return self.dataset.select_slides(self.splits.development())
 
 
 def open_data(config: Config, data: str, progress: Callable[[int, int], None] | None = None) -> Dataset:
     """All images of a data set, scanned and decoded, or from the cache."""
+    from data.labels import choose_classes
     from data.store import load_dataset
 
     path: str | Path = data
@@ -181,9 +185,8 @@ def open_data(config: Config, data: str, progress: Callable[[int, int], None] | 
 
         path = default_synthetic()
     settings = config.data
-    return load_dataset(
-        path, settings.image_size, settings.on_bad_file, progress, fit=settings.fit, positive=settings.positive
-    )
+    dataset = load_dataset(path, settings.image_size, settings.on_bad_file, progress, fit=settings.fit, mixed=settings.mixed_labels)
+    return choose_classes(dataset, label=settings.label, classes=settings.classes, positive=settings.positive)
 
 
 def prepare(config: Config, data: str, console: Console, kind: str | None, splits: Splits | None = None) -> Prepared:
@@ -192,9 +195,13 @@ def prepare(config: Config, data: str, console: Console, kind: str | None, split
     `kind` of device that computes features, see `mmnet.device_kind`; None: no features (a dry run). `splits`: those of an existing study, held against the data again.
     """
     from data.splits import build_splits, check_splits
+    from data.table import ONE_MAGNIFICATION
+    from mmnet.config import DataConfig
 
     with progress_bar(console, "decoding images") as progress:
         dataset = open_data(config, data, progress)
+    if config.data.magnifications == DataConfig().magnifications and (dataset.table.magnification == ONE_MAGNIFICATION).all():
+        config = config.with_values({"data.magnifications": [ONE_MAGNIFICATION]})
     if splits is None:
         settings = config.data
         splits = build_splits(
@@ -209,7 +216,7 @@ def prepare(config: Config, data: str, console: Console, kind: str | None, split
         check_splits(splits, dataset.table)
     dataset = dataset.select_magnifications(config.data.magnifications)
     if kind is None:
-        return Prepared(dataset, splits)
+        return Prepared(dataset, splits, config)
     if not config.model.frozen:
         from mmnet.backbones import build_backbone
 
@@ -219,7 +226,7 @@ def prepare(config: Config, data: str, console: Console, kind: str | None, split
 
         with progress_bar(console, f"features of {config.model.backbone}") as progress:
             dataset = with_features(dataset, config, kind, progress)
-    return Prepared(dataset, splits)
+    return Prepared(dataset, splits, config)
 
 
 class progress_bar:
@@ -253,35 +260,57 @@ def say(console: Console, word: str, text: str, style: str = "yellow") -> None:
 
 
 def describe(prepared: Prepared, config: Config, console: Console) -> None:
-    """Data, folds and the leak audit, for people."""
-    from data.splits import case_leaks
+    """Data, folds and the leak audit, for people. Raises InputError where the data are of more classes than can be trained."""
+    from data.errors import InputError, shortlist
+    from data.splits import patient_leaks
 
     dataset, splits = prepared.dataset, prepared.splits
+    table = dataset.table
     if dataset.synthetic:
         say(console, "SYNTHETIC DATA", ": invented tissue that this project generates; no result below says anything about patients")
-    counts = dataset.table.counts()
-    console.print(
-        f"data      {dataset.name} (fingerprint {dataset.fingerprint}): {counts['images']} images, {counts['patients']} patients "
-        f"({counts['benign']} benign, {counts['malignant']} malignant), {counts['cases']} cases, "
-        f"{','.join(f'{m}X' for m in config.data.magnifications)} at {config.data.image_size} px",
-        soft_wrap=True,
-        highlight=False,
-    )
-    for note in dataset.notes:
-        say(console, "note", f"      {note}")
-    label_of = dataset.table.of_patients("label")
-    parts = [*((f"fold {n + 1}", fold) for n, fold in enumerate(splits.folds)), ("sealed test", splits.test)]
+    counts = table.counts()
+    classes = ", ".join(f"{count} {name}" for name, count in counts["slides_of_class"].items())
+    patients = f"{counts['patients']} patients"
+    if counts["patients"] != counts["slides"] and str(table.slide[0]).startswith("SOB_"):
+        patients += " (persons; the literature on BreakHis calls its slides patients)"
+    shown = ",".join(f"{m}X" for m in config.data.magnifications)
+    lines = {
+        "data": f"{dataset.name} (fingerprint {dataset.fingerprint}): {counts['images']} images, {counts['slides']} slides ({classes}) "
+        f"of {patients}, {shown} at {config.data.image_size} px"
+    }
+    if table.covariates:
+        lines["columns"] = f"kept as they stand: {', '.join(f'{name} ({_values(column)})' for name, column in table.covariates.items())}"
+    label_of, patient_of = table.of_slides("label"), table.of_slides("patient")
     described = []
-    for name, part in parts:
-        here = [label_of[patient] for patient in part if patient in label_of]
-        described.append(f"{name} {len(here)} ({here.count(0)} benign)")
-    console.print(f"patients  {', '.join(described)}; grouped by {splits.grouping}, {splits.source}", soft_wrap=True, highlight=False)
-    leaks = case_leaks(splits, dataset.table)
+    for name, part in [*((f"fold {n + 1}", fold) for n, fold in enumerate(splits.folds)), ("sealed test", splits.test)]:
+        here = {(patient_of[slide], label_of[slide]) for slide in part if slide in label_of}
+        of_class = [sum(label == number for _, label in here) for number in range(len(table.classes))]
+        said = f"{of_class[0]} {table.classes[0]}" if len(of_class) == 2 else ", ".join(map(str, of_class))
+        described.append(f"{name} {len({patient for patient, _ in here})} ({said})")
+    lines["patients"] = f"{', '.join(described)}; grouped by {splits.grouping}, {splits.source}"
+    for name, text in lines.items():
+        console.print(f"{name:<9} {text}", soft_wrap=True, highlight=False)
+        for note in dataset.notes if name == "data" else ():
+            say(console, "note", f"      {note}")
+    leaks = patient_leaks(splits, table)
     if leaks:
-        listed = ", ".join(f"{case} ({' and '.join(held)})" for case, held in leaks.items())
-        say(console, "leak", f"      {len(leaks)} case(s) stand on both sides: {listed}", "bold red")
+        listed = ", ".join(f"{patient} ({' and '.join(held)})" for patient, held in leaks.items())
+        say(console, "leak", f"      {len(leaks)} patient(s) stand on both sides: {listed}", "bold red")
     else:
-        console.print("leaks     none: no case stands in two parts", highlight=False)
+        console.print("leaks     none: no patient stands in two parts", highlight=False)
+    if len(table.classes) != 2:
+        raise InputError(
+            f"data {dataset.name}: {len(table.classes)} classes ({shortlist(list(table.classes), 10)}); so far two can be trained: choose two "
+            f"by --classes {','.join(table.classes[:2])}, or one against the rest by --positive {table.classes[0]}"
+        )
+
+
+def _values(column: Any) -> str:
+    """What stands in a column, in a few words."""
+    from data.errors import shortlist
+
+    found = sorted(set(column.tolist()) - {""})
+    return shortlist(found, 3) if len(found) < 6 else f"{len(found)} values"
 
 
 def run_verb(main: Callable[[], int]) -> None:

@@ -13,7 +13,7 @@ from typing import Any, Union, get_args, get_origin, get_type_hints
 import yaml
 
 from data.errors import InputError
-from data.table import GROUPINGS
+from data.table import GROUPINGS, LABELS
 from data.views import BALANCES
 
 AUTO = "auto"  # decided when a study starts
@@ -40,14 +40,17 @@ def _between(key: str, value: float, low: float, high: float) -> None:
 class DataConfig:
     magnifications: tuple[int, ...] = (40, 100, 200, 400)  # in the order in which attention runs through them
     image_size: int = 224  # px, both sides
-    grouping: str = "case"  # what no split divides: case, or slide (leaks cases; for comparison only)
+    grouping: str = "patient"  # what no split divides: patient, or slide (leaks patients; for comparison only)
     folds: int = 5
     test_fraction: float = 0.2  # of the groups, sealed before the search; 0: no sealed test
     splits: str | None = None  # None: generated; official:1 to official:5; or a file
     split_seed: int = 0  # of the partition; apart from `seed`, so that a new training seed keeps the sealed test
     on_bad_file: str = "error"  # error: name them and stop; skip: leave them out
     fit: str = "squash"  # images that are not square: squash both sides, crop to the central square, or pad with white
-    positive: str | None = None  # labels of a manifest that count as positive, comma-separated; None: as their names say
+    label: str = "class"  # what is predicted: class, or subtype (of BreakHis, or a manifest's column)
+    classes: tuple[str, ...] | None = None  # only images of these; None: all
+    positive: str | None = None  # classes that count as positive against the rest, comma-separated; None: as their names say
+    mixed_labels: bool = False  # classes may differ within a patient, and images of one slide may be of several
 
     def __post_init__(self) -> None:
         _require(
@@ -66,17 +69,19 @@ class DataConfig:
         _between("data.split_seed", self.split_seed, 0, 2**31 - 1)
         _one_of("data.on_bad_file", self.on_bad_file, ("error", "skip"))
         _one_of("data.fit", self.fit, ("squash", "crop", "pad"))
+        _one_of("data.label", self.label, LABELS)
+        _require(self.classes is None or len(self.classes) > 1, "data.classes", self.classes, "at least two classes")
 
 
 @dataclass(frozen=True)
 class SamplingConfig:
     balance: str = "class"  # shares of an epoch's views: none, class, patient, class_patient
-    views_per_patient: int | None = None  # views of a patient an epoch; None: as many as show each image once
+    views_per_slide: int | None = None  # views of a slide an epoch; None: as many as show each image once
 
     def __post_init__(self) -> None:
         _one_of("sampling.balance", self.balance, BALANCES)
-        if self.views_per_patient is not None:
-            _between("sampling.views_per_patient", self.views_per_patient, 1, 1000)
+        if self.views_per_slide is not None:
+            _between("sampling.views_per_slide", self.views_per_slide, 1, 1000)
 
 
 @dataclass(frozen=True)
@@ -338,10 +343,15 @@ def _merge(base: Any, values: dict, prefix: str) -> Any:
 
 
 def _renamed(values: dict, prefix: str) -> dict:
-    """Values by today's names: earlier studies say `optim.amp`, which was bfloat16 on CUDA, as `auto` is where nothing decided it."""
+    """Values by today's names. Earlier studies say `optim.amp`, which was bfloat16 on CUDA, as `auto` is where nothing decided it; they
+    call a patient case, and a slide patient."""
     if prefix == "optim." and isinstance(values.get("amp"), bool):
         values = {"precision": AUTO if values["amp"] else "float32"} | values
         return {name: value for name, value in values.items() if name != "amp"}
+    if prefix == "data." and values.get("grouping") == "case":
+        return values | {"grouping": "patient"}
+    if prefix == "sampling." and "views_per_patient" in values:
+        return {{"views_per_patient": "views_per_slide"}.get(name, name): value for name, value in values.items()}
     return values
 
 

@@ -81,8 +81,8 @@ class OutOfFold:
     """The fixed views that judge a trial."""
 
     rows: np.ndarray  # (V, M) rows of the table
-    patient: np.ndarray  # (V,) str
-    case: np.ndarray  # (V,) str, the unit of every interval
+    slide: np.ndarray  # (V,) str
+    patient: np.ndarray  # (V,) str, the unit of every interval
     subtype: np.ndarray  # (V,) str
     label: np.ndarray  # (V,)
     fold: np.ndarray  # (V,)
@@ -111,47 +111,45 @@ class CrossValidation(Iterator[EpochReport]):
         self.config, self.device = config, device
         self.index = ViewIndex(dataset.table, config.data.magnifications)
         fold_of = splits.fold_of()
-        names = self.index.patients.tolist()
+        names = self.index.slides.tolist()
         outside = [name for name in names if name not in fold_of]
         if outside:
-            raise LeakageError(f"patients {shortlist(outside)} stand in no fold: training must be given development patients only")
+            raise LeakageError(f"slides {shortlist(outside)} stand in no fold: training must be given development slides only")
         fold = np.array([fold_of[name] for name in names])
-        patients = np.arange(len(names))
-        self.train_patients = [patients[fold != f] for f in range(len(splits.folds))]
-        views = [self.index.evaluation(patients[fold == f]) for f in range(len(splits.folds))]
-        case_of = dataset.table.of_patients("case")
+        self.train_slides = [np.flatnonzero(fold != f) for f in range(len(splits.folds))]
+        views = [self.index.evaluation(np.flatnonzero(fold == f)) for f in range(len(splits.folds))]
+        patient_of, subtype_of = dataset.table.of_slides("patient"), dataset.table.of_slides("subtype")
         for f, part in enumerate(views):
-            classes = len(np.unique(self.index.label[part.patient]))
-            alone = len(set(map(case_of.get, splits.folds[f]))) == 1  # one patient is left out
-            if classes < 2 - alone or len(np.unique(self.index.label[self.train_patients[f]])) < 2:
+            classes = len(np.unique(self.index.label[part.slide]))
+            alone = len(set(map(patient_of.get, splits.folds[f]))) == 1  # one patient is left out
+            if classes < 2 - alone or len(np.unique(self.index.label[self.train_slides[f]])) < 2:
                 raise DataError(
                     f"fold {f + 1} has views of one class only at magnifications {config.data.magnifications}; use other splits or magnifications"
                 )
-        member = np.concatenate([part.patient for part in views])
-        patient = self.index.patients[member]
-        case_of, subtype_of = dataset.table.of_patients("case"), dataset.table.of_patients("subtype")
+        member = np.concatenate([part.slide for part in views])
+        slide = self.index.slides[member]
         self.out_of_fold = OutOfFold(
             np.concatenate([part.rows for part in views]),
-            patient,
-            np.array([case_of[name] for name in patient.tolist()]),
-            np.array([subtype_of[name] for name in patient.tolist()]),
+            slide,
+            np.array([patient_of[name] for name in slide.tolist()]),
+            np.array([subtype_of[name] for name in slide.tolist()]),
             self.index.label[member],
-            np.repeat(np.arange(len(views)), [len(part.patient) for part in views]),
+            np.repeat(np.arange(len(views)), [len(part.slide) for part in views]),
         )
         self.batches = Batches(dataset, config, device)
         self.networks = [build_network(config, dataset, derive_seed(config.seed, f)).to(device) for f in range(len(splits.folds))]
         self.parameters = sum(parameter.numel() for parameter in self.networks[0].parameters() if parameter.requires_grad)
         # on a CPU pooled features leave nothing to share, and the weights of one network at a time stay nearer (bench/RESULTS.md)
         self.side_by_side = (
-            config.model.frozen and device.type == "cpu" and dataset.features is not None and dataset.features[0, 0].size == 1
+            config.model.frozen and device.type == "cpu" and dataset.features is not None and dataset.features.shape[2:] == (1, 1)
         )
         self.learners: Sequence[Alone | Together] = (
             [Together(self.networks, config.optim)]
             if config.model.frozen and not self.side_by_side
             else [Alone(network, config.optim) for network in self.networks]
         )
-        shown = self.index.natural(config.sampling.views_per_patient)
-        self.views = [int(shown[members].sum()) for members in self.train_patients]  # of each fold an epoch, but for balancing's rounding
+        shown = self.index.natural(config.sampling.views_per_slide)
+        self.views = [int(shown[members].sum()) for members in self.train_slides]  # of each fold an epoch, but for balancing's rounding
         self.batch_size = config.optim.batch_size or default_batch_size(config.model, device, int(np.mean(self.views)))
         self.micro_batch: int | None = None  # as in the report of the last epoch
         self.compiled: str | None = None  # likewise
@@ -264,15 +262,15 @@ class CrossValidation(Iterator[EpochReport]):
         """`_train` that yields after each step. The only synchronisation with the device is at the end."""
         config, optim = self.config, self.config.optim
         seeds = [derive_seed(config.seed, epoch, folds[0], purpose) for purpose in range(4)]
-        patients = [self.train_patients[fold] for fold in folds]
+        slides = [self.train_slides[fold] for fold in folds]
         views, trains = self.index.training_together(
-            patients,
+            slides,
             balance=config.sampling.balance,
-            per_patient=config.sampling.views_per_patient,
+            per_slide=config.sampling.views_per_slide,
             rng=np.random.default_rng(seeds[0]),
         )
         rows = hide(views.rows, config.augment.masking, np.random.default_rng(seeds[3])) if config.augment.masking else views.rows
-        label, alike = self.index.label[views.patient], trains_on(patients, len(self.index.patients))[views.patient]
+        label, alike = self.index.label[views.slide], trains_on(slides, len(self.index.slides))[views.slide]
         steps = math.ceil(trains.sum(1).mean() / self.batch_size)
         generator = torch.Generator().manual_seed(seeds[1])
         total = torch.zeros(len(folds), device=self.device)

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from data.augment import shrink, to_float
+from data.dataset import Values
 from mmnet.backbones import build_backbone
 from mmnet.build import channels_of
 from mmnet.config import Config
@@ -17,7 +18,7 @@ BATCH = 32  # images at once
 
 
 @torch.inference_mode()
-def computed(images: np.ndarray, config: Config, kind: str) -> Iterator[Tensor]:
+def computed(images: Values, config: Config, kind: str) -> Iterator[Tensor]:
     """The maps of BATCH images at a time, (B, C, h, w) float16, by a device of that kind."""
     device = torch.device(kind)
     size = config.model.input_size or images.shape[1]

@@ -1,4 +1,4 @@
-"""Metrics of out-of-fold predictions, over views and over patients (a patient's score is the mean over its views).
+"""Metrics of out-of-fold predictions, over views and over patients (a patient's score is the mean over the views of all slides).
 
 `log_loss` and `brier` are class-balanced: the mean over the two classes of the mean within the class, so that a score
 does not reward betting on the larger class.
@@ -62,15 +62,19 @@ METRICS: dict[str, str] = {name: mode for name, (_, mode) in _BASE.items()}
 METRICS |= {f"patient_{name}": mode for name, mode in METRICS.items()}
 
 
-def patient_mean(probability: np.ndarray, patient: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """((P,) mean probability, (P,) index of each patient's first view), patients sorted."""
-    _, first, member = np.unique(patient, return_index=True, return_inverse=True)
+def patient_mean(probability: np.ndarray, label: np.ndarray, patient: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """((P,) mean probability, (P,) index of each patient's first view), patients sorted.
+
+    A patient who has views of several classes counts once in each.
+    """
+    unit = np.unique(patient, return_inverse=True)[1] * (int(label.max(initial=0)) + 2) + label
+    _, first, member = np.unique(unit, return_index=True, return_inverse=True)
     return np.bincount(member, weights=probability) / np.bincount(member), first
 
 
 def evaluate(probability: np.ndarray, label: np.ndarray, patient: np.ndarray) -> dict[str, float]:
     """Every metric of V views: probability of malignant (V,), label (V,) in {0, 1}, patient (V,) any ids."""
-    of_patient, first = patient_mean(probability, patient)
+    of_patient, first = patient_mean(probability, label, patient)
     values = {name: metric(probability, label) for name, (metric, _) in _BASE.items()}
     return values | {f"patient_{name}": metric(of_patient, label[first]) for name, (metric, _) in _BASE.items()}
 
@@ -79,7 +83,7 @@ def evaluate_one(name: str, probability: np.ndarray, label: np.ndarray, patient:
     """One metric by its name, arguments as in `evaluate`."""
     if not name.startswith("patient_"):
         return _BASE[name][0](probability, label)
-    of_patient, first = patient_mean(probability, patient)
+    of_patient, first = patient_mean(probability, label, patient)
     return _BASE[name.removeprefix("patient_")][0](of_patient, label[first])
 
 

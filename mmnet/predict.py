@@ -77,12 +77,12 @@ def load_networks(folder: Path, config: Config, dataset: Dataset, device: torch.
 
 
 def predict_ensemble(folder: Path, config: Config, dataset: Dataset, device: torch.device) -> tuple[np.ndarray, Views, ViewIndex]:
-    """Probability (K, V) by each of K fold networks of the evaluation views of every patient of a data set.
+    """Probability (K, V) by each of K fold networks of the evaluation views of every slide of a data set.
 
     The ensemble's probability is the mean over the networks.
     """
     index = ViewIndex(dataset.table, config.data.magnifications)
-    views = index.evaluation(np.arange(len(index.patients)))
+    views = index.evaluation(np.arange(len(index.slides)))
     batches = Batches(dataset, config, device)
     networks = load_networks(folder, config, dataset, device)
     return np.stack([predict(network, batches, views.rows)[0] for network in networks]), views, index

@@ -19,7 +19,8 @@ from rich.console import Console
 
 from data.dataset import same_data
 from data.errors import DataError, InputError, shortlist
-from data.splits import Splits, case_leaks
+from data.splits import Splits, patient_leaks
+from data.table import BREAKHIS, ONE_MAGNIFICATION
 from mmnet.command_line import (
     OUTPUT,
     SYNTHETIC,
@@ -37,7 +38,7 @@ from mmnet.hold import Hold
 from mmnet.members import differences
 from mmnet.mirror import CHECKPOINTS, Mirror, open_output
 
-FORMAT = 2
+FORMAT = 3
 # what the readers of study.json rely on
 SHAPE: dict[str, type] = {
     "verb": str,
@@ -92,6 +93,7 @@ class StudyFolder:
         """
         splits = Splits.from_json(self.about["splits"]) if self.resumed else None
         prepared = prepare(self.config, self.data, console, kind, splits)
+        self.config = prepared.config
         if self.resumed and not same_data(prepared.dataset.fingerprint, self.about["data"]["fingerprint"]):
             from data.store import changed_files
 
@@ -140,11 +142,12 @@ class StudyFolder:
                 "path": self.data if self.data == SYNTHETIC else str(Path(self.data).expanduser().resolve()),
                 "fingerprint": dataset.fingerprint,
                 "synthetic": dataset.synthetic,
+                "classes": list(dataset.table.classes),
                 **dataset.table.counts(),
             },
             "splits": splits.to_json(),
-            "sealed_cases": sorted(set(dataset.table.case[np.isin(dataset.table.patient, splits.test)].tolist())),
-            "case_leaks": case_leaks(splits, dataset.table),
+            "sealed_patients": sorted(set(dataset.table.patient[np.isin(dataset.table.slide, splits.test)].tolist())),
+            "patient_leaks": patient_leaks(splits, dataset.table),
             "versions": {"python": platform.python_version()}
             | {name: importlib.metadata.version(name) for name in PACKAGES if _installed(name)},
         }
@@ -187,6 +190,11 @@ def _resume(arguments: argparse.Namespace, place: str | Path, verb: str) -> Stud
     about = checked_study(path)
     if about["verb"] != verb:
         raise InputError(f"study {path} was made by {about['verb']}: resume it with that command")
+    if about.get("earlier"):
+        raise InputError(
+            f"study {path}: an earlier version began it, whose numbers this one does not continue; its results can be read (eval.py, "
+            "python -m analysis); start a study under another --name"
+        )
     try:
         config = Config().with_values(about["config"])
         members = about.get("settings", {}).get("members", {})
@@ -213,6 +221,8 @@ def _require_unchanged(what: str, began: Config, wanted: Config) -> None:
         wanted = wanted.with_values({"optim.precision": began.optim.precision})  # as it was decided
     if wanted.optim.compile is None:
         wanted = wanted.with_values({"optim.compile": began.optim.compile})  # likewise
+    if began.data.magnifications == (ONE_MAGNIFICATION,) and wanted.data.magnifications == Config().data.magnifications:
+        wanted = wanted.with_values({"data.magnifications": [ONE_MAGNIFICATION]})  # likewise
     changed = differences(began, wanted)
     if changed:
         listed = ", ".join(f"{key} {get_value(began, key)} -> {value}" for key, value in list(changed.items())[:5])
@@ -270,12 +280,28 @@ def read_study(path: Path) -> dict[str, Any]:
         about = json.loads((path / "study.json").read_text())
     except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"study {path}: no readable study.json ({error}); check its name and --output") from error
+    if isinstance(about, dict) and about.get("format") == 2:
+        about = _of_format_2(about)
     if isinstance(about, dict) and about.get("format", FORMAT) != FORMAT:
         raise InputError(f"study {path}: written in format {about['format']}, expected {FORMAT}; use the version that made it")
     if not isinstance(about, dict) or "format" not in about:
         raise InputError(
             f"study {path}: study.json is damaged: expected the record of a study, got {reprlib.repr(about)}; restore it from a copy"
         )
+    return about
+
+
+def _of_format_2(about: dict[str, Any]) -> dict[str, Any]:
+    """In today's words: a patient was called case, and a slide patient. `earlier` marks a study that is read but not continued."""
+    data, splits = about.get("data"), about.get("splits")
+    about = about | {"format": FORMAT, "earlier": True, "patient_leaks": about.get("case_leaks", {})}
+    if "sealed_cases" in about:
+        about["sealed_patients"] = about["sealed_cases"]
+    if isinstance(data, dict) and "cases" in data:
+        about["data"] = data | {"slides": data.get("patients"), "patients": data["cases"]}
+        about["data"]["slides_of_class"] = {name: data[name] for name in BREAKHIS if name in data}
+    if isinstance(splits, dict) and splits.get("grouping") == "case":
+        about["splits"] = splits | {"grouping": "patient"}
     return about
 
 

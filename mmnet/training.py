@@ -48,7 +48,7 @@ def train_all(study: Path, trials: list[PlannedTrial], device: torch.device, con
 def _train(folder: Path, planned: PlannedTrial, device: torch.device, console: Console, mirror: Mirror | None) -> None:
     config = planned.config
     writer = TrialWriter(folder, planned.number, planned.params, config, mirror)
-    dataset = planned.dataset.select_patients(planned.splits.development())  # here, so that one copy of the pixels is held at a time
+    dataset = planned.dataset.select_slides(planned.splits.development())  # here, so that one copy of the pixels is held at a time
     trial = crossval.run(config, dataset, planned.splits, device=device)
     writer.load(trial)
     folds, epochs = len(planned.splits.folds), config.optim.epochs

@@ -51,8 +51,8 @@ def decided(config: Config, device: torch.device, table: PatientTable, splits: S
 def passes_of_a_trial(config: Config, device: torch.device, table: PatientTable, splits: Splits) -> tuple[int, int]:
     """(images of a backbone's commonest training pass, how many such passes a trial of all epochs has)."""
     index, fold_of = ViewIndex(table, config.data.magnifications), splits.fold_of()
-    shown = index.natural(config.sampling.views_per_patient)
-    fold = np.array([fold_of.get(name, -1) for name in index.patients.tolist()])
+    shown = index.natural(config.sampling.views_per_slide)
+    fold = np.array([fold_of.get(name, -1) for name in index.slides.tolist()])
     views = [int(shown[(fold != held_out) & (fold >= 0)].sum()) for held_out in range(len(splits.folds))]
     batch = config.optim.batch_size or default_batch_size(config.model, device, int(np.mean(views)))
     commonest, times = commonest_batch(views, batch)

@@ -67,8 +67,8 @@ def own_cache(tmp_path_factory, monkeypatch):
 
 @pytest.fixture(scope="session")
 def data(tmp_path_factory):
-    """A folder of 16 cases, 2 images of 32 px a magnification and slide folder, for commands. Read only: tests share it."""
-    return generate(tmp_path_factory.mktemp("data"), cases=16, images=2, size=32, seed=0)
+    """A folder of 16 patients, 2 images of 32 px a magnification and slide folder, for commands. Read only: tests share it."""
+    return generate(tmp_path_factory.mktemp("data"), patients=16, images=2, size=32, seed=0)
 
 
 @pytest.fixture(scope="session")
@@ -81,8 +81,8 @@ def run():
 
 @pytest.fixture(scope="session")
 def synthetic_root(tmp_path_factory):
-    """12 cases, 3 images of 40 px a magnification and slide folder. Read only: tests share it."""
-    return generate(tmp_path_factory.mktemp("synthetic"), cases=12, images=3, size=40, seed=0)
+    """12 patients, 3 images of 40 px a magnification and slide folder. Read only: tests share it."""
+    return generate(tmp_path_factory.mktemp("synthetic"), patients=12, images=3, size=40, seed=0)
 
 
 @pytest.fixture(scope="session")

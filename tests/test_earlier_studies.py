@@ -28,7 +28,24 @@ def test_its_records_are_read():
     records = read_trials(FIXTURE)
     assert [record.status for record in records] == ["done", "stopped", "done", "failed", "stopped", "done"]
     assert "loss.gamma" in records[0].params and "loss.gamma" not in records[1].params
-    assert read_study(FIXTURE)["data"]["synthetic"]
+    about = read_study(FIXTURE)
+    assert about["data"]["synthetic"] and about["earlier"]
+
+
+def test_what_it_calls_case_and_patient_is_a_patient_and_a_slide():
+    """Its words: 48 patients of 40 cases."""
+    about = read_study(FIXTURE)
+    assert (about["format"], about["splits"]["grouping"], about["patient_leaks"]) == (3, "patient", {})
+    assert (about["data"]["slides"], about["data"]["patients"]) == (48, 40)
+    assert about["data"]["slides_of_class"] == {"benign": 19, "malignant": 29}
+    config = load_config(FIXTURE / "best_config.yaml")
+    assert config.data.grouping == "patient"
+
+
+def test_it_is_not_gone_on_with(study, run, tmp_path):
+    done = run("tune_mmnet.py", "--resume", "--name", "study_v2", "--output", tmp_path, expect=2)
+    assert done.stderr.startswith(f"error: study {study}: an earlier version began it, whose numbers this one does not continue")
+    assert done.stderr.count("\n") == 1
 
 
 def test_its_best_trials_have_configurations_that_load(study, analysis):
@@ -47,7 +64,7 @@ def test_it_is_exported(study, analysis):
 
 def test_it_is_compared_by_its_path_and_watched_to_its_end(study, analysis, tmp_path):
     other = shutil.copytree(study, tmp_path / "elsewhere" / "other")
-    assert "38 patients of 32 cases" in " ".join(analysis("compare", "study_v2", other).split())
+    assert "32 patients" in " ".join(analysis("compare", "study_v2", other).split())
     assert "6/6 trials: 0 running, 2 stopped early, 3 done, 1 failed" in analysis("watch", study)
 
 
@@ -61,7 +78,7 @@ def test_eval_opens_it_without_its_networks(study, run, tmp_path):
     shown = run(
         "eval.py", "--study", "study_v2", "--output", tmp_path, "--table", "--thresholds", "--ensembles", "--learning-curves"
     ).stdout
-    assert "38 patients of 32 cases" in shown and "ensembles of 5 trials" in shown
+    assert "32 patients" in shown and "ensembles of 5 trials" in shown
 
 
 def test_its_results_are_made_again(study):

@@ -33,8 +33,8 @@ def study(trained, tmp_path):
 
 @pytest.fixture(scope="module")
 def unseen(tmp_path_factory):
-    """8 cases in 9 slide folders, whose numbers are not those of the study: `generate` numbers every data set from the same case on."""
-    made = generate(tmp_path_factory.mktemp("made"), cases=8, images=2, size=32, seed=5)
+    """8 patients in 9 slide folders, whose numbers are not those of the study: `generate` numbers every data set from the same patient on."""
+    made = generate(tmp_path_factory.mktemp("made"), patients=8, images=2, size=32, seed=5)
     root = tmp_path_factory.mktemp("unseen")
     for file in made.rglob("*.png"):
         shutil.copy(file, root / file.name.replace("-1000", "-2000"))
@@ -43,7 +43,7 @@ def unseen(tmp_path_factory):
 
 
 def patients_of(folder: Path) -> list[str]:
-    return sorted({breakhis_row(file.name)[2] for file in folder.glob("*.png")})
+    return sorted({breakhis_row(file.name)[3] for file in folder.glob("*.png")})
 
 
 def rows_of(study: Path) -> list[dict[str, str]]:
@@ -123,10 +123,11 @@ def test_help_names_every_part(run):
 def test_new_patients_have_one_row_each(run, study, unseen):
     shown = evaluate(run, study, "--predict", "--data", unseen).stdout
     rows = rows_of(study)
-    assert [row["patient"] for row in rows] == patients_of(unseen) and len(rows) == 9
+    assert [row["patient"] for row in rows] == patients_of(unseen) and len(rows) == 8
     assert all(0 < float(row["lowest"]) <= float(row["probability"]) <= float(row["highest"]) < 1 for row in rows)
-    assert {row["label"] for row in rows} == {"benign", "malignant"} and {row["images_40X"] for row in rows} == {"2"}
-    assert "9 new patients (SYNTHETIC DATA), mean of 2 fold models of study m" in shown and "AUC" in shown and "left out" not in shown
+    assert {row["label"] for row in rows} == {"benign", "malignant"}
+    assert {row["patient"]: row["images_40X"] for row in rows if row["images_40X"] != "2"} == {"20005": "4"}  # two slides
+    assert "8 new patients (SYNTHETIC DATA), mean of 2 fold models of study m" in shown and "AUC" in shown and "left out" not in shown
 
 
 def test_a_broken_file_is_named_and_the_rest_is_predicted(run, study, unseen, tmp_path):
@@ -138,10 +139,10 @@ def test_a_broken_file_is_named_and_the_rest_is_predicted(run, study, unseen, tm
     shown = evaluate(run, study, "--predict", "--data", broken).stdout
     rows = rows_of(study)
     assert re.search(rf"^  {file.name}: \S", shown, re.MULTILINE) and "holiday.png: " in shown and "2 left out" in shown
-    concerned = breakhis_row(file.name)[2]
+    concerned = breakhis_row(file.name)[3]
     for row in rows:
         assert (row == whole[row["patient"]]) == (row["patient"] != concerned)
-    assert len(rows) == 9 and next(row for row in rows if row["patient"] == concerned)["images_100X"] == "1"
+    assert len(rows) == 8 and next(row for row in rows if row["patient"] == concerned)["images_100X"] == "1"
 
 
 def predicted(run, study, folder) -> list[dict[str, str]]:
@@ -155,25 +156,25 @@ def test_a_patient_of_the_study_among_the_new_ones_is_refused(run, study, unseen
     for file in data.rglob(f"{known}/*/*.png"):
         shutil.copy(file, mixed)
     message = one_error(evaluate(run, study, "--predict", "--data", mixed, expect=2))
-    assert f"1 of 10 patients belong to study m ({known})" in message and not (study / "predictions.csv").exists()
+    assert f"1 of 9 patients belong to study m ({breakhis_row(file.name)[3]})" in message and not (study / "predictions.csv").exists()
 
 
-def test_another_slide_of_a_sealed_person_is_refused(run, study, unseen, data, tmp_path):
+def test_another_slide_of_a_sealed_patient_is_refused(run, study, unseen, data, tmp_path):
     mixed = shutil.copytree(unseen, tmp_path / "mixed")
     known = json.loads((study / "study.json").read_text())["splits"]["test"][0]
     file = next(data.rglob(f"{known}/*/*.png"))
     other = re.sub(r"-14-(\d+)[A-Z]*-", r"-14-\1XY-", file.name)
     shutil.copy(file, mixed / other)
     message = one_error(evaluate(run, study, "--predict", "--data", mixed, expect=2))
-    assert f"1 of 10 patients belong to study m ({breakhis_row(other)[2]})" in message
+    assert f"1 of 9 patients belong to study m ({breakhis_row(other)[3]})" in message
 
 
 def test_patients_of_a_manifest_without_labels_are_predicted_as_with_them(run, study, unseen, tmp_path):
     with_labels = predicted(run, study, unseen)
-    lines = ["path,patient,magnification,case"]
+    lines = ["path,slide,magnification,patient"]
     for file in sorted(unseen.glob("*.png")):
-        _, magnification, patient, case, _, _ = breakhis_row(file.name)
-        lines.append(f"{file},{patient},{magnification},{case}")
+        _, magnification, slide, patient, _, _ = breakhis_row(file.name)
+        lines.append(f"{file},{slide},{magnification},{patient}")
     (tmp_path / "new.csv").write_text("\n".join(lines))
     shown = evaluate(run, study, "--predict", "--data", tmp_path / "new.csv").stdout
     rows = rows_of(study)

@@ -10,8 +10,10 @@ import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
+from data.dataset import Dataset
 from data.errors import DataError
 from data.grammar import MAGNIFICATIONS, ImageName, file_name, parse
+from data.labels import choose_classes
 from data.splits import Splits, check_splits, make_splits
 from data.table import build_table
 from mmnet.config import Config, ConfigError, field_paths, get_value, load_config, save_config
@@ -25,43 +27,44 @@ few = settings(deadline=None, derandomize=True, database=None, max_examples=30)
 # file names ----------------------------------------------------------------------------------------------------------
 
 kinds = st.sampled_from([("B", subtype) for subtype in ("A", "F", "PT", "TA")] + [("M", subtype) for subtype in ("DC", "LC", "MC", "PC")])
-cases, blocks = st.integers(0, 10**9), st.text("ABCDG", max_size=3)
+numbers, blocks = st.integers(0, 10**9), st.text("ABCDG", max_size=3)
 
 
 @few
-@given(kinds, st.integers(0, 99), cases, blocks, st.sampled_from((40, 100, 200, 400)), st.integers(0, 10**6))
-def test_a_file_name_is_read_as_it_was_written(kind, year, case, block, magnification, sequence):
-    patient = f"SOB_{kind[0]}_{kind[1]}_{year:02d}-{case}{block}"
-    name = f"SOB_{kind[0]}_{kind[1]}-{year:02d}-{case}{block}-{magnification}-{sequence:03d}.png"
-    assert parse(name) == ImageName(patient, str(case), kind[1], int(kind[0] == "M"), magnification)
-    assert file_name(patient, magnification, sequence) == name
+@given(kinds, st.integers(0, 99), numbers, blocks, st.sampled_from((40, 100, 200, 400)), st.integers(0, 10**6))
+def test_a_file_name_is_read_as_it_was_written(kind, year, patient, block, magnification, sequence):
+    slide = f"SOB_{kind[0]}_{kind[1]}_{year:02d}-{patient}{block}"
+    name = f"SOB_{kind[0]}_{kind[1]}-{year:02d}-{patient}{block}-{magnification}-{sequence:03d}.png"
+    assert parse(name) == ImageName(slide, str(patient), kind[1], {"B": "benign", "M": "malignant"}[kind[0]], magnification)
+    assert file_name(slide, magnification, sequence) == name
 
 
 @few
-@given(kinds, cases, blocks, st.integers(0, 40), st.characters(categories=("Lu", "Nd")) | st.characters())
-def test_a_name_with_any_other_letter_in_it_is_read_in_full_or_refused(kind, case, block, place, letter):
-    name = f"SOB_{kind[0]}_{kind[1]}-14-{case}{block}-40-001.png"
+@given(kinds, numbers, blocks, st.integers(0, 40), st.characters(categories=("Lu", "Nd")) | st.characters())
+def test_a_name_with_any_other_letter_in_it_is_read_in_full_or_refused(kind, patient, block, place, letter):
+    name = f"SOB_{kind[0]}_{kind[1]}-14-{patient}{block}-40-001.png"
     changed = name[:place] + letter + name[place + 1 :]
     try:
         read = parse(changed)
     except ValueError:
         return
     head, _, sequence = changed[: -len(".png")].rpartition("-")
-    assert changed.isascii() and file_name(read.patient, read.magnification, int(sequence)).startswith(head)
+    assert changed.isascii() and file_name(read.slide, read.magnification, int(sequence)).startswith(head)
 
 
 # splits --------------------------------------------------------------------------------------------------------------
 
-cohorts = st.lists(st.tuples(st.booleans(), st.integers(1, 3)), min_size=16, max_size=40)  # (malignant, slide folders) of each case
+cohorts = st.lists(st.tuples(st.booleans(), st.integers(1, 3)), min_size=16, max_size=40)  # (malignant, slide folders) of each patient
 
 
 def table_of_cohort(cohort, order):
     rows = [
-        (f"{case}-{slide}.png", 40, f"p{case:02d}{'ABC'[slide]}", f"c{case:02d}", "", int(malignant))
-        for case, (malignant, slides) in enumerate(cohort)
+        (f"{patient}-{slide}.png", 40, f"s{patient:02d}{'ABC'[slide]}", f"p{patient:02d}", "", "malignant" if malignant else "benign")
+        for patient, (malignant, slides) in enumerate(cohort)
         for slide in range(slides)
     ]
-    return build_table([rows[place] for place in np.random.default_rng(order).permutation(len(rows))])
+    table = build_table([rows[place] for place in np.random.default_rng(order).permutation(len(rows))])
+    return choose_classes(Dataset(table, None, "", "cohort")).table  # two classes, also where all are of one
 
 
 def too_few(cohort, folds, test_fraction, grouping):
@@ -73,7 +76,7 @@ def too_few(cohort, folds, test_fraction, grouping):
 
 
 @few
-@given(cohorts, st.integers(2, 6), st.sampled_from((0.0, 0.1, 0.2, 0.5)), st.sampled_from(("case", "slide")), st.integers(0, 2**31 - 1))
+@given(cohorts, st.integers(2, 6), st.sampled_from((0.0, 0.1, 0.2, 0.5)), st.sampled_from(("patient", "slide")), st.integers(0, 2**31 - 1))
 def test_splits_divide_no_group_and_hold_both_classes_everywhere_or_are_refused(cohort, folds, test_fraction, grouping, seed):
     table = table_of_cohort(cohort, 0)
     try:
@@ -82,9 +85,9 @@ def test_splits_divide_no_group_and_hold_both_classes_everywhere_or_are_refused(
         assert too_few(cohort, folds, test_fraction, grouping)
         return
     check_splits(splits, table)
-    group_of, label_of = table.groups(grouping), table.of_patients("label")
+    group_of, label_of = table.groups(grouping), table.of_slides("label")
     parts = [*splits.folds, *([splits.test] if test_fraction else [])]
-    assert len(splits.folds) == folds and sorted(name for part in parts for name in part) == table.patients().tolist()
+    assert len(splits.folds) == folds and sorted(name for part in parts for name in part) == table.slides().tolist()
     groups = [{group_of[name] for name in part} for part in parts]
     assert sum(map(len, groups)) == len(set.union(*groups))
     assert all({label_of[name] for name in part} == {0, 1} for part in parts)

@@ -84,8 +84,10 @@ def test_a_study_from_search_to_sealed_test(run, data, tmp_path):
     # the sealed patients were in nothing that the search left behind
     about = json.loads((study / "study.json").read_text())
     sealed = set(about["splits"]["test"])
-    assert sealed and not sealed & set(np.load(records[0].folder / "predictions.npz")["patient"].tolist())
-    assert not any(patient in (study / "report.html").read_text() for patient in sealed)
+    judged = np.load(records[0].folder / "predictions.npz")
+    assert sealed and not sealed & set(judged["slide"].tolist())
+    assert about["sealed_patients"] and not set(about["sealed_patients"]) & set(judged["patient"].tolist())
+    assert not any(name in (study / "report.html").read_text() for name in (*sealed, *about["sealed_patients"]))
 
     # the best configuration gives the same numbers in main.py, without Ray, and opens the sealed test once
     best = load_config(study / "best_config.yaml")
@@ -94,7 +96,7 @@ def test_a_study_from_search_to_sealed_test(run, data, tmp_path):
     assert best.seed == 0 and "sealed test" in first and "opened on" not in first
     assert read_trials(tmp_path / "m")[0].score == pytest.approx(float(rows[0]["log_loss"]), abs=1e-6)
     (recorded,) = json.loads((tmp_path / "m" / "results" / "sealed_test.json").read_text())
-    assert {row["patient"] for row in recorded["patients"]} == sealed and recorded["synthetic"]
+    assert {row["patient"] for row in recorded["patients"]} == set(about["sealed_patients"]) and recorded["synthetic"]
     again = run("main.py", "--resume", "--name", "m", "--output", tmp_path).stdout
     assert "was opened on" in again
     assert json.loads((tmp_path / "m" / "results" / "sealed_test.json").read_text()) == [recorded]
@@ -155,11 +157,11 @@ def test_backbones_that_cannot_be_had_are_left_out_and_a_resumed_study_keeps_its
 
 def test_slide_grouping_and_official_folds_print_what_they_leak(run, data, tmp_path):
     shown = run("tune_mmnet.py", "--data", data, "--dry-run", "--grouping", "slide", *SMALL).stdout
-    assert re.search(r"leak +\d+ case\(s\) stand on both sides: 10\d+ \(", shown)
+    assert re.search(r"leak +\d+ patient\(s\) stand on both sides: 10\d+ \(", shown)
     assert not list(tmp_path.iterdir())
 
 
-def test_the_leak_audit_also_speaks_where_the_magnifications_leave_patients_out(capsys):
+def test_the_leak_audit_also_speaks_where_the_magnifications_leave_slides_out(capsys):
     from rich.console import Console
 
     from data.splits import Splits
@@ -167,14 +169,14 @@ def test_the_leak_audit_also_speaks_where_the_magnifications_leave_patients_out(
     from mmnet.config import Config
     from tests.mmnet.tiny import feature_dataset
 
-    dataset = feature_dataset(cases=6, images=1)
-    a, b, *rest = dataset.table.patients().tolist()
-    case = dataset.table.case.copy()
-    case[dataset.table.patient == b] = dataset.table.case[dataset.table.patient == a][0]
-    leaking = dataclasses.replace(dataset, table=dataclasses.replace(dataset.table, case=case))
+    dataset = feature_dataset(patients=6, images=1)
+    a, b, *rest = dataset.table.slides().tolist()
+    patient = dataset.table.patient.copy()
+    patient[dataset.table.slide == b] = dataset.table.patient[dataset.table.slide == a][0]
+    leaking = dataclasses.replace(dataset, table=dataclasses.replace(dataset.table, patient=patient))
     splits = Splits(((a, *rest[:2]), (b, *rest[2:], "SOB_B_A_14-9999")), (), "slide", "generated")  # the last has no image at these
-    describe(Prepared(leaking, splits), Config(), Console())
-    assert "1 case(s) stand on both sides" in capsys.readouterr().out
+    describe(Prepared(leaking, splits, Config()), Config(), Console())
+    assert "1 patient(s) stand on both sides" in capsys.readouterr().out
 
 
 def test_bad_input_is_one_line_and_status_2(run):
@@ -185,7 +187,7 @@ def test_bad_input_is_one_line_and_status_2(run):
 def test_help_names_every_option(run):
     shown = run("tune_mmnet.py", "--help").stdout
     for flag in (
-        "data name output space trials time-budget metric folds grouping test-fraction splits epochs magnifications image-size backbone weights "
+        "data name output space trials time-budget metric folds grouping test-fraction splits label classes positive epochs magnifications image-size backbone weights "
         "frozen stop-at-noise gpus-per-trial cpus-per-trial concurrency scheduler eta address config set seed resume dry-run"
     ).split():
         assert f"--{flag}" in shown

@@ -22,7 +22,7 @@ from tuning.settings import AUTO, StudySettings, gpu_share
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from data.dataset import Dataset
+    from data.dataset import Dataset, Values
     from data.splits import Splits
     from mmnet.config import Config
 
@@ -127,7 +127,7 @@ def resources(
 def shareable(dataset: Dataset) -> Dataset:
     """The data set with plain arrays: Ray shares them between processes, but gives each its own copy of a memory-mapped one."""
 
-    def plain(array: np.ndarray | None) -> np.ndarray | None:
+    def plain(array: Values | None) -> np.ndarray | None:
         return None if array is None else np.asarray(array)
 
     return replace(dataset, images=plain(dataset.images), features=plain(dataset.features))
@@ -139,7 +139,7 @@ def _memory_of_a_trial(base: Config, dataset: Dataset, splits: Splits) -> tuple[
 
     from mmnet import crossval
 
-    short = {"optim.epochs": 1, "sampling.views_per_patient": 1, "optim.compile": False}  # compiling would take longer than all else
+    short = {"optim.epochs": 1, "sampling.views_per_slide": 1, "optim.compile": False}  # compiling would take longer than all else
     trial = crossval.run(base.with_values(short), dataset, splits)
     next(trial)
     free, memory = torch.cuda.mem_get_info()  # while `trial` still holds what it holds

@@ -46,12 +46,12 @@ def sentences(material: Material) -> list[str]:
     if members:
         return [
             f"{len(members)} configurations were trained as they were given ({', '.join(members)}); judged is the mean of their predictions.",
-            f"Over patients its out-of-fold AUC is {auc}, with the 95 % interval over {views['cases']} cases.",
+            f"Over patients its out-of-fold AUC is {auc}, with the 95 % interval over {views['patients']} patients.",
             "How its members do alone stands in results/mean.csv.",
         ]
     return [
         "One configuration was trained as it was given; nothing was chosen among configurations.",
-        f"Over patients its out-of-fold AUC is {auc}, with the 95 % interval over {views['cases']} cases.",
+        f"Over patients its out-of-fold AUC is {auc}, with the 95 % interval over {views['patients']} patients.",
         "There is no other configuration that it could be tied with.",
     ]
 
@@ -80,7 +80,7 @@ def corrected_rows(trust: dict[str, Any], which: str = "recommended") -> list[li
 def _scores(trust: dict[str, Any]) -> Html:
     columns = ["metric", "corrected (95 %)", "optimistic", "optimistic − corrected"]
     chosen, winner = trust["recommended"]["trial"], trust["winner"]["trial"]
-    tables = [table(columns, corrected_rows(trust), f"Recommended: trial {chosen}, judged over {trust['cases']} cases.")]
+    tables = [table(columns, corrected_rows(trust), f"Recommended: trial {chosen}, judged over {trust['patients']} patients.")]
     if winner != chosen:
         tables.append(table(columns, corrected_rows(trust, "winner"), f"Best by the raw score: trial {winner}."))
     recommended, corrected = trust["recommended"], trust["corrected"]

@@ -36,9 +36,10 @@ def data_sentences(material: Material) -> list[str]:
     data, config = material.about["data"], material.about["config"]["data"]
     name = "embedded synthetic data" if data.get("path") == "synthetic" else Path(data.get("path", "")).name
     counts = ", ".join(
-        f"{data[key]} {words}" for key, words in (("images", "images"), ("patients", "patients"), ("cases", "cases")) if key in data
+        f"{data[unit]} {unit}" for unit in ("images", "slides", "patients") if unit in data
     )
-    classes = f" ({data['benign']} benign and {data['malignant']} malignant patients)" if "benign" in data else ""
+    of_class = data.get("patients_of_class", {})
+    classes = f" ({' and '.join(f'{count} {name}' for name, count in of_class.items())} patients)" if of_class else ""
     shown = ", ".join(f"{m}X" for m in config["magnifications"])
     skipped = [f"{material.pixels.skipped} files were left out as bad."] if material.pixels is not None and material.pixels.skipped else []
     return [
@@ -54,55 +55,52 @@ def part_rows(material: Material) -> tuple[list[str], list[list[Any]]]:
     nested = bool(material.about.get("nested"))
     if judged is None or nested:
         rows = [[f"fold {n}", len(fold)] for n, fold in enumerate(splits["folds"], start=1)]
-        return ["part", "patients"], [*rows, ["sealed test", len(splits["test"])]]
+        return ["part", "slides"], [*rows, ["sealed test", len(splits["test"])]]
     level, views = judged.predictions.level("patient"), judged.predictions
     images = judged.predictions.level("image")
 
     def row(name: str, units: np.ndarray, of_views: np.ndarray, of_images: np.ndarray) -> list[Any]:
         malignant = int(level.label[units].sum())
-        cases = len(np.unique(level.case[units]))
-        return [name, int(units.sum()), cases, int(units.sum()) - malignant, malignant, int(of_images.sum()), int(of_views.sum())]
+        patients, slides = len(np.unique(level.patient[units])), len(np.unique(views.slide[of_views]))
+        return [name, patients, int(units.sum()) - malignant, malignant, slides, int(of_images.sum()), int(of_views.sum())]
 
     rows = [row(f"fold {n + 1}", level.fold == n, views.fold == n, images.fold == n) for n in np.unique(level.fold).tolist()]
     everyone = row("development", level.fold >= 0, views.fold >= 0, images.fold >= 0)
-    sealed: list[Any] = ["sealed test", len(splits["test"])]
-    known = "benign" in data and len(splits["test"]) > 0
-    sealed += (
-        [data["cases"] - everyone[2], data["benign"] - everyone[3], data["malignant"] - everyone[4], data["images"] - everyone[5], ""]
-        if known
-        else [""] * 5
-    )
-    return ["part", "patients", "cases", "benign", "malignant", "images", "views"], [*rows, everyone, sealed]
+    slides, of_class = len(splits["test"]), list(data.get("patients_of_class", {}).values())
+    known = len(of_class) == 2 and slides > 0
+    left = [whole - part for whole, part in zip((data["patients"], *of_class), everyone[1:4], strict=True)] if known else [""] * 3
+    sealed = ["sealed test", *left, slides, data["images"] - everyone[5] if known else "", ""]
+    return ["part", "patients", "benign", "malignant", "slides", "images", "views"], [*rows, everyone, sealed]
 
 
 def leak_checks(material: Material) -> list[tuple[bool, str]]:
     """(whether it holds, what was checked), from study.json and from the predictions on record."""
     splits, judged = material.about["splits"], material.judged
-    placed = [patient for fold in splits["folds"] for patient in fold] + list(splits["test"])
-    leaks = material.about.get("case_leaks", {})
+    placed = [slide for fold in splits["folds"] for slide in fold] + list(splits["test"])
+    leaks = material.about.get("patient_leaks", {})
     checks = [
-        (len(placed) == len(set(placed)), "every patient stands in one part only, the sealed test included"),
+        (len(placed) == len(set(placed)), "every slide stands in one part only, the sealed test included"),
         (
             not leaks,
-            "no case stands in two parts"
+            "no patient stands in two parts"
             if not leaks
-            else f"{len(leaks)} cases stand in two parts ({', '.join(sorted(leaks)[:5])}): the scores of these splits are too good",
+            else f"{len(leaks)} patients stand in two parts ({', '.join(sorted(leaks)[:5])}): the scores of these splits are too good",
         ),
     ]
     if judged is None:
         return checks
     predictions, sealed = judged.predictions, set(splits["test"])
-    patient, fold, case = predictions.patient, predictions.fold, predictions.case
-    checks.append((not sealed & set(patient.tolist()), "no prediction of the search is of a sealed patient"))
-    checks.append((_one_each(patient, fold), "every patient was judged by the network of one fold, which never saw it"))
+    slide, fold = predictions.slide, predictions.fold
+    checks.append((not sealed & set(slide.tolist()), "no prediction of the search is of a sealed slide"))
+    checks.append((_one_each(slide, fold), "every slide was evaluated by the network of one fold, which never saw it"))
     if not material.about.get("nested"):
         dealt = {name: number for number, members in enumerate(splits["folds"]) for name in members}
-        same = all(dealt.get(name) == number for name, number in zip(patient.tolist(), fold.tolist(), strict=True))
+        same = all(dealt.get(name) == number for name, number in zip(slide.tolist(), fold.tolist(), strict=True))
         checks.append((same, "the folds of the predictions are those that study.json records"))
-    checks.append((_one_each(case, predictions.label), "every case has one class"))
+    checks.append((_one_each(slide, predictions.label), "every slide has one class"))
     view, column = np.nonzero(predictions.rows != MISSING)
     checks.append(
-        (_one_each(predictions.rows[view, column], np.unique(patient, return_inverse=True)[1][view]), "every image belongs to one patient")
+        (_one_each(predictions.rows[view, column], np.unique(slide, return_inverse=True)[1][view]), "every image belongs to one slide")
     )
     return checks
 

@@ -41,7 +41,7 @@ def performance(material: Material) -> Section:
         return not_yet("performance", "Performance")
     columns, rows = performance_rows(judged)
     caption = (
-        f"Pooled over folds, decisions at 0.5, with 95 % percentile bootstrap intervals over cases, stratified by class "
+        f"Pooled over folds, decisions at 0.5, with 95 % percentile bootstrap intervals over patients, stratified by class "
         f"({judged.performance['resamples']} resamples)."
     )
     return Section("performance", "Performance", joined(naive_note(material, judged), table(columns, rows, caption)))
@@ -90,7 +90,7 @@ def _curves(key: str, judged: Judged) -> Html:
                 | axes
             )
             said.append(f"{PANELS[level]}{'' if name == 'pooled' else ' at ' + name} {interval_text(*curve.area)}")
-    words = f"Area ({kind.area}) with its 95 % interval over cases: {'; '.join(said)}. Bands are pointwise and vertical; on the left also each fold, dotted: chance."
+    words = f"Area ({kind.area}) with its 95 % interval over patients: {'; '.join(said)}. Bands are pointwise and vertical; on the left also each fold, dotted: chance."
     axis = {"range": [-0.02, 1.02], "tickvals": [0, 0.25, 0.5, 0.75, 1]}
     layout: dict[str, Any] = {"height": 460, "annotations": []}
     for panel, level in enumerate(PANELS):
@@ -261,15 +261,16 @@ SEALED_COLUMNS = ["metric", "value (95 %)"]
 
 
 def sealed_sentences(material: Material) -> list[str]:
-    count, openings = len(material.about["splits"]["test"]), material.openings
+    patients, slides = material.about.get("sealed_patients"), material.about["splits"]["test"]  # earlier versions recorded slides only
+    count, openings = f"{len(patients)} patients" if patients else f"{len(slides)} slides", material.openings
     if openings:
         sealed, before = openings[-1], ", ".join(opening["opened"] for opening in openings[:-1])
         return [
-            f"Opened on {sealed['opened']}: {len(sealed['patients'])} patients of {sealed['cases']} cases, mean of the fold models ({sealed['interval']}).",
+            f"Opened on {sealed['opened']}: {len(sealed['patients'])} patients, mean of the fold models ({sealed['interval']}).",
             *([f"This is opening {len(openings)}; those before were on {before}, and the first is the honest one."] if before else []),
         ]
-    if count:
-        return [f"{count} patients are sealed. They have not been opened, and nothing on this page rests on them."]
+    if slides:
+        return [f"{count} are sealed. They have not been opened, and nothing on this page rests on them."]
     return ["No patients were sealed."]
 
 

@@ -58,15 +58,17 @@ def methods_text(material: Material) -> list[str]:
 def _data(material: Material, cite: _Cited) -> str:
     about, config = material.about, material.about["config"]["data"]
     data, splits = about["data"], about["splits"]
-    breakhis = any(patient.startswith("SOB_") for fold in splits["folds"] for patient in fold)
+    breakhis = any(slide.startswith("SOB_") for fold in splits["folds"] for slide in fold)
+    patients = about.get("sealed_patients")  # earlier versions recorded slides only
+    sealed_ones = f"{len(patients)} patients" if patients else f"{len(splits['test'])} slides"
     source = "Synthetic images (no patients)" if data["synthetic"] else f"BreakHis {cite('breakhis')}" if breakhis else "Histology images"
-    counts = f": {data['images']} images of {data['patients']} patients ({data['cases']} cases)" if "images" in data else ""
+    counts = f": {data['images']} images of {data['slides']} slides of {data['patients']} patients" if "images" in data else ""
     sealed = (
-        f"{len(splits['test'])} patients were sealed as a test before the search and took no part in it"
+        f"{sealed_ones} were sealed as a test before the search and took no part in it"
         if splits["test"]
         else "No patients were sealed as a test"
     )
-    unit = "case, so that all slides of a person stand in one part" if splits["grouping"] == "case" else "slide"
+    unit = "patient, so that all slides of a patient stand in one part" if splits["grouping"] == "patient" else "slide"
     shown = ", ".join(f"{m}X" for m in config["magnifications"])
     return (
         f"Data. {source}{counts}, magnification {shown}, resized to {config['image_size']} px. {sealed}. The others were dealt into "
@@ -114,7 +116,7 @@ def _statistics(material: Material, cite: _Cited) -> str:
             f"{trust['tie_set']['method']}; {trust['recommended']['rule'].rstrip('.')}. Parameter importance is by PED-ANOVA {cite('pedanova')} and fANOVA {cite('fanova')}."
         )
     return (
-        f"Statistics. The case is the unit of every interval: 95 % bootstrap intervals over cases, stratified by class {cite('bootstrap')}.{chosen} Bands of ROC and precision-recall "
+        f"Statistics. The patient is the unit of every interval: 95 % bootstrap intervals over patients, stratified by class {cite('bootstrap')}.{chosen} Bands of ROC and precision-recall "
         f"curves are pointwise {cite('roc')}. Thresholds and the temperature of calibration {cite('temperature')} were fitted on the other folds."
     )
 

@@ -25,7 +25,7 @@ def patients(material: Material) -> Section:
     rows = patient_rows(judged)
     columns = [
         Column("patient"),
-        Column("case"),
+        Column("slides", 0),
         Column("subtype"),
         Column("class"),
         Column("fold", 0),
@@ -41,7 +41,7 @@ def patients(material: Material) -> Section:
         f"{len(rows)} development patients, the worst first; {wrong} are called wrong at 0.5. Probability of malignant: mean over a patient's views, by the "
         "network that never saw the patient; spread: standard deviation over views. Sealed patients are not shown."
     )
-    worst = joined(heading("The worst cases"), _gallery(material, [row[0] for row in rows[:WORST]]))
+    worst = joined(heading("The worst patients"), _gallery(material, [row[0] for row in rows[:WORST]]))
     return Section("patients", "Patients", joined(naive_note(material, judged), sortable("each", columns, rows, caption, "verdict"), worst))
 
 
@@ -50,16 +50,17 @@ def patient_rows(judged: Judged) -> list[list[Any]]:
     level, views = judged.predictions.level("patient"), judged.predictions
     subtype = dict(zip(views.patient.tolist(), views.subtype.tolist(), strict=True))
     rows = []
-    for patient, case, label, fold, probability in zip(
-        level.patient.tolist(), level.case.tolist(), level.label.tolist(), level.fold.tolist(), level.probability.tolist(), strict=True
+    for patient, label, fold, probability in zip(
+        level.patient.tolist(), level.label.tolist(), level.fold.tolist(), level.probability.tolist(), strict=True
     ):
-        here = views.probability[views.patient == patient]
+        of = (views.patient == patient) & (views.label == label)
+        here = views.probability[of]
         called = int(probability >= 0.5)
         loss = -np.log(max(probability if label else 1 - probability, 1e-7))
         rows.append(
             [
                 patient,
-                case,
+                len(np.unique(views.slide[of])),
                 subtype[patient],
                 CLASSES[label],
                 fold + 1,
@@ -83,10 +84,10 @@ def _gallery(material: Material, names: list[str]) -> Html:
             f"{material.about['data']['fingerprint']}.",
             kind="note",
         )
-    return Html(f'<div class="gallery">{"".join(_case(judged, pixels, name) for name in names)}</div>')
+    return Html(f'<div class="gallery">{"".join(_patient(judged, pixels, name) for name in names)}</div>')
 
 
-def _case(judged: Judged, pixels: Pixels, patient: str) -> str:
+def _patient(judged: Judged, pixels: Pixels, patient: str) -> str:
     """The images of a patient's most wrong views."""
     predictions = judged.predictions
     views = np.flatnonzero(predictions.patient == patient)

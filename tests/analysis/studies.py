@@ -14,7 +14,7 @@ from mmnet.study_folder import FORMAT
 from tests.mmnet.tiny import CPU, deal, feature_dataset, tiny_config
 
 CONFIG = tiny_config({"model.frozen": True, "optim.epochs": 3, "optim.patience": None})
-DATASET = feature_dataset(cases=12)
+DATASET = feature_dataset(patients=12)
 
 
 def record(
@@ -43,11 +43,11 @@ def record(
 def splits() -> Splits:
     """8 development patients in 2 folds, 4 sealed."""
     dealt = deal(DATASET, 3)
-    return Splits(dealt.folds[:2], dealt.folds[2], "case", "dealt")
+    return Splits(dealt.folds[:2], dealt.folds[2], "patient", "dealt")
 
 
 def development() -> Dataset:
-    return DATASET.select_patients(splits().development())
+    return DATASET.select_slides(splits().development())
 
 
 def run_trial(study: Path, number: int, params: dict[str, Any], status: str, *, epochs: int, reason: str = "") -> None:
@@ -66,7 +66,7 @@ def run_trial(study: Path, number: int, params: dict[str, Any], status: str, *, 
 
 MEMBERS: dict[str, dict[str, Any]] = {
     "0026": {},
-    "0011": {"optim.lr": 3e-2, "model.pool_scales": [1, 3], "sampling.views_per_patient": 3},
+    "0011": {"optim.lr": 3e-2, "model.pool_scales": [1, 3], "sampling.views_per_slide": 3},
     "0007": {"model.width": 16, "loss.gamma": 1.0, "optim.epochs": 2},
 }
 
@@ -102,3 +102,9 @@ def make_study(study: Path, config: Config = CONFIG) -> Path:
     run_trial(study, 4, {"optim.lr": 1.0}, "failed", epochs=0, reason="out of memory")
     (study / "trials" / "0005").mkdir()
     return write_about(study, "tune", "tiny", config)
+
+
+def patients_of(slides: tuple[str, ...]) -> list[str]:
+    """The patients of some slides of DATASET."""
+    of = DATASET.table.of_slides("patient")
+    return sorted({str(of[slide]) for slide in slides})

@@ -17,7 +17,7 @@ from sklearn.metrics import log_loss, roc_auc_score
 from analysis import ablation
 from analysis.ablation import Scores, effect, interval, pairs_of, print_ablation, scores, verdict, write_ablation
 from analysis.bootstrap import Interval, resamples
-from analysis.case_scores import case_scores
+from analysis.patient_scores import patient_scores
 from analysis.predictions import Predictions
 from mmnet.config import Config
 from mmnet.records import TrialRecord, read_trials, write_json, write_status
@@ -118,19 +118,19 @@ def decoded(planned, number):
 # effects -------------------------------------------------------------------------------------------------------------
 
 
-def made(rng, quality, cases=40, noise=1.0):
-    """Two views of each of `cases` cases, every other malignant: logit = quality * (±1 by class) + noise."""
-    case = np.repeat(np.arange(cases), 2)
-    label = case % 2
-    logit = quality * (2 * label - 1) + noise * rng.normal(size=2 * cases)
-    names = np.array([f"p{c:02d}" for c in case])
-    rows = np.stack([np.arange(2 * cases)] * 4, axis=1)
-    return Predictions(1 / (1 + np.exp(-logit)), label, names, names, names, case % 4 // 2, rows, (40, 100, 200, 400))
+def made(rng, quality, patients=40, noise=1.0):
+    """Two views of each of `patients` patients, every other malignant: logit = quality * (±1 by class) + noise."""
+    patient = np.repeat(np.arange(patients), 2)
+    label = patient % 2
+    logit = quality * (2 * label - 1) + noise * rng.normal(size=2 * patients)
+    names = np.array([f"p{c:02d}" for c in patient])
+    rows = np.stack([np.arange(2 * patients)] * 4, axis=1)
+    return Predictions(1 / (1 + np.exp(-logit)), label, names, names, names, patient % 4 // 2, rows, (40, 100, 200, 400))
 
 
-def test_scores_are_the_metrics_of_everyone_and_of_each_resample_a_case_drawn_twice_counted_twice():
-    predictions = made(np.random.default_rng(0), 0.0, cases=8)
-    samples = resamples(predictions.label, predictions.case, 20, np.random.default_rng(1))
+def test_scores_are_the_metrics_of_everyone_and_of_each_resample_a_patient_drawn_twice_counted_twice():
+    predictions = made(np.random.default_rng(0), 0.0, patients=8)
+    samples = resamples(predictions.label, predictions.patient, 20, np.random.default_rng(1))
     found = scores(("auc", "log_loss", "patient_auc"), predictions, samples)
 
     def expected(rows, patient):
@@ -140,7 +140,7 @@ def test_scores_are_the_metrics_of_everyone_and_of_each_resample_a_case_drawn_tw
         return [roc_auc_score(y, p), log_loss(y, p), roc_auc_score(of, mean)]  # classes are of equal size: balanced as it is
 
     np.testing.assert_allclose(found.value, expected(np.arange(16), predictions.patient))
-    assert any(len(np.unique(predictions.case[rows])) < 8 for rows, _ in samples)
+    assert any(len(np.unique(predictions.patient[rows])) < 8 for rows, _ in samples)
     for (rows, draw), values in zip(samples, found.drawn, strict=True):
         np.testing.assert_allclose(values, expected(rows, draw))
 
@@ -152,8 +152,8 @@ def test_an_effect_is_on_minus_off_of_each_seed_and_resample():
     assert value.tolist() == [[0.5, -2.0]] and drawn.tolist() == [[1.0, -3.0], [1.5, 1.0]]
 
 
-def test_seeds_are_drawn_with_replacement_beside_the_cases():
-    """Seeds with effects 0 and 1 whatever the cases: means of two draws are 0, 1/2, 1 with shares 1/4, 1/2, 1/4."""
+def test_seeds_are_drawn_with_replacement_beside_the_patients():
+    """Seeds with effects 0 and 1 whatever the patients: means of two draws are 0, 1/2, 1 with shares 1/4, 1/2, 1/4."""
     nothing = Scores(np.zeros(1), np.zeros((8000, 1)))
     one = Scores(np.ones(1), np.ones((8000, 1)))
     value, drawn = effect([nothing, one], [nothing, nothing], np.random.default_rng(0))
@@ -181,7 +181,7 @@ def test_the_verdict_follows_the_direction_of_the_metric(low, high, of_min, of_m
 # a study -------------------------------------------------------------------------------------------------------------
 
 NAMES = ("channel attention", "mixup", "focal loss", "balancing", "hierarchical attention")
-# logit units by which a trial with the mechanism on is better in every case; the rest are noise about the same
+# logit units by which a trial with the mechanism on is better in every patient; the rest are noise about the same
 PLANTED = {"channel attention": 1.5, "mixup": -1.5}
 
 
@@ -191,7 +191,7 @@ def write_trial(study, number, config, predictions, status="done", seconds=1.0):
     write_json(folder / "config.json", {"number": number, "params": {}, "config": config.to_dict()})
     line = {"epoch": 1, "seconds": seconds, "score": 0.5, "best_epoch": 1, "fold_epochs": 2, "metrics": {}, "fold_metrics": []}
     (folder / "epochs.jsonl").write_text(json.dumps(line) + "\n")
-    columns = {name: getattr(predictions, name) for name in ("label", "patient", "case", "subtype", "fold", "rows")}
+    columns = {name: getattr(predictions, name) for name in ("label", "slide", "patient", "subtype", "fold", "rows")}
     np.savez(folder / "predictions.npz", oof=predictions.probability[None], best_epoch=1, **columns)
     write_status(folder, status, "" if status == "done" else "for this test", 1.0)
 
@@ -251,21 +251,21 @@ def test_what_was_planted_is_found_and_the_rest_is_nothing(written):
     assert helped["log_loss"]["high_of_all"] < 0 < helped["patient_auc"]["low_of_all"]  # each in its own direction
 
 
-def share_of_nulls_said_to_do_something(seed_effect, count=500, cases=30):
+def share_of_nulls_said_to_do_something(seed_effect, count=500, patients=30):
     """Of `count` mechanisms without an effect, 3 seeds on and 3 off, judged at 95 %.
 
-    `seed_effect`: standard deviation, in logit units, of how much better or worse a trial is in every case by its seed alone.
+    `seed_effect`: standard deviation, in logit units, of how much better or worse a trial is in every patient by its seed alone.
     """
     rng = np.random.default_rng(0)
-    trial = made(rng, 1.0, cases)
-    weights = np.zeros((200, cases))
+    trial = made(rng, 1.0, patients)
+    weights = np.zeros((200, patients))
     for value in (0, 1):
-        weights[:, value::2] = rng.multinomial(cases // 2, np.full(cases // 2, 2 / cases), size=200)
+        weights[:, value::2] = rng.multinomial(patients // 2, np.full(patients // 2, 2 / patients), size=200)
     wrong = 0
     for _ in range(count):
-        probability = np.stack([made(rng, 1.0 + seed_effect * rng.normal(), cases).probability for _ in range(6)])
-        judged = case_scores("log_loss", probability, trial.label, trial.patient, trial.case)
-        value, drawn = judged.scores(np.ones((1, cases))), judged.scores(weights)
+        probability = np.stack([made(rng, 1.0 + seed_effect * rng.normal(), patients).probability for _ in range(6)])
+        judged = patient_scores("log_loss", probability, trial.label, trial.patient)
+        value, drawn = judged.scores(np.ones((1, patients))), judged.scores(weights)
         trials = [Scores(of_all, of_draws[:, None]) for of_all, of_draws in zip(value, drawn, strict=True)]
         value, drawn = effect(trials[:3], trials[3:], rng)
         wrong += verdict("log_loss", interval(float(value.mean()), drawn[:, 0], 0.95)) != "nothing"

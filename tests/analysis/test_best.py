@@ -53,7 +53,7 @@ def on_record(folder, number, oof):
     """A trial with these predictions after each epoch, of four views: two folds of one malignant and one benign."""
     trial = replace(record(number, [0.5] * len(oof)), folder=folder / f"{number:04d}")
     trial.folder.mkdir()
-    columns = {name: np.arange(4) for name in ("patient", "case", "subtype", "rows")}
+    columns = {name: np.arange(4) for name in ("patient", "subtype", "rows")}
     np.savez(trial.folder / "predictions.npz", oof=np.array(oof), label=np.array([1, 0, 1, 0]), fold=np.array([0, 0, 1, 1]), **columns)
     return trial
 

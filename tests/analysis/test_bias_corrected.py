@@ -1,10 +1,10 @@
-"""The choice is paid for: what was chosen on some cases is scored on others."""
+"""The choice is paid for: what was chosen on some patients is scored on others."""
 
 import numpy as np
 import pytest
 
 from analysis.bias_corrected import (
-    FEW_CASES,
+    FEW_PATIENTS,
     Candidates,
     best_epochs,
     choices,
@@ -14,22 +14,22 @@ from analysis.bias_corrected import (
     left_out_scores,
     out_of_bag_scores,
 )
-from analysis.bootstrap import draw_cases, strata_of
-from analysis.case_scores import BLOCK
+from analysis.bootstrap import draw_patients, strata_of
+from analysis.patient_scores import BLOCK
 
-CASE = np.repeat(np.arange(40), 3)
-LABEL = (CASE < 20).astype(int)
-STRATA = strata_of(LABEL, CASE)
+PATIENT = np.repeat(np.arange(40), 3)
+LABEL = (PATIENT < 20).astype(int)
+STRATA = strata_of(LABEL, PATIENT)
 
 
 def candidates(probability: np.ndarray, trial: np.ndarray | None = None) -> Candidates:
-    return Candidates(probability, np.arange(len(probability)) if trial is None else trial, LABEL, CASE, CASE)
+    return Candidates(probability, np.arange(len(probability)) if trial is None else trial, LABEL, PATIENT)
 
 
 def null(count: int, seed: int) -> Candidates:
-    """Configurations that know nothing, with errors shared by the views of a case."""
+    """Configurations that know nothing, with errors shared by the views of a patient."""
     rng = np.random.default_rng(seed)
-    return candidates(1 / (1 + np.exp(-rng.normal(0, 1, (count, 40))[:, CASE] - rng.normal(0, 0.5, (count, 120)))))
+    return candidates(1 / (1 + np.exp(-rng.normal(0, 1, (count, 40))[:, PATIENT] - rng.normal(0, 0.5, (count, 120)))))
 
 
 def run(pool: Candidates, metric: str = "auc", seed: int = 0):
@@ -46,9 +46,9 @@ def test_each_trial_stands_at_its_best_epoch_and_no_number_never_wins():
     assert best[:, 0].tolist() == [0.5, 0.4] and place[:, 0].tolist() == [0, 3]
 
 
-def test_the_choice_follows_the_cases_that_count():
-    good_on_first = np.where((CASE % 2 == 0), LABEL * 0.8 + 0.1, 0.5)
-    good_on_second = np.where((CASE % 2 == 1), LABEL * 0.8 + 0.1, 0.5)
+def test_the_choice_follows_the_patients_that_count():
+    good_on_first = np.where((PATIENT % 2 == 0), LABEL * 0.8 + 0.1, 0.5)
+    good_on_second = np.where((PATIENT % 2 == 1), LABEL * 0.8 + 0.1, 0.5)
     even = (np.arange(40) % 2 == 0).astype(float)
     chosen = choices(
         "log_loss", candidates(np.stack([good_on_first, good_on_second])), np.stack([even, 1 - even]), {"b": choose_best("min")}
@@ -66,8 +66,8 @@ def test_the_choice_is_the_same_from_more_epochs_and_resamples_than_are_held_at_
     assert chosen["b"].tolist() == [BLOCK + 5] * (BLOCK + 3)
 
 
-def test_a_case_is_scored_only_by_choices_that_left_it_out():
-    # resample 0 leaves out case 0 and chose candidate 0, resample 1 leaves out case 39 and chose candidate 1
+def test_a_patient_is_scored_only_by_choices_that_left_it_out():
+    # resample 0 leaves out patient 0 and chose candidate 0, resample 1 leaves out patient 39 and chose candidate 1
     probability = np.stack([np.full(120, 0.8), np.full(120, 0.3)])
     weights = np.ones((2, 40))
     weights[0, 0] = weights[1, 39] = 0
@@ -77,14 +77,14 @@ def test_a_case_is_scored_only_by_choices_that_left_it_out():
     assert np.isnan(malignant[1])  # never left out
 
 
-def test_a_pair_of_cases_is_scored_only_by_choices_that_left_both_out():
+def test_a_pair_of_patients_is_scored_only_by_choices_that_left_both_out():
     pool = null(2, 3)
-    weights, chosen = draw_cases(STRATA, 100, np.random.default_rng(0)), np.arange(100) % 2
+    weights, chosen = draw_patients(STRATA, 100, np.random.default_rng(0)), np.arange(100) % 2
     won = []
     for malignant in range(20):
         for benign in range(20, 40):
             out = (weights[:, malignant] == 0) & (weights[:, benign] == 0)
-            upper, lower = (pool.probability[chosen[out]][:, CASE == case] for case in (malignant, benign))
+            upper, lower = (pool.probability[chosen[out]][:, PATIENT == patient] for patient in (malignant, benign))
             won.append(np.mean(upper[:, :, None] > lower[:, None, :]))
     scores = left_out_scores("auc", pool, chosen, weights).scores(np.ones((1, 40)))
     assert scores[0, 0] == pytest.approx(np.mean(won))
@@ -108,7 +108,7 @@ def test_the_best_of_many_that_know_nothing_is_worth_nothing():
 def test_a_clear_winner_keeps_its_score():
     pool = null(20, 0)
     rng = np.random.default_rng(1)
-    pool.probability[7] = 1 / (1 + np.exp(-(2 * LABEL - 1) * 1.5 - rng.normal(0, 1, 40)[CASE]))
+    pool.probability[7] = 1 / (1 + np.exp(-(2 * LABEL - 1) * 1.5 - rng.normal(0, 1, 40)[PATIENT]))
     found = run(pool)["auc"]
     assert found.value == pytest.approx(found.naive, abs=0.005) and found.low < found.value < found.high
 
@@ -124,26 +124,26 @@ def test_the_seed_decides_the_numbers():
     assert run(pool, "log_loss") == run(pool, "log_loss") != run(pool, "log_loss", seed=1)
 
 
-def test_out_of_bag_scores_are_those_of_the_cases_left_out():
+def test_out_of_bag_scores_are_those_of_the_patients_left_out():
     probability = np.stack([np.full(120, 0.8), np.full(120, 0.3)])
     weights = np.ones((3, 40))
-    weights[0, [0, 39]] = weights[1, [1, 38]] = 0  # one malignant, one benign case; resample 2 leaves out none
+    weights[0, [0, 39]] = weights[1, [1, 38]] = 0  # one malignant, one benign patient; resample 2 leaves out none
     found = out_of_bag_scores("log_loss", candidates(probability), np.array([0, 0, 1]), weights)
     assert found[:2] == pytest.approx(-(np.log(0.8) + np.log(0.2)) / 2) and np.isnan(found[2])
 
 
 def one_choice(smaller: int):
-    """(interval of an AUC, percentiles of its out-of-bag scores) of 40 cases, `smaller` of them malignant."""
-    label = (CASE < smaller).astype(int)
-    pool, strata, rng = null(5, 0)._replace(label=label), strata_of(label, CASE), np.random.default_rng(0)
-    weights, spread = draw_cases(strata, 300, rng), draw_cases(strata, 300, rng)
+    """(interval of an AUC, percentiles of its out-of-bag scores) of 40 patients, `smaller` of them malignant."""
+    label = (PATIENT < smaller).astype(int)
+    pool, strata, rng = null(5, 0)._replace(label=label), strata_of(label, PATIENT), np.random.default_rng(0)
+    weights, spread = draw_patients(strata, 300, rng), draw_patients(strata, 300, rng)
     chosen = choices("auc", pool, weights, {"b": choose_best("max")})["b"]
     percentiles = np.quantile(out_of_bag_scores("auc", pool, chosen, weights), [0.025, 0.975])
     return corrected_interval("auc", pool, chosen, weights, strata, spread), percentiles
 
 
-def test_with_few_cases_the_interval_is_the_spread_of_out_of_bag_scores_which_is_wider():
-    (few, spread_of_few), (enough, spread_of_enough) = one_choice(FEW_CASES - 1), one_choice(FEW_CASES)
+def test_with_few_patients_the_interval_is_the_spread_of_out_of_bag_scores_which_is_wider():
+    (few, spread_of_few), (enough, spread_of_enough) = one_choice(FEW_PATIENTS - 1), one_choice(FEW_PATIENTS)
     assert few[1:] == pytest.approx(spread_of_few)
     low, high = spread_of_enough
     assert low < enough.low < enough.value < enough.high < high

@@ -44,17 +44,17 @@ def honest(count=20000, seed=0):
     return probability, (rng.random(count) < probability).astype(int)
 
 
-def level_of(probability, label, case, fold):
-    return Level(probability, label, case, case, fold, np.zeros_like(label))
+def level_of(probability, label, patient, fold):
+    return Level(probability, label, patient, patient, fold, np.zeros_like(label))
 
 
-def overconfident(cases=60, each=5, temperature=3.0):
+def overconfident(patients=60, each=5, temperature=3.0):
     """A level of true probabilities sharpened: what it needs is a temperature of 3."""
     rng = np.random.default_rng(0)
-    truth = np.repeat(rng.uniform(0.05, 0.95, cases), each)
-    label = np.repeat((rng.random(cases) < truth[::each]).astype(int), each)
-    case = np.repeat([f"c{number:02d}" for number in range(cases)], each)
-    return level_of(scale(truth, 1 / temperature), label, case, np.repeat(np.arange(cases) % 3, each))
+    truth = np.repeat(rng.uniform(0.05, 0.95, patients), each)
+    label = np.repeat((rng.random(patients) < truth[::each]).astype(int), each)
+    patient = np.repeat([f"c{number:02d}" for number in range(patients)], each)
+    return level_of(scale(truth, 1 / temperature), label, patient, np.repeat(np.arange(patients) % 3, each))
 
 
 @pytest.fixture(scope="module")
@@ -165,22 +165,22 @@ def test_a_folds_temperature_is_that_of_the_others():
         assert set(found[fold == number].tolist()) == {fit_temperature(probability[fold != number], label[fold != number])}
 
 
-def test_wilson_interval_of_ten_cases_by_hand():
+def test_wilson_interval_of_ten_patients_by_hand():
     assert share_interval(0.8, np.arange(10)) == pytest.approx((0.4902, 0.9433), abs=1e-4)
 
 
-def test_images_of_a_case_do_not_make_the_interval_narrower():
+def test_images_of_a_patient_do_not_make_the_interval_narrower():
     assert share_interval(0.8, np.repeat(np.arange(10), 50)) == pytest.approx(share_interval(0.8, np.arange(10)))
 
 
-def test_uneven_cases_are_worth_fewer():
-    # 9 images of one case, 1 of another: (10^2) / (81 + 1) = 1.22 cases; Wilson's interval of 1/2 by n is 1.96 / sqrt(n + 1.96^2) wide
+def test_uneven_patients_are_worth_fewer():
+    # 9 images of one patient, 1 of another: (10^2) / (81 + 1) = 1.22 patients; Wilson's interval of 1/2 by n is 1.96 / sqrt(n + 1.96^2) wide
     low, high = share_interval(0.5, np.repeat([0, 1], (9, 1)))
     assert (low + high) / 2 == pytest.approx(0.5) and high - low == pytest.approx(1.96 / np.sqrt(1.2195 + 3.8415), abs=1e-4)
 
 
 @pytest.mark.parametrize("share", [0.0, 1.0])
-def test_agreement_of_few_cases_is_not_certainty(share):
+def test_agreement_of_few_patients_is_not_certainty(share):
     low, high = share_interval(share, np.arange(5))
     assert 0 <= low <= share <= high <= 1 and high - low == pytest.approx(3.8415 / (5 + 3.8415), abs=1e-4)
 
@@ -190,7 +190,7 @@ def test_a_figure_has_as_many_bins_as_its_units_can_fill(units, bins):
     label = np.arange(units) % 2
     found = bars(np.linspace(0.01, 0.99, units), level_of(np.zeros(units), label, np.arange(units).astype(str), label))
     assert len(found) == bins and sum(row["units"] for row in found) == units
-    assert all(row["low"] <= row["observed"] <= row["high"] and row["cases"] == row["units"] for row in found)
+    assert all(row["low"] <= row["observed"] <= row["high"] and row["patients"] == row["units"] for row in found)
 
 
 def test_scaling_helps_an_overconfident_network(softened):
@@ -211,15 +211,15 @@ def test_after_is_scaled_by_the_other_folds(softened):
     assert found["after"] == pytest.approx(log_loss(level.label, scaled))
 
 
-def test_the_case_is_the_unit_of_an_interval(monkeypatch):
+def test_the_patient_is_the_unit_of_an_interval(monkeypatch):
     monkeypatch.setattr(calibration, "RESAMPLES", 300)
-    level = overconfident(cases=30, each=8)
+    level = overconfident(patients=30, each=8)
 
-    def width(case):
-        difference = judge(level._replace(case=case), np.random.default_rng(0))["scores"]["log_loss"]["difference"]
+    def width(patient):
+        difference = judge(level._replace(patient=patient), np.random.default_rng(0))["scores"]["log_loss"]["difference"]
         return difference["high"] - difference["low"]
 
-    assert width(level.case) > 2 * width(np.arange(240).astype(str))  # sqrt(8) by theory
+    assert width(level.patient) > 2 * width(np.arange(240).astype(str))  # sqrt(8) by theory
 
 
 @pytest.mark.parametrize(
@@ -262,7 +262,7 @@ def test_files_and_figure_of_a_study(written):
         for when in ("before", "after"):
             units = [int(row["units"]) for row in points if (row["level"], row["scaling"]) == (name, when)]
             assert sum(units) == report["levels"][name]["units"]
-    assert report["levels"]["patient"]["units"] == report["levels"]["view"]["cases"] == 8
+    assert report["levels"]["patient"]["units"] == report["levels"]["view"]["patients"] == 8
 
 
 def test_a_study_gives_the_same_numbers_again(written, study):

@@ -21,10 +21,10 @@ def few(monkeypatch):
     monkeypatch.setattr(compare, "RESAMPLES", 30)
 
 
-def level(patients, labels=None, cases=None, folds=None):
-    count = len(patients)
+def level(slides, labels=None, patients=None, folds=None):
+    count = len(slides)
     labels = [n % 2 for n in range(count)] if labels is None else labels
-    columns = (np.linspace(0, 1, count), np.array(labels), np.array(patients), np.array(cases or patients))
+    columns = (np.linspace(0, 1, count), np.array(labels), np.array(slides), np.array(patients or slides))
     return Level(*columns, np.array(folds or [0] * count), np.zeros(count))
 
 
@@ -43,7 +43,7 @@ def test_a_study_is_not_apart_from_itself(study, tmp_path):
     assert report["differences"] == [] and report["left_out"] == [0, 0] and report["patients"] == 8
     assert json.loads((study / "results" / "compare_other.json").read_text())["metrics"] == report["metrics"]
     text = shown(report, study)
-    assert "SYNTHETIC DATA" in text and "8 patients of 8 cases" in text and "chosen by these predictions, so optimistic" in text
+    assert "SYNTHETIC DATA" in text and "8 patients" in text and "chosen by these predictions, so optimistic" in text
 
 
 def test_values_are_those_of_each_studys_chosen_trial(study, tmp_path):
@@ -65,7 +65,7 @@ def test_patients_that_only_one_study_judged_are_left_out_and_counted(study, tmp
     with np.load(path) as saved:
         columns = {name: saved[name] for name in saved.files}
     kept = columns["patient"] != columns["patient"][0]
-    columns |= {name: columns[name][kept] for name in ("label", "patient", "case", "subtype", "fold", "rows")}
+    columns |= {name: columns[name][kept] for name in ("label", "slide", "patient", "subtype", "fold", "rows")}
     np.savez(path, **columns | {"oof": columns["oof"][:, kept]})
     report = write_comparison(study, other)
     assert report["patients"] == 7 and report["left_out"] == [1, 0]
@@ -91,7 +91,7 @@ def test_only_the_patients_of_both_are_compared():
     [
         (level(["x", "y"]), r"no patient is in both studies \(2 and 2 patients, such as a and x\)"),
         (level(["a", "b"], labels=[1, 1]), "a has another label"),
-        (level(["a", "b"], cases=["a", "q"]), "b has another case"),
+        (level(["a", "b"], patients=["a", "q"]), "b has another patient"),
         (level(["a", "x"]), "of one class"),
     ],
 )

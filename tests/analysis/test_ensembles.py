@@ -45,7 +45,7 @@ def random_candidates(seed: int = 0, trials: int = 6, signal: float = 0.5) -> Ca
     patient = np.repeat(np.arange(24), 2)
     label, fold = patient % 2, patient // 6
     oof = [1 / (1 + np.exp(-rng.normal(signal * (2 * label - 1), 1, (3 + t % 2, 48)))) for t in range(trials)]
-    return Candidates([f"{t:04d}" for t in range(trials)], oof, label, patient, patient, fold)
+    return Candidates([f"{t:04d}" for t in range(trials)], oof, label, patient, fold)
 
 
 # methods -------------------------------------------------------------------------------------------------------------
@@ -121,7 +121,7 @@ def test_stacking_can_be_fitted_on_one_fold():
 def test_the_epoch_and_the_order_of_trials_are_those_of_the_fitting_rows():
     good, bad, fair = [0.9, 0.1], [0.1, 0.9], [0.6, 0.4]
     oof = [np.array([good + bad, bad + fair]), np.array([fair + good])]  # two trials, of two epochs and of one; two folds of two views
-    candidates = Candidates(["a", "b"], oof, np.array([1, 0, 1, 0]), np.arange(4), np.arange(4), np.array([0, 0, 1, 1]))
+    candidates = Candidates(["a", "b"], oof, np.array([1, 0, 1, 0]), np.arange(4), np.array([0, 0, 1, 1]))
     first, second = candidates.fold == 0, candidates.fold == 1
     order, probability = prepare(candidates, first, "log_loss")
     assert order.tolist() == [0, 1] and probability.tolist() == [good + bad, fair + good]
@@ -215,7 +215,7 @@ def test_the_verdict_says_how_sure_it_is(metric, sign):
 
 
 def test_trials_on_other_views_without_a_score_or_predictions_are_left_out(tmp_path):
-    views = {name: np.arange(4) for name in ("label", "patient", "case", "fold")} | {"rows": np.arange(8).reshape(4, 2)}
+    views = {name: np.arange(4) for name in ("label", "patient", "fold")} | {"rows": np.arange(8).reshape(4, 2)}
     kept = {"0000": views, "0001": views | {"rows": np.arange(4)[:, None]}, "0002": views, "0003": views}
     records = [replace(record(n, [0.6, 0.5]), folder=tmp_path / f"{n:04d}") for n in range(5)]
     records[3] = replace(records[3], status="failed")

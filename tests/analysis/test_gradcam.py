@@ -22,6 +22,7 @@ from analysis.gradcam import (
     hottest_share,
     nearest_view,
     networks_on_pixels,
+    one_class_each,
     plot_group,
     print_gradcam,
     short_name,
@@ -41,13 +42,13 @@ from mmnet.study_folder import FORMAT
 from tests.analysis.test_plots import assert_shows_something
 from tests.mmnet.tiny import CPU, deal, pixel_dataset, randomise, tiny_config
 
-EVERY = pixel_dataset(cases=8)
-ALONE = EVERY.table.patients()[0]  # has images at 100X only
+EVERY = pixel_dataset(patients=8)
+ALONE = EVERY.table.patient[0]  # has images at 100X only
 DATASET = EVERY.select_rows((EVERY.table.patient != ALONE) | (EVERY.table.magnification == 100))
 
 
 def level(probability: list[float], label: list[int]) -> Level:
-    """Patients a, b, c, …"""
+    """Patients a, b, c, …, of one slide each."""
     count = len(label)
     names = np.array([chr(ord("a") + n) for n in range(count)])
     return Level(np.array(probability), np.array(label), names, names, np.zeros(count, int), np.zeros(count, int))
@@ -72,6 +73,23 @@ def test_fewer_patients_than_asked_for_are_each_shown_once():
 def test_half_is_called_malignant_and_ties_go_by_order():
     assert choose(level([0.5, 0.5, 0.9, 0.9], [1, 0, 1, 1]), 1) == {"right": ["c"], "wrong": ["b"], "uncertain": ["a"]}
     assert choose(level([0.9, 0.1], [0, 1]), 1)["wrong"] == ["a"]  # equally far from 0.5, though not in floating point
+
+
+def test_a_patient_with_views_of_both_classes_is_shown_as_two():
+    predictions = Predictions(
+        probability=np.array([0.9, 0.8, 0.7, 0.1, 0.7]),
+        label=np.array([1, 0, 1, 0, 1]),
+        slide=np.array(list("stuvw")),
+        patient=np.array(["a", "a", "a", "b", "c"]),
+        subtype=np.array([""] * 5),
+        fold=np.zeros(5, int),
+        rows=np.arange(5)[:, None],
+        magnifications=(40,),
+    )
+    apart = one_class_each(predictions)
+    assert apart.patient.tolist() == ["a malignant", "a benign", "a malignant", "b", "c"]
+    assert apart.level("patient").probability.tolist() == predictions.level("patient").probability.tolist()
+    assert choose(apart.level("patient"), 4) == {"right": ["a malignant", "c", "b"], "wrong": ["a benign"], "uncertain": []}
 
 
 def test_the_view_that_stands_for_a_patient_is_nearest_to_its_mean():
@@ -162,8 +180,8 @@ def test_a_patient_is_explained_by_its_own_fold_for_the_class_that_it_was_called
     predictions = Predictions(
         probability=np.array([probability, 0.9]),
         label=np.array([1, 0]),
+        slide=np.array(["1", "2"]),
         patient=np.array(["shown", "other"]),
-        case=np.array(["1", "2"]),
         subtype=np.array(["DC", "A"]),
         fold=np.array([1, 0]),
         rows=np.array([[MISSING, 5], [3, 4]]),
@@ -316,7 +334,7 @@ def test_images_of_another_numbering_are_an_input_error(explained_study, images)
 
 IMAGE = {"row": 0, "path": "", "importance": 0.25, "peak": 0.5, "hottest_tenth": 0.3}
 PATIENT = {
-    "patient": "SOB_M_DC_14-10001AB",
+    "patient": "10001",
     "subtype": "DC",
     "label": 1,
     "called": 0,
@@ -349,8 +367,8 @@ def drawn(tmp_path, monkeypatch, *entries: dict, heat: np.ndarray | None = None,
 def test_a_panel_says_who_is_shown_and_what_was_called(tmp_path, monkeypatch):
     said = drawn(tmp_path, monkeypatch, PATIENT, PATIENT | {"subtype": "", "label": 0, "called": 1})
     assert said[0] == "Some:\nGrad-CAM evidence for the class that was called"
-    assert "14-10001AB\nDC, malignant\ncalled benign\nP(malignant) 0.12\nthis view 0.25" in said
-    assert "14-10001AB\nbenign\ncalled malignant\nP(malignant) 0.12\nthis view 0.25" in said
+    assert "10001\nDC, malignant\ncalled benign\nP(malignant) 0.12\nthis view 0.25" in said
+    assert "10001\nbenign\ncalled malignant\nP(malignant) 0.12\nthis view 0.25" in said
     assert said.count("importance 0.25, peak 0.50") == 4 and said.count("40X") == said.count("100X") == 1
     assert any(text.startswith("Grad-CAM, share of the image's maximum\nimportance:") for text in said)
     assert drawn(tmp_path, monkeypatch, PATIENT, weighted=False).count("peak 0.50") == 2

@@ -36,7 +36,7 @@ INFORMATIVE = 200
 
 def planted_dataset():
     """24 patients of which only the 200X images know the class."""
-    dataset = feature_dataset(cases=24, images=2, signal=0.0, signature=0.3)
+    dataset = feature_dataset(patients=24, images=2, signal=0.0, signature=0.3)
     maps = dataset.features.copy()
     maps[:, 0] += np.where(dataset.table.magnification == INFORMATIVE, 2 * (2 * dataset.table.label - 1), 0)[:, None, None].astype(
         np.float16
@@ -77,7 +77,7 @@ def planted(tmp_path_factory):
 
 
 def by_hand(rows: list[list[int]]) -> Predictions:
-    """Two patients of each class, each a case of its own; one view a row."""
+    """Two patients of each class, each a patient of its own; one view a row."""
     names = np.array([f"p{n}" for n in range(len(rows))])
     label = np.arange(len(rows)) % 2
     return Predictions(np.full(len(rows), 0.5), label, names, names, names, np.zeros(len(rows), int), np.array(rows), (40, 100))
@@ -115,10 +115,10 @@ def test_where_no_view_of_a_class_can_see_there_is_no_number_and_no_crash():
 
 
 def test_weights_are_means_over_a_patients_views_and_nothing_where_it_has_no_image():
-    importance = np.array([[0.2, 0.8], [1.0, 0.0], [0.4, 0.6]])
-    rows = np.array([[0, 1], [2, MISSING], [3, 4]])
-    weights, first = weights_of_patients(importance, rows, np.array(["b", "a", "b"]))
-    np.testing.assert_allclose(weights, [[1.0, np.nan], [0.3, 0.7]])
+    importance = np.array([[0.2, 0.8], [1.0, 0.0], [0.4, 0.6], [1.0, 0.0]])
+    predictions = replace(by_hand([[0, 1], [2, MISSING], [3, 4], [5, MISSING]]), label=np.array([1, 0, 1, 1]), patient=np.array(["b", "a", "b", "b"]))
+    weights, first = weights_of_patients(importance, predictions)
+    np.testing.assert_allclose(weights, [[1.0, np.nan], [1.6 / 3, 0.7]])  # a slide without 100X says nothing of its weight
     assert first.tolist() == [1, 0]
 
 
@@ -170,7 +170,7 @@ def test_the_only_informative_magnification_is_missed_most_and_does_best_alone(p
     weights = report["importance"]["all"]["mean"]
     assert np.argmax(weights) == MAGNIFICATIONS.index(INFORMATIVE) and sum(weights) == pytest.approx(1, abs=1e-5)
     assert report["verdict"].startswith(f"{INFORMATIVE}X is missed most")
-    curve = report["missing"]["patient"]
+    curve = report["missing"]["slide"]
     assert curve[0]["log_loss"]["mean"] < curve[5]["log_loss"]["mean"] < curve[-1]["log_loss"]["mean"]
 
 
@@ -191,11 +191,11 @@ def test_tables_and_figures_are_left_on_disk(planted):
     table = {name: list(csv.DictReader((study / "results" / f"{name}.csv").open())) for name in ("magnifications", "importance", "missing")}
     assert [row["shown"] for row in table["magnifications"]] == [row["shown"] for row in report["rows"]]
     assert float(table["magnifications"][2]["log_loss_difference"]) == round(report["rows"][2]["minus_all"]["log_loss"]["value"], 4)
-    assert list(table["importance"][0]) == ["patient", "case", "subtype", "label", "40X", "100X", "200X", "400X"]
+    assert list(table["importance"][0]) == ["patient", "subtype", "label", "40X", "100X", "200X", "400X"]
     assert len(table["importance"]) == 24
     mean = np.mean([float(row["200X"]) for row in table["importance"]])
     assert mean == pytest.approx(report["importance"]["all"]["mean"][2], abs=1e-4)
-    assert {row["hidden_of"] for row in table["missing"]} == {"view", "patient", "image"}
+    assert {row["hidden_of"] for row in table["missing"]} == {"view", "slide", "image"}
     assert len(table["missing"]) == 3 * len(missing.SHARES)
     assert json.loads((study / "results" / "magnifications.json").read_text())["verdict"] == report["verdict"]
 
@@ -216,14 +216,14 @@ def test_what_is_printed_fits_80_columns_and_says_what_it_must(planted):
 
 
 def test_equal_weights_are_named_as_such_and_not_drawn(tmp_path, few_draws):
-    made = make_study(tmp_path / "equal", feature_dataset(cases=8), {"model.importance": False, "optim.epochs": 1})
+    made = make_study(tmp_path / "equal", feature_dataset(patients=8), {"model.importance": False, "optim.epochs": 1})
     report = write_magnifications(*made, CPU)
     assert report["importance"] is None and not (made[0] / "results" / "importance.csv").exists()
     assert "equal by design" in " ".join(printed(report))
 
 
 def test_one_magnification_leaves_nothing_to_compare(tmp_path):
-    dataset = feature_dataset(cases=8).select_magnifications((200,))
+    dataset = feature_dataset(patients=8).select_magnifications((200,))
     made = make_study(tmp_path / "one", dataset, {"data.magnifications": (200,), "optim.epochs": 1})
     with pytest.raises(InputError, match="200X: there is nothing to compare"):
         write_magnifications(*made, CPU)

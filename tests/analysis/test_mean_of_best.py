@@ -14,15 +14,15 @@ from tests.analysis.studies import record
 
 FOLD = np.repeat([0, 1], 6)
 LABEL = np.tile([0, 1], 6)
-CASE = np.array([f"c{number}" for number in range(12)])
+PATIENT = np.array([f"c{number}" for number in range(12)])
 
 
 def trials(count: int, seed: int = 0):
     """Candidates of one epoch, each right in its own way, and the records that they stand for."""
     rng = np.random.default_rng(seed)
     oof = [np.clip(0.5 + (LABEL - 0.5) * rng.uniform(-0.4, 1, 12), 0.01, 0.99) for _ in range(count)]
-    records = [record(number, [evaluate_one("log_loss", p, LABEL, CASE)]) for number, p in enumerate(oof)]
-    return Candidates([r.name for r in records], [p[None] for p in oof], LABEL, CASE, CASE, FOLD), records
+    records = [record(number, [evaluate_one("log_loss", p, LABEL, PATIENT)]) for number, p in enumerate(oof)]
+    return Candidates([r.name for r in records], [p[None] for p in oof], LABEL, PATIENT, FOLD), records
 
 
 def test_each_fold_is_judged_by_the_mean_of_the_three_that_were_best_on_the_other():
@@ -31,9 +31,9 @@ def test_each_fold_is_judged_by_the_mean_of_the_three_that_were_best_on_the_othe
     oof, mean, single = np.stack([p[0] for p in candidates.oof]), np.empty(12), np.empty(12)
     for fold in (0, 1):
         other, here = fold != FOLD, fold == FOLD
-        order = np.argsort([evaluate_one("log_loss", p[other], LABEL[other], CASE[other]) for p in oof])
+        order = np.argsort([evaluate_one("log_loss", p[other], LABEL[other], PATIENT[other]) for p in oof])
         mean[here], single[here] = oof[order[:3]].mean(0)[here], oof[order[0]][here]
-    assert found["honest"] == pytest.approx(evaluate(mean, LABEL, CASE)) and found["single"] == pytest.approx(evaluate(single, LABEL, CASE))
+    assert found["honest"] == pytest.approx(evaluate(mean, LABEL, PATIENT)) and found["single"] == pytest.approx(evaluate(single, LABEL, PATIENT))
     best = np.argsort([r.score for r in records])[:3]
     assert found["trials"] == [records[place].name for place in best]
     assert found["difference"]["value"] == pytest.approx(found["honest"]["log_loss"] - found["single"]["log_loss"])

@@ -25,7 +25,7 @@ from mmnet.config import Config
 from mmnet.metrics import METRICS, evaluate
 from mmnet.predict import predict_ensemble
 from mmnet.records import read_trials
-from tests.analysis.studies import CONFIG, DATASET, MEMBERS, make_mean, splits
+from tests.analysis.studies import CONFIG, DATASET, MEMBERS, make_mean, patients_of, splits
 from tests.analysis.test_new_patients import strangers
 from tests.mmnet.tiny import CPU
 
@@ -65,7 +65,7 @@ def by_networks(study, dataset) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     for number, params in enumerate(MEMBERS.values()):
         probability, views, index = predict_ensemble(study / f"trials/{number:04d}/weights", CONFIG.with_values(params), dataset, CPU)
         made.append(probability)
-    return np.stack(made), index.patients[views.patient], index.label[views.patient]
+    return np.stack(made), index.slides[views.slide], index.label[views.slide]
 
 
 def shown(show, *arguments, width=80) -> str:
@@ -83,7 +83,7 @@ def test_the_mean_is_that_of_the_members_probabilities_view_by_view(trained):
         np.testing.assert_array_equal(getattr(found, name), column)
 
 
-@pytest.mark.parametrize("column", ["rows", "patient", "fold", "label"])
+@pytest.mark.parametrize("column", ["rows", "slide", "fold", "label"])
 def test_members_judged_on_other_views_have_no_mean(trained, column):
     known = member_predictions(trained)
     known["0007"] = replace(known["0007"], **{column: np.roll(getattr(known["0007"], column), 1, axis=0)})
@@ -119,7 +119,7 @@ def test_the_mean_stands_beside_its_members_with_paired_differences(study):
     assert rows[-1]["auc_difference"] == "" and float(rows[-1]["auc_low"]) == pytest.approx(report["mean"]["auc"]["low"], abs=1e-6)
     text = shown(print_mean, report)
     assert (
-        "mean of 3 members (SYNTHETIC DATA), out of fold: 8 patients of 8 cases" in text
+        "mean of 3 members (SYNTHETIC DATA), out of fold: 8 patients" in text
         and "…" not in text
         and f"{report['best']} *" in text
     )
@@ -136,7 +136,7 @@ def test_results_are_of_the_mean_and_every_members_networks_are_kept(finished):
     here = columns["fold"] == 0
     assert first["metrics"]["auc"] == evaluate(mean[here], columns["label"][here], columns["patient"][here])["auc"]
     told = {row["patient"]: row["probability"] for row in first["patients"]}
-    assert told == {name: pytest.approx(mean[columns["patient"] == name].mean(), abs=1e-6) for name in splits().folds[0]}
+    assert told == {name: pytest.approx(mean[columns["patient"] == name].mean(), abs=1e-6) for name in patients_of(splits().folds[0])}
     for number, name in enumerate(MEMBERS):
         for kept in (study / "models" / name, study / f"trials/{number:04d}/weights"):
             assert sorted(file.name for file in kept.iterdir()) == ["fold_1.safetensors", "fold_2.safetensors", "network.json"]
@@ -145,7 +145,7 @@ def test_results_are_of_the_mean_and_every_members_networks_are_kept(finished):
 
 def test_the_sealed_test_is_opened_once_for_the_mean_over_members_and_folds(study):
     (result,), new = open_sealed_test(study, DATASET, splits(), CPU)
-    by_member, patient, label = by_networks(study, DATASET.select_patients(splits().test))
+    by_member, patient, label = by_networks(study, DATASET.select_slides(splits().test))
     expected = evaluate(np.concatenate(by_member).mean(0), label, patient)
     assert new and {name: row["value"] for name, row in result["metrics"].items()} == pytest.approx(
         {name: expected[name] for name in result["metrics"]}
@@ -162,14 +162,15 @@ def test_the_sealed_test_is_opened_once_for_the_mean_over_members_and_folds(stud
 
 def test_new_patients_are_predicted_by_the_mean_over_members_and_folds(study):
     report = predict_patients(study, strangers(), CPU)
-    by_member, patient, _ = by_networks(study, strangers())
+    by_member, patient, _ = by_networks(study, strangers())  # by slide, of which each patient has one
+    slide_of = {patient: slide for slide, patient in strangers().table.of_slides("patient").items()}
     flat = np.concatenate(by_member)
-    assert [row[0] for row in report["rows"]] == strangers().table.patients().tolist()
+    assert [row[0] for row in report["rows"]] == np.unique(strangers().table.patient).tolist()
     for row in report["rows"]:
-        of_models = flat[:, patient == row[0]].mean(1)
-        assert row[4:6] == pytest.approx([of_models.mean(), of_models.std(ddof=1)], abs=1e-6)
+        of_models = flat[:, patient == slide_of[row[0]]].mean(1)
+        assert row[3:5] == pytest.approx([of_models.mean(), of_models.std(ddof=1)], abs=1e-6)
     assert (report["models"], report["members"]) == (6, list(MEMBERS))
-    assert "mean of 6 fold models of 3 members of study" in shown(print_predictions, report)
+    assert "mean of 6 fold models of 3 members of study" in " ".join(shown(print_predictions, report).split())
 
 
 def test_the_page_and_the_model_card_speak_of_the_mean(study):
@@ -178,7 +179,7 @@ def test_the_page_and_the_model_card_speak_of_the_mean(study):
     np.testing.assert_allclose(material.judged.predictions.probability, said.mean(0), rtol=1e-12)
     card, page = model_card(material), report_page(material)
     assert "3 configurations were trained as they were given (0026, 0011, 0007)" in card and "nothing was chosen" not in card
-    assert "| member 0011 | optim.lr=0.03, model.pool\\_scales=1,3, sampling.views\\_per\\_patient=3 |" in card
+    assert "| member 0011 | optim.lr=0.03, model.pool\\_scales=1,3, sampling.views\\_per\\_slide=3 |" in card
     assert "Out-of-fold predictions of the mean of 0026, 0011, 0007." in page
 
 

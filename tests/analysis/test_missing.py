@@ -9,7 +9,7 @@ from analysis.missing import (
     Remaining,
     embed_once,
     hide_images,
-    hide_in_patients,
+    hide_in_slides,
     hide_in_views,
     keep_one,
     out_of_fold_judge,
@@ -32,14 +32,14 @@ GAPPY = GAPPY[(GAPPY != MISSING).any(1)]
 def predictions_of(trial, dataset: Dataset) -> Predictions:
     oof = trial.out_of_fold
     probability = predict_out_of_fold(trial.networks, trial.batches, oof.rows, oof.fold)
-    return Predictions(probability, oof.label, oof.patient, oof.case, oof.subtype, oof.fold, oof.rows, trial.config.data.magnifications)
+    return Predictions(probability, oof.label, oof.slide, oof.patient, oof.subtype, oof.fold, oof.rows, trial.config.data.magnifications)
 
 
 @pytest.fixture(scope="module")
 def judged():
     """(predictions, table) of 8 patients in 2 folds; one patient lacks 40X."""
-    dataset = feature_dataset(cases=8, images=3)
-    lacks = (dataset.table.patient == dataset.table.patients()[2]) & (dataset.table.magnification == 40)
+    dataset = feature_dataset(patients=8, images=3)
+    lacks = (dataset.table.slide == dataset.table.slides()[2]) & (dataset.table.magnification == 40)
     dataset = dataset.select_rows(~lacks)
     trial, _ = train(tiny_config({"model.frozen": True, "optim.epochs": 1}), dataset)
     return predictions_of(trial, dataset), dataset.table
@@ -69,9 +69,9 @@ def test_which_one_stays_is_drawn_evenly():
     np.testing.assert_allclose((left != MISSING).mean(0), 0.25, atol=0.04)
 
 
-def test_a_magnification_hidden_from_a_patient_goes_from_all_of_its_views():
-    patient = np.repeat(np.arange(400).astype(str), 5)
-    remaining = hide_in_patients(FULL, patient, 0.5, np.random.default_rng(0))
+def test_a_magnification_hidden_from_a_slide_goes_from_all_of_its_views():
+    slide = np.repeat(np.arange(400).astype(str), 5)
+    remaining = hide_in_slides(FULL, slide, 0.5, np.random.default_rng(0))
     left = remaining.rows
     gone = (left == MISSING).reshape(400, 5, 4)
     assert (gone == gone[:, :1]).all() and not gone.all(2).any()
@@ -88,29 +88,29 @@ def test_each_group_keeps_one_and_only_one_when_all_should_go():
     assert {int(np.flatnonzero(keep_one(group, 1.0, np.random.default_rng(seed)))[1]) for seed in range(10)} == {1, 2}
 
 
-def test_views_of_fewer_images_show_each_that_stays_and_stay_with_their_patient(judged):
+def test_views_of_fewer_images_show_each_that_stays_and_stay_with_their_slide(judged):
     predictions, table = judged
-    everything = hide_images(predictions.rows, predictions.patient, table, MAGNIFICATIONS, 0.0, np.random.default_rng(0))
+    everything = hide_images(predictions.rows, predictions.slide, table, MAGNIFICATIONS, 0.0, np.random.default_rng(0))
     assert everything.hidden == 0
     assert sorted(map(tuple, everything.rows)) == sorted(map(tuple, predictions.rows))
     hidden = []
     for seed in range(5):
-        left = hide_images(predictions.rows, predictions.patient, table, MAGNIFICATIONS, 0.6, np.random.default_rng(seed))
+        left = hide_images(predictions.rows, predictions.slide, table, MAGNIFICATIONS, 0.6, np.random.default_rng(seed))
         shown = left.rows != MISSING
         assert left.hidden == pytest.approx(1 - len(np.unique(left.rows[shown])) / len(table))
         hidden.append(left.hidden)
         view, column = np.nonzero(shown)
-        assert (table.patient[left.rows[shown]] == predictions.patient[left.of][view]).all()
+        assert (table.slide[left.rows[shown]] == predictions.slide[left.of][view]).all()
         assert (table.magnification[left.rows[shown]] == np.array(MAGNIFICATIONS)[column]).all()
-        assert set(predictions.patient[left.of]) == set(predictions.patient)
+        assert set(predictions.slide[left.of]) == set(predictions.slide)
     assert np.mean(hidden) == pytest.approx(0.6, abs=0.05)
 
 
-def test_one_image_a_patient_is_one_view_of_one_magnification(judged):
+def test_one_image_a_slide_is_one_view_of_one_magnification(judged):
     predictions, table = judged
-    left = hide_images(predictions.rows, predictions.patient, table, MAGNIFICATIONS, 1.0, np.random.default_rng(0))
+    left = hide_images(predictions.rows, predictions.slide, table, MAGNIFICATIONS, 1.0, np.random.default_rng(0))
     assert left.rows.shape == (8, 4) and ((left.rows != MISSING).sum(1) == 1).all()
-    assert sorted(predictions.patient[left.of]) == table.patients().tolist()
+    assert sorted(predictions.slide[left.of]) == table.slides().tolist()
 
 
 def test_a_view_that_would_be_empty_stays_as_it_was_and_is_not_seen():
@@ -126,7 +126,7 @@ def test_a_view_that_would_be_empty_stays_as_it_was_and_is_not_seen():
     ids=["frozen", "shared", "one backbone each"],
 )
 def test_judging_from_tokens_is_judging_with_the_whole_network_of_the_right_fold(values):
-    dataset = (feature_dataset if values.get("model.frozen") else pixel_dataset)(cases=8)
+    dataset = (feature_dataset if values.get("model.frozen") else pixel_dataset)(patients=8)
     config = tiny_config(values | {"optim.epochs": 1})
     trial, _ = train(config, dataset)
     for seed, network in enumerate(trial.networks):
@@ -142,7 +142,7 @@ def test_judging_from_tokens_is_judging_with_the_whole_network_of_the_right_fold
 
 
 def test_where_memory_runs_out_half_as_many_are_embedded_at_once(monkeypatch):
-    dataset = pixel_dataset(cases=8)
+    dataset = pixel_dataset(patients=8)
     trial, _ = train(tiny_config({"optim.epochs": 1}), dataset)
     given = trial.networks, trial.batches, len(dataset.table), trial.out_of_fold.rows, trial.out_of_fold.fold
     whole, tried = embed_once(*given), []
@@ -191,10 +191,10 @@ def test_a_view_is_judged_by_the_network_of_its_patients_fold_also_when_views_ar
         return np.where(fold == 0, 0.25, 0.75)
 
     def hider(share, rng):
-        return hide_images(predictions.rows, predictions.patient, table, MAGNIFICATIONS, share, rng)
+        return hide_images(predictions.rows, predictions.slide, table, MAGNIFICATIONS, share, rng)
 
     curve = score_by_share(hider, judge, predictions, 2, np.random.default_rng(0))
     assert len(asked) == 2 * len(SHARES) - 1 and all(asked)
-    left = hide_images(predictions.rows, predictions.patient, table, MAGNIFICATIONS, 0.0, np.random.default_rng(0))
+    left = hide_images(predictions.rows, predictions.slide, table, MAGNIFICATIONS, 0.0, np.random.default_rng(0))
     whole = log_loss(np.where(predictions.fold[left.of] == 0, 0.25, 0.75), predictions.label[left.of])
     assert curve[0]["log_loss"]["mean"] == pytest.approx(whole)

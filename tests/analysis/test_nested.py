@@ -28,9 +28,9 @@ from mmnet.training import train_all
 from tests.mmnet.tiny import CPU, deal, feature_dataset, tiny_config
 
 CONFIG = tiny_config({"model.frozen": True, "optim.epochs": 2})
-DATASET = feature_dataset(cases=20)
+DATASET = feature_dataset(patients=20)
 DEALT = deal(DATASET, 5)
-PREPARED = Prepared(DATASET, Splits(DEALT.folds[:4], DEALT.folds[4], "case", "dealt"))  # 16 patients in development, 4 sealed
+PREPARED = Prepared(DATASET, Splits(DEALT.folds[:4], DEALT.folds[4], "patient", "dealt"), CONFIG)  # 16 patients in development, 4 sealed
 DEVELOPMENT = PREPARED.development
 OUTER = 3
 
@@ -86,25 +86,25 @@ def test_outer_splits_on_record_are_taken_again_and_held_against_the_data(traine
 def test_the_patients_of_an_outer_fold_are_in_no_inner_fold(trained):
     study, nested = trained
     for record, splits in zip(read_trials(study), nested, strict=True):
-        inner = set(arrays(record.folder / "predictions.npz")["patient"].tolist())
-        outer = set(arrays(record.folder / "held_out.npz")["patient"].tolist())
+        inner = set(arrays(record.folder / "predictions.npz")["slide"].tolist())
+        outer = set(arrays(record.folder / "held_out.npz")["slide"].tolist())
         assert inner == set(splits.development()) and outer == set(splits.test)
-        assert not inner & outer and inner | outer == set(DEVELOPMENT.table.patients().tolist())
+        assert not inner & outer and inner | outer == set(DEVELOPMENT.table.slides().tolist())
 
 
 def test_every_development_patient_is_judged_once_and_a_sealed_one_nowhere(trained):
     study, _ = trained
     patients = study_predictions(study).level("patient")
-    assert patients.patient.tolist() == DEVELOPMENT.table.patients().tolist()
-    held_out = [arrays(record.folder / "held_out.npz")["patient"] for record in read_trials(study)]
+    assert patients.patient.tolist() == np.unique(DEVELOPMENT.table.patient).tolist()
+    held_out = [arrays(record.folder / "held_out.npz")["slide"] for record in read_trials(study)]
     assert sum(len(set(names.tolist())) for names in held_out) == 16
-    label_of, case_of = DATASET.table.of_patients("label"), DATASET.table.of_patients("case")
-    for name, label, case in zip(patients.patient.tolist(), patients.label.tolist(), patients.case.tolist(), strict=True):
-        assert (label, case) == (label_of[name], case_of[name])
+    label_of, patient_of = DATASET.table.of_slides("label"), DATASET.table.of_slides("patient")
+    for name, label, patient in zip(patients.slide.tolist(), patients.label.tolist(), patients.patient.tolist(), strict=True):
+        assert (label, patient) == (label_of[name], patient_of[name])
     for name in PREPARED.splits.test:
         assert not [path for path in study.rglob("*.json*") if name in path.read_text()]
         for path in study.rglob("*.npz"):
-            assert name not in arrays(path)["patient"].tolist()
+            assert name not in arrays(path)["slide"].tolist()
 
 
 def test_rows_are_those_of_the_development_table_so_that_no_two_outer_folds_share_an_image(trained):
@@ -112,7 +112,7 @@ def test_rows_are_those_of_the_development_table_so_that_no_two_outer_folds_shar
     for column, magnification in enumerate(judged.magnifications):
         there = judged.rows[:, column] != MISSING
         rows = judged.rows[there, column]
-        assert (DEVELOPMENT.table.patient[rows] == judged.patient[there]).all()
+        assert (DEVELOPMENT.table.slide[rows] == judged.slide[there]).all()
         assert (DEVELOPMENT.table.magnification[rows] == magnification).all()
     assert sorted(judged.rows.ravel().tolist()) == list(range(len(DEVELOPMENT.table)))
     image = judged.level("image")
@@ -143,7 +143,7 @@ def test_a_magnification_that_a_patient_lacks_is_missing_in_what_is_held_out(cop
 def test_the_report_judges_all_patients_together_and_each_outer_fold(trained):
     study, _ = trained
     judged, report = study_predictions(study), report_of(study)
-    assert (report["outer_folds"], report["patients"], report["cases"], report["synthetic"]) == (OUTER, 16, 16, False)
+    assert (report["outer_folds"], report["patients"], report["patients"], report["synthetic"]) == (OUTER, 16, 16, False)
     assert report["outer"] == pytest.approx(evaluate(judged.probability, judged.label, judged.patient))
     for number, metrics in enumerate(report["outer_by_fold"]):
         here = judged.fold == number
@@ -194,6 +194,6 @@ def test_the_table_fits_a_terminal_and_says_what_is_inner_and_outer(trained):
     report = report_of(study) | {"synthetic": True}
     print_nested(report, study, Console(file=out, width=80))
     text = out.getvalue()
-    assert "SYNTHETIC DATA" in text and "16 patients of 16 cases" in " ".join(text.split()) and "…" not in text
+    assert "SYNTHETIC DATA" in text and "16 patients" in " ".join(text.split()) and "…" not in text
     assert f"log_loss: outer {report['outer']['log_loss']:.3f} (by outer fold " in text
     assert f"inner, whose best epoch chose itself, {report['inner_mean']['log_loss']:.3f}" in text

@@ -26,10 +26,10 @@ def altered(dataset, **columns):
     return replace(dataset, table=replace(dataset.table, **columns))
 
 
-def strangers(cases=6, seed=7):
-    """Patients and cases of other names than the study's; every other one is malignant."""
-    dataset = feature_dataset(cases=cases, seed=seed)
-    other = {name: np.char.replace(getattr(dataset.table, name), "10", "90") for name in ("patient", "case")}
+def strangers(patients=6, seed=7):
+    """Patients and slides of other names than the study's; every other one is malignant."""
+    dataset = feature_dataset(patients=patients, seed=seed)
+    other = {name: np.char.replace(getattr(dataset.table, name), "10", "90") for name in ("slide", "patient")}
     return altered(dataset, **other)
 
 
@@ -75,19 +75,20 @@ def test_strangers_are_new(trained_study):
 def test_one_patient_of_the_study_among_new_ones_is_leakage_and_named(trained_study, part):
     known = splits().development()[0] if part == "trained on" else splits().test[0]
     dataset = strangers()
-    first = dataset.table.patients()[0]
-    patient = np.where(dataset.table.patient == first, known, dataset.table.patient)
-    with pytest.raises(LeakageError, match=rf"1 of 6 patients belong to study tiny \({known}\)"):
-        check_new(altered(dataset, patient=patient), trained_study)
+    first = dataset.table.slides()[0]
+    slide = np.where(dataset.table.slide == first, known, dataset.table.slide)
+    patient = dataset.table.of_slides("patient")[first]
+    with pytest.raises(LeakageError, match=rf"1 of 6 patients belong to study tiny \({patient}\)"):
+        check_new(altered(dataset, slide=slide), trained_study)
 
 
-def test_another_slide_of_a_case_that_was_trained_on_is_leakage(trained_study):
+def test_another_slide_of_a_patient_that_was_trained_on_is_leakage(trained_study):
     dataset = strangers()
-    first = dataset.table.patients()[0]
-    trained = DATASET.table.of_patients("case")[splits().development()[0]]
-    case = np.where(dataset.table.patient == first, trained, dataset.table.case)
-    with pytest.raises(LeakageError, match=str(first)):
-        check_new(altered(dataset, case=case), trained_study)
+    first = dataset.table.slides()[0]
+    trained = DATASET.table.of_slides("patient")[splits().development()[0]]
+    patient = np.where(dataset.table.slide == first, trained, dataset.table.patient)
+    with pytest.raises(LeakageError, match=rf"1 of 6 patients belong to study tiny \({trained}\)"):
+        check_new(altered(dataset, patient=patient), trained_study)
 
 
 def test_the_studys_own_data_are_refused_as_a_whole(trained_study):
@@ -100,11 +101,11 @@ def test_the_studys_own_data_are_refused_as_a_whole(trained_study):
 
 def test_images_at_other_magnifications_are_left_out_and_a_patient_who_has_no_others_is_named():
     dataset = replace(strangers(), skipped={"a.png": "damaged"})
-    only_400 = dataset.table.patients()[2]
+    only_400 = np.unique(dataset.table.patient)[2]
     dataset = dataset.select_rows((dataset.table.patient != only_400) | (dataset.table.magnification == 400))
     left = usable(dataset, (40, 200))
     assert set(left.table.magnification.tolist()) == {40, 200}
-    assert left.table.patients().tolist() == [name for name in strangers().table.patients().tolist() if name != only_400]
+    assert set(left.table.patient.tolist()) == set(strangers().table.patient.tolist()) - {only_400}
     assert left.skipped == {"a.png": "damaged", f"patient {only_400}": "no image at the study's magnifications 40,200"}
     assert len(left.features) == len(left.table)
 
@@ -127,19 +128,20 @@ def test_each_patient_has_one_row_with_mean_and_spread_of_the_fold_models(study,
     config = Config().with_values(chosen_trial(study).config)
     by_model, views, index = predict_ensemble(study / "models", config, dataset, CPU)
     rows = rows_of(study)
-    assert [row["patient"] for row in rows] == dataset.table.patients().tolist() and report["models"] == len(by_model) == 2
-    for number, row in enumerate(rows):
-        of_models = by_model[:, views.patient == number].mean(1)
+    assert [row["patient"] for row in rows] == np.unique(dataset.table.patient).tolist() and report["models"] == len(by_model) == 2
+    patient_of = dataset.table.of_slides("patient")
+    for row in rows:
+        (number,) = (n for n, slide in enumerate(index.slides.tolist()) if patient_of[slide] == row["patient"])
+        of_models = by_model[:, views.slide == number].mean(1)
         told = [float(row[column]) for column in ("probability", "sd", "lowest", "highest")]
         assert told == pytest.approx([of_models.mean(), np.std(of_models, ddof=1), of_models.min(), of_models.max()], abs=1e-6)
-        assert row["case"] == dataset.table.of_patients("case")[row["patient"]]
         assert row["label"] == ("malignant" if index.label[number] else "benign")
         assert [row[f"images_{m}X"] for m in MAGNIFICATIONS] == ["2"] * 4
     assert [[str(cell) for cell in row] for row in report["rows"]] == [list(row.values()) for row in rows]
 
 
 def test_calls_follow_one_half_and_the_threshold_of_the_studys_own_patients(study, predicted):
-    probabilities = sorted(row[4] for row in predicted(strangers())["rows"])
+    probabilities = sorted(row[3] for row in predicted(strangers())["rows"])
     middle = (probabilities[2] + probabilities[3]) / 2
     path = chosen_trial(study).folder / "predictions.npz"
     with np.load(path) as saved:
@@ -165,16 +167,29 @@ def test_a_label_changes_no_prediction(study, predicted):
 def test_a_patient_is_predicted_the_same_alone_and_in_company(study, predicted):
     dataset = strangers()
     together = predicted(dataset)["rows"][3]
-    assert predicted(dataset.select_patients(dataset.table.patients()[3:4].tolist()))["rows"] == [together]
+    assert predicted(dataset.select_rows(dataset.table.patient == together[0]))["rows"] == [together]
+
+
+def test_two_slides_of_a_patient_are_predicted_together(study, predicted):
+    dataset = strangers()
+    alone = {row[0]: row for row in predicted(dataset)["rows"]}
+    first, second = [slide for slide, label in dataset.table.of_slides("label").items() if label == 1][:2]
+    patient_of = dataset.table.of_slides("patient")
+    joined = np.where(dataset.table.slide == second, patient_of[first], dataset.table.patient)
+    rows = {row[0]: row for row in predicted(altered(dataset, patient=joined))["rows"]}
+    assert set(rows) == set(alone) - {patient_of[second]}
+    both = rows[patient_of[first]]
+    assert both[3] == pytest.approx((alone[patient_of[first]][3] + alone[patient_of[second]][3]) / 2, abs=1e-5)  # as many views each
+    assert both[-4:] == [4, 4, 4, 4]
 
 
 def test_a_patient_who_lacks_magnifications_is_predicted_from_the_others(study, predicted):
     dataset = strangers()
-    first = dataset.table.patients()[0]
+    first = np.unique(dataset.table.patient)[0]
     whole = predicted(dataset)["rows"]
     report = predicted(dataset.select_rows((dataset.table.patient != first) | (dataset.table.magnification == 200)))
     some = report["rows"]
-    assert some[0][-4:] == [0, 0, 2, 0] and 0 < some[0][4] < 1 and some[0][4] != whole[0][4]
+    assert some[0][-4:] == [0, 0, 2, 0] and 0 < some[0][3] < 1 and some[0][3] != whole[0][3]
     assert some[1:] == whole[1:]
     assert "1 of 6 patients lack a magnification" in shown(report)
 
@@ -188,7 +203,7 @@ def test_metrics_are_of_the_patients_with_a_label_where_these_are_of_both_classe
     assert bool(report["metrics"]) == judged and len(report["rows"]) == 6
     if judged:
         known = np.array(label) != UNKNOWN
-        probability, truth = np.array([row[4] for row in report["rows"]])[known], np.array(label)[known]
+        probability, truth = np.array([row[3] for row in report["rows"]])[known], np.array(label)[known]
         assert report["metrics"]["auc"]["value"] == pytest.approx(roc_auc_score(truth, probability))
         assert report["metrics"]["balanced_accuracy"]["value"] == pytest.approx(balanced_accuracy_score(truth, probability >= 0.5))
         assert report["metrics"]["auc"]["low"] <= report["metrics"]["auc"]["value"] <= report["metrics"]["auc"]["high"]
@@ -205,7 +220,7 @@ def shown(report, width=80):
 
 def test_the_table_names_everyone_and_what_was_left_out(predicted):
     report = predicted(replace(strangers(), skipped={"x/[bold]y.png": "not an image", "patient p": "no image"}))
-    text = shown(report)
+    text = " ".join(shown(report).split())
     assert "6 new patients (SYNTHETIC DATA), mean of 2 fold models of study tiny" in text and "…" not in text
     assert all(row[0] in text for row in report["rows"])
     assert "2 left out" in text and "x/[bold]y.png: not an image" in text and "patient p: no image" in text
@@ -218,7 +233,7 @@ def test_where_there_is_nothing_to_say_nothing_is_said(predicted):
 
 
 def test_many_patients_are_counted_and_all_of_them_are_in_the_file(study, predicted):
-    report = predicted(strangers(cases=23))
+    report = predicted(strangers(patients=23))
     text = shown(report)
     assert "… and 3 more" in text and report["rows"][19][0] in text and report["rows"][20][0] not in text
     assert len(rows_of(study)) == 23

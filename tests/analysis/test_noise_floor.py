@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from analysis.noise_floor import below_noise, cases_needed, expected_gain, repeat_spread
+from analysis.noise_floor import below_noise, expected_gain, patients_needed, repeat_spread
 
 
 def test_the_spread_by_seed_and_by_partition_by_hand():
@@ -26,11 +26,11 @@ def test_spread_finds_planted_variances():
     assert found.seed_sd == pytest.approx(0.1, rel=0.1) and found.partition_sd == pytest.approx(0.3, rel=0.1)
 
 
-def test_cases_needed_by_hand():
-    # (1.960 + 0.842)² = 7.849; error 0.02 of 30 cases for a difference of 0.01: 30 x 7.849 x 4 = 941.9
-    assert cases_needed(0.01, 0.02, 30) == cases_needed(-0.01, 0.02, 30) == 942
-    assert cases_needed(1.0, 1e-6, 30) == 1
-    assert cases_needed(0.0, 0.02, 30) is None and cases_needed(float("nan"), 0.02, 30) is None
+def test_patients_needed_by_hand():
+    # (1.960 + 0.842)² = 7.849; error 0.02 of 30 patients for a difference of 0.01: 30 x 7.849 x 4 = 941.9
+    assert patients_needed(0.01, 0.02, 30) == patients_needed(-0.01, 0.02, 30) == 942
+    assert patients_needed(1.0, 1e-6, 30) == 1
+    assert patients_needed(0.0, 0.02, 30) is None and patients_needed(float("nan"), 0.02, 30) is None
 
 
 @pytest.mark.parametrize(("draw", "most"), [("exponential", 1.2), ("normal", 2.0)])

@@ -1,4 +1,4 @@
-"""Metrics are scikit-learn's, no number where they are not defined, and their intervals take the case as the unit."""
+"""Metrics are scikit-learn's, no number where they are not defined, and their intervals take the patient as the unit."""
 
 import math
 
@@ -12,29 +12,29 @@ from analysis.performance import (
     average_precision,
     by_fold,
     decision_metrics,
-    patient_recognition_rate,
     performance,
     performance_intervals,
     quantiles,
+    recognition_rate,
 )
 from analysis.predictions import Level
 
 
-def level(probability, label, patient=None, case=None, fold=None) -> Level:
-    """A level of images; each is a patient of its own unless told."""
+def level(probability, label, patient=None, fold=None) -> Level:
+    """A level of images; each is a patient and a slide of its own unless told."""
     probability, label = np.asarray(probability, dtype=float), np.asarray(label)
     patient = np.arange(len(label)) if patient is None else np.asarray(patient)
     fold = np.zeros(len(label), dtype=int) if fold is None else np.asarray(fold)
-    return Level(probability, label, patient, patient if case is None else np.asarray(case), fold, np.full(len(label), 40))
+    return Level(probability, label, patient, patient, fold, np.full(len(label), 40))
 
 
-def random_level(seed: int, cases: int = 20, images: int = 3, malignant: int | None = None) -> Level:
-    """Each case is one patient with so many images; probabilities of one decimal, so that there are ties."""
+def random_level(seed: int, patients: int = 20, images: int = 3, malignant: int | None = None) -> Level:
+    """Each patient has one slide with so many images; probabilities of one decimal, so that there are ties."""
     rng = np.random.default_rng(seed)
-    label = np.repeat(np.arange(cases) < (cases // 2 if malignant is None else malignant), images).astype(int)
-    case = np.repeat(np.arange(cases), images)
-    probability = np.clip(0.4 + 0.2 * label + rng.normal(0, 0.2, cases)[case] + rng.normal(0, 0.1, len(case)), 0, 1).round(1)
-    return level(probability, label, case, case, case % 4)
+    label = np.repeat(np.arange(patients) < (patients // 2 if malignant is None else malignant), images).astype(int)
+    patient = np.repeat(np.arange(patients), images)
+    probability = np.clip(0.4 + 0.2 * label + rng.normal(0, 0.2, patients)[patient] + rng.normal(0, 0.1, len(patient)), 0, 1).round(1)
+    return level(probability, label, patient, patient % 4)
 
 
 # values --------------------------------------------------------------------------------------------------------------
@@ -59,7 +59,7 @@ def test_every_metric_is_that_of_scikit_learn(seed, threshold):
         "brier": reference.brier_score_loss(label, probability),
     }
     values = performance(found, threshold)
-    assert set(values) == set(NAMES) == set(expected) | {"calibration_error", "patient_recognition_rate"}
+    assert set(values) == set(NAMES) == set(expected) | {"calibration_error", "recognition_rate"}
     assert {name: values[name] for name in expected} == pytest.approx(expected)
 
 
@@ -96,13 +96,15 @@ def test_curves_of_one_class_have_no_area(label):
     assert math.isnan(values["auc"]) and math.isnan(values["pr_auc"])
 
 
-def test_the_recognition_rate_is_the_mean_of_the_patients_shares():
-    patient = np.array(["a"] * 4 + ["b"] + ["c"] * 2)  # 3 of 4 right, 1 of 1, 0 of 2
+def test_the_recognition_rate_is_the_mean_of_the_slides_shares():
+    slide = np.array(["a"] * 4 + ["b"] + ["c"] * 2)  # 3 of 4 right, 1 of 1, 0 of 2
     label = np.array([1, 1, 1, 1, 0, 0, 0])
     decision = np.array([True, True, False, True, False, True, True])
-    assert patient_recognition_rate(decision, label, patient) == pytest.approx((3 / 4 + 1 + 0) / 3)
+    assert recognition_rate(decision, label, slide) == pytest.approx((3 / 4 + 1 + 0) / 3)
     order = np.random.default_rng(0).permutation(7)
-    assert patient_recognition_rate(decision[order], label[order], patient[order]) == pytest.approx(7 / 12)
+    assert recognition_rate(decision[order], label[order], slide[order]) == pytest.approx(7 / 12)
+    images = level(decision * 0.8 + 0.1, label, patient=["p"] * 7)._replace(slide=slide)
+    assert performance(images)["recognition_rate"] == pytest.approx(7 / 12)  # whatever patients the slides are of
 
 
 def test_each_fold_is_judged_by_its_own_predictions():
@@ -138,7 +140,7 @@ def test_more_confidence_is_a_wider_interval():
     assert wide.low < narrow.low < narrow.high < wide.high
 
 
-def test_ten_times_the_images_of_the_same_cases_do_not_narrow_an_interval():
+def test_ten_times_the_images_of_the_same_patients_do_not_narrow_an_interval():
     few = random_level(0)
     many = few.select(np.tile(np.arange(len(few.label)), 10))
     once, repeated = intervals(few), intervals(many)
@@ -146,15 +148,15 @@ def test_ten_times_the_images_of_the_same_cases_do_not_narrow_an_interval():
         assert repeated[name] == pytest.approx(once[name])
 
 
-def test_no_resample_loses_a_class_or_changes_its_share_of_cases():
-    cases = random_level(0, cases=12, malignant=1)
-    found = intervals(cases._replace(probability=np.full(len(cases.label), 0.1)), count=50)  # all are called benign
+def test_no_resample_loses_a_class_or_changes_its_share_of_patients():
+    patients = random_level(0, patients=12, malignant=1)
+    found = intervals(patients._replace(probability=np.full(len(patients.label), 0.1)), count=50)  # all are called benign
     assert found["accuracy"] == pytest.approx((11 / 12,) * 3) and found["sensitivity"] == (0, 0, 0)
 
 
-def test_a_case_drawn_twice_is_two_patients():
-    found = intervals(random_level(0, cases=12, images=1), count=50)
-    assert found["patient_recognition_rate"] == pytest.approx(found["accuracy"])  # which takes each image drawn as another one
+def test_a_patient_drawn_twice_is_two_patients():
+    found = intervals(random_level(0, patients=12, images=1), count=50)
+    assert found["recognition_rate"] == pytest.approx(found["accuracy"])  # which takes each image drawn as another one
     assert found["accuracy"].low < found["accuracy"].high
 
 

@@ -25,13 +25,13 @@ REFERENCE = {
 
 
 def made_up(folds, silent=None):
-    """Three views of each of six cases a fold, every other malignant; in fold `silent` nothing is called malignant."""
+    """Three views of each of six patients a fold, every other malignant; in fold `silent` nothing is called malignant."""
     rng = np.random.default_rng(0)
-    case = np.repeat(np.arange(6 * folds), 3)
-    label, fold = case % 2, case // 2 % folds
-    probability = np.where(fold == silent, 0.4, 1.0) * np.clip(0.5 + 0.3 * (2 * label - 1) + 0.3 * rng.normal(size=len(case)), 0.01, 0.99)
-    names = np.array([f"p{c:03d}" for c in case])
-    rows = np.arange(len(case))[:, None]
+    patient = np.repeat(np.arange(6 * folds), 3)
+    label, fold = patient % 2, patient // 2 % folds
+    probability = np.where(fold == silent, 0.4, 1.0) * np.clip(0.5 + 0.3 * (2 * label - 1) + 0.3 * rng.normal(size=len(patient)), 0.01, 0.99)
+    names = np.array([f"p{c:03d}" for c in patient])
+    rows = np.arange(len(patient))[:, None]
     return Predictions(probability, label, names, names, names, fold, rows, (200,))
 
 
@@ -71,7 +71,7 @@ def test_each_fold_and_all_of_them_are_judged_by_their_own_predictions(real, lev
         assert row["sd"] == pytest.approx(abs(folds[0] - folds[1]) / np.sqrt(2))
         assert row["pooled"]["value"] == pytest.approx(reference(units.label, units.probability))
         assert row["pooled"]["low"] <= row["pooled"]["value"] <= row["pooled"]["high"]
-    assert found["levels"][level]["units"] == len(units.label) and found["levels"][level]["cases"] == 8
+    assert found["levels"][level]["units"] == len(units.label) and found["levels"][level]["patients"] == 8
 
 
 def test_a_fold_without_a_number_is_left_out_of_mean_and_sd_and_has_a_dash(tmp_path):
@@ -110,7 +110,7 @@ def test_a_reader_of_the_table_alone_knows_what_it_shows(real):
     auc = found["levels"]["patient"]["metrics"]["auc"]
     for suffix in (".md", ".tex"):
         text = (study / "results" / f"performance{suffix}").read_text()
-        assert "SYNTHETIC DATA" in text and "8 patients of 8 cases" in text and "50 resamples" in text and "0.5" in text
+        assert "SYNTHETIC DATA" in text and "8 patients" in text and "50 resamples" in text and "0.5" in text
         assert f"{auc['pooled']['value']:.3f}" in text and all(f"fold {n}" in text for n in (1, 2))
         assert text.count("PR-AUC") == len(LEVELS)
 

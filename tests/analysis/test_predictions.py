@@ -1,6 +1,7 @@
 """One set of out-of-fold predictions, seen as images, views and patients."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,12 +12,12 @@ from data.views import MISSING
 from mmnet.metrics import evaluate
 from mmnet.records import read_trial, write_status
 
-# patient a, fold 1: images 0 and 1 at 40X, 2 at 100X; b, fold 0: image 3 at 40X; c, fold 1: image 4 at 100X
+# slide a, fold 1: images 0 and 1 at 40X, 2 at 100X; b, fold 0: image 3 at 40X; c, fold 1: image 4 at 100X
 HAND = Predictions(
     probability=np.array([0.9, 0.2, 0.6, 0.1]),
     label=np.array([0, 1, 1, 0]),
-    patient=np.array(["b", "a", "a", "c"]),
-    case=np.array(["1", "2", "2", "3"]),
+    slide=np.array(["b", "a", "a", "c"]),
+    patient=np.array(["1", "2", "2", "3"]),
     subtype=np.array(["A", "DC", "DC", "F"]),
     fold=np.array([0, 1, 1, 1]),
     rows=np.array([[3, MISSING], [0, 2], [1, 2], [MISSING, 4]]),
@@ -28,8 +29,8 @@ def test_an_image_has_the_mean_of_the_views_that_show_it_and_missing_cells_count
     image = HAND.level("image")  # by row of the table: 0 to 4
     np.testing.assert_allclose(image.probability, [0.2, 0.6, 0.4, 0.9, 0.1])
     assert image.label.tolist() == [1, 1, 1, 0, 0]
-    assert image.patient.tolist() == ["a", "a", "a", "b", "c"]
-    assert image.case.tolist() == ["2", "2", "2", "1", "3"]
+    assert image.slide.tolist() == ["a", "a", "a", "b", "c"]
+    assert image.patient.tolist() == ["2", "2", "2", "1", "3"]
     assert image.fold.tolist() == [1, 1, 1, 0, 1]
     assert image.magnification.tolist() == [40, 40, 100, 40, 100]
 
@@ -48,10 +49,35 @@ def test_a_view_has_what_the_network_said():
 
 def test_a_patient_has_the_mean_of_its_views():
     patient = HAND.level("patient")
-    assert patient.patient.tolist() == ["a", "b", "c"]
-    np.testing.assert_allclose(patient.probability, [0.4, 0.9, 0.1])
-    assert (patient.label.tolist(), patient.case.tolist(), patient.fold.tolist()) == ([1, 0, 0], ["2", "1", "3"], [1, 0, 1])
+    assert patient.patient.tolist() == ["1", "2", "3"]
+    np.testing.assert_allclose(patient.probability, [0.9, 0.4, 0.1])
+    assert (patient.label.tolist(), patient.slide.tolist(), patient.fold.tolist()) == ([0, 1, 0], ["b", "a", "c"], [0, 1, 1])
     assert not patient.magnification.any()
+
+
+def test_two_slides_of_a_patient_are_one_unit_and_a_patient_of_two_classes_two():
+    one = replace(HAND, patient=np.array(["1", "2", "2", "1"])).level("patient")
+    assert one.patient.tolist() == ["1", "2"] and one.probability.tolist() == pytest.approx([0.5, 0.4])
+    both = replace(HAND, patient=np.array(["2", "2", "2", "3"])).level("patient")
+    assert both.patient.tolist() == ["2", "2", "3"] and both.label.tolist() == [0, 1, 0]
+    assert both.probability.tolist() == pytest.approx([0.9, 0.4, 0.1])
+
+
+def test_a_patient_drawn_twice_is_two_patients_whose_slides_are_two_each():
+    drawn = HAND.level("view").drawn(np.array([1, 2, 1, 2]), np.array([0, 0, 1, 1]))
+    assert drawn.patient.tolist() == [0, 0, 1, 1] and drawn.probability.tolist() == [0.2, 0.6, 0.2, 0.6]
+    assert drawn.slide[0] == drawn.slide[1] != drawn.slide[2] == drawn.slide[3]
+
+
+def test_files_of_earlier_versions_that_call_a_patient_case_are_read(study):
+    path = study / "trials" / "0001" / "predictions.npz"
+    now = trial_predictions(read_trial(path.parent))
+    with np.load(path) as saved:
+        columns = {name: saved[name] for name in saved.files}
+    slide, patient = columns.pop("slide"), columns.pop("patient")
+    np.savez(path, **columns, patient=slide, case=patient)
+    before = trial_predictions(read_trial(path.parent))
+    assert before.slide.tolist() == now.slide.tolist() and before.patient.tolist() == now.patient.tolist()
 
 
 @pytest.mark.parametrize("name", LEVELS)

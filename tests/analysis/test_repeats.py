@@ -51,7 +51,7 @@ def test_a_sealed_patient_is_in_no_repeat(trained):
     study, _ = trained
     development = set(PREPARED.splits.development())
     for record in read_trials(study):
-        assert set(trial_predictions(record).patient.tolist()) == development
+        assert set(trial_predictions(record).slide.tolist()) == development
 
 
 def test_repeats_on_record_keep_their_partition_and_it_is_held_against_the_data(trained, tmp_path):
@@ -59,7 +59,7 @@ def test_repeats_on_record_keep_their_partition_and_it_is_held_against_the_data(
     turned = about | {"repeats": [about["repeats"][2], *about["repeats"][1:]]}
     more = planned_repeats(StudyFolder(tmp_path, CONFIG, "nowhere", "main", turned), PREPARED, 7)
     assert more[0].splits.folds == more[2].splits.folds and len(more) == 7
-    sealed = Prepared(DATASET, PREPARED.splits)
+    sealed = Prepared(DATASET, PREPARED.splits, CONFIG)
     leaking = about["repeats"][0] | {
         "folds": [[*about["repeats"][0]["folds"][0], about["repeats"][0]["folds"][1][0]], *about["repeats"][0]["folds"][1:]]
     }
@@ -93,6 +93,6 @@ def test_the_table_fits_a_terminal_and_says_when_there_are_too_few(trained, coun
     shown = report | {"synthetic": True, "repeats": report["repeats"][:count]}
     print_repeats(shown, study, Console(file=out, width=80))
     text = out.getvalue()
-    assert "SYNTHETIC DATA" in text and "16 patients of 16 cases" in " ".join(text.split()) and "…" not in text
+    assert "SYNTHETIC DATA" in text and "16 patients" in " ".join(text.split()) and "…" not in text
     assert ("2 repeats differ in the seed only" in text) == (count == 2)
     assert "sd by split" in text and "sealed test stays closed" in text

@@ -25,7 +25,7 @@ from analysis.sections.patients import patient_rows, worst_images
 from data.errors import InputError
 from mmnet.records import read_trial, read_trials, write_json, write_status
 from tests.analysis.browser import CHROMIUM, ask
-from tests.analysis.studies import DATASET, development, splits
+from tests.analysis.studies import DATASET, development, patients_of, splits
 from tests.analysis.trust_record import NOT_READY, made_up_trust
 
 EVIL = "</script><script>alert(1)</script>"
@@ -113,20 +113,20 @@ def test_text_of_the_data_is_never_markup(study, trust):
 def test_a_sealed_patient_is_nowhere(written):
     text = (written / "report.html").read_text() + (written / "MODEL_CARD.md").read_text()
     text += "".join(path.read_text() for path in (written / "results" / "report").iterdir())
-    assert not any(patient in text for patient in splits().test)
-    assert all(patient in text for patient in splits().development())
+    assert not any(re.search(rf"\b{name}\b", text) for name in (*splits().test, *patients_of(splits().test)))
+    assert all(patient in text for patient in patients_of(splits().development()))
 
 
 def test_the_sealed_test_is_shown_as_a_whole_once_it_was_opened(study, trust):
-    assert "4 patients are sealed. They have not been opened" in report_page(read_material(study, trust))
+    assert "4 slides are sealed. They have not been opened" in report_page(read_material(study, trust))
     opened = {
         "opened": "2026-01-02T03:04:05+0000",
-        "cases": 4,
+        "slides": 4,
         "fingerprint": "f",
         "fold_models": 2,
         "views": 8,
         "synthetic": True,
-        "patients": [{"patient": name} for name in splits().test],
+        "patients": [{"patient": name} for name in patients_of(splits().test)],
         "metrics": {"patient_auc": {"value": 0.75, "low": 0.5, "high": 1.0}},
         "interval": "made up",
     }
@@ -134,7 +134,7 @@ def test_the_sealed_test_is_shown_as_a_whole_once_it_was_opened(study, trust):
     write_page(study, trust)
     for name in ("report.html", "MODEL_CARD.md"):
         text = (study / name).read_text()
-        assert "2026-01-02" in text and "0.750 (0.50–1.00)" in text and not any(patient in text for patient in splits().test)
+        assert "2026-01-02" in text and "0.750 (0.50–1.00)" in text and not any(slide in text for slide in splits().test)
     write_json(study / "results" / "sealed_test.json", [opened, opened | {"opened": "2026-05-06T07:08:09+0000"}])
     write_page(study, trust)
     for name in ("report.html", "MODEL_CARD.md"):
@@ -145,9 +145,9 @@ def test_the_sealed_test_is_shown_as_a_whole_once_it_was_opened(study, trust):
 def test_pixels_of_sealed_patients_or_of_another_data_set_are_out_of_reach(trained_study, trust):
     whole = replace(DATASET, images=np.arange(len(DATASET.table), dtype=np.uint8)[:, None, None, None], features=None)
     pixels = read_material(trained_study, trust, whole).pixels
-    assert pixels is not None and set(pixels.patient.tolist()) == set(splits().development())
-    shown = [int(pixels.tile(row)[0, 0, 0]) for row in range(len(pixels.patient))]
-    assert DATASET.table.patient[shown].tolist() == development().table.patient.tolist()  # each row shows the patient it names
+    assert pixels is not None and set(pixels.slide.tolist()) == set(splits().development())
+    shown = [int(pixels.tile(row)[0, 0, 0]) for row in range(len(pixels.slide))]
+    assert DATASET.table.slide[shown].tolist() == development().table.slide.tolist()  # each row shows the slide it names
     assert read_material(trained_study, trust, replace(whole, fingerprint="other")).pixels is None
 
 
@@ -155,9 +155,9 @@ def test_thumbnails_are_those_of_the_worst_patients(material, written):
     assert "data:image/jpeg" not in report_page(replace(material, pixels=None))
     table, judged, text = development().table, material.judged.predictions, (written / "report.html").read_text()
     gallery = text[text.index('<div class="gallery">') :].split("</section>")[0]
-    cases = re.findall(r"<figure>(.*?)<figcaption>(.*?):", gallery, re.S)
-    assert [name for _, name in cases] == [row[0] for row in patient_rows(material.judged)]
-    for pictures, name in cases:
+    patients = re.findall(r"<figure>(.*?)<figcaption>(.*?):", gallery, re.S)
+    assert [name for _, name in patients] == [row[0] for row in patient_rows(material.judged)]
+    for pictures, name in patients:
         tiles = re.findall(r'alt="(\d+)X image of ([^,]+),[^"]*" src="data:image/jpeg;base64,([^"]*)"', pictures)
         rows = [round(float(np.asarray(Image.open(io.BytesIO(base64.b64decode(jpeg)))).mean()) / 3) for _, _, jpeg in tiles]
         views = np.flatnonzero(judged.patient == name)
@@ -248,13 +248,13 @@ def redealt(material, folds):
 
 
 LEAKS = {
-    "every patient stands in one part only": lambda m: redealt(m, lambda folds: [[*folds[0], splits().test[0]], folds[1]]),
-    "1 cases stand in two parts (12)": lambda m: replace(m, about=m.about | {"case_leaks": {"12": ["fold 1", "test"]}}),
-    "no prediction of the search is of a sealed patient": lambda m: leaked(m, "patient", lambda _: splits().test[0]),
-    "every patient was judged by the network of one fold": lambda m: leaked(m, "fold", lambda p: 1 - p.fold[0]),
+    "every slide stands in one part only": lambda m: redealt(m, lambda folds: [[*folds[0], splits().test[0]], folds[1]]),
+    "1 patients stand in two parts (12)": lambda m: replace(m, about=m.about | {"patient_leaks": {"12": ["fold 1", "test"]}}),
+    "no prediction of the search is of a sealed slide": lambda m: leaked(m, "slide", lambda _: splits().test[0]),
+    "every slide was evaluated by the network of one fold": lambda m: leaked(m, "fold", lambda p: 1 - p.fold[0]),
     "the folds of the predictions are those that": lambda m: redealt(m, lambda folds: folds[::-1]),
-    "every case has one class": lambda m: leaked(m, "label", lambda p: 1 - p.label[0]),
-    "every image belongs to one patient": lambda m: leaked(m, "rows", lambda p: p.rows[p.patient != p.patient[0]][0]),
+    "every slide has one class": lambda m: leaked(m, "label", lambda p: 1 - p.label[0]),
+    "every image belongs to one slide": lambda m: leaked(m, "rows", lambda p: p.rows[p.slide != p.slide[0]][0]),
 }
 
 

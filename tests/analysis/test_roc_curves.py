@@ -1,4 +1,4 @@
-"""Curves by hand and against scikit-learn, areas that are those of the table, bands over cases."""
+"""Curves by hand and against scikit-learn, areas that are those of the table, bands over patients."""
 
 import copy
 import csv
@@ -52,17 +52,17 @@ def written(trained_study, tmp_path_factory):
 
 
 def noisy(count=80, seed=0, digits=2):
-    """Predictions with ties, of 20 cases."""
+    """Predictions with ties, of 20 patients."""
     rng = np.random.default_rng(seed)
-    case = np.arange(count) % 20
-    label = (case % 2).astype(int)
+    patient = np.arange(count) % 20
+    label = (patient % 2).astype(int)
     probability = np.clip(0.4 + 0.2 * label + rng.normal(0, 0.25, count), 0, 1).round(digits)
-    names = np.array([f"c{number:02d}" for number in case])
-    return Level(probability, label, names, names, case % 3, np.where(np.arange(count) < count // 2, 40, 400))
+    names = np.array([f"c{number:02d}" for number in patient])
+    return Level(probability, label, names, names, patient % 3, np.where(np.arange(count) < count // 2, 40, 400))
 
 
 def draws_of(level, count=200):
-    return [rows for rows, _ in resamples(level.label, level.case, count, np.random.default_rng(0))]
+    return [rows for rows, _ in resamples(level.label, level.patient, count, np.random.default_rng(0))]
 
 
 def test_roc_points_by_hand():
@@ -170,9 +170,9 @@ def test_a_magnification_is_the_curve_of_its_images_and_needs_both_classes():
     assert "400X" not in level_curves(only_malignant, np.random.default_rng(0))
 
 
-def test_a_magnification_is_resampled_by_the_cases_drawn_of_all_images():
+def test_a_magnification_is_resampled_by_the_patients_drawn_of_all_images():
     level, areas = noisy(), []
-    for rows, _ in resamples(level.label, level.case, 40, np.random.default_rng(0)):
+    for rows, _ in resamples(level.label, level.patient, 40, np.random.default_rng(0)):
         rows = rows[level.magnification[rows] == 400]
         areas.append(auc(level.probability[rows], level.label[rows]))
     found = level_curves(level, np.random.default_rng(0))["400X"]["roc"].area

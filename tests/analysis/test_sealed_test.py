@@ -15,7 +15,7 @@ from data.errors import InputError
 from mmnet.config import load_config
 from mmnet.metrics import evaluate
 from mmnet.predict import predict_ensemble
-from tests.analysis.studies import DATASET, splits
+from tests.analysis.studies import DATASET, patients_of, splits
 from tests.mmnet.tiny import CPU
 
 
@@ -46,19 +46,22 @@ def opened(opened_once, tmp_path):
 
 def test_it_judges_the_sealed_patients_and_nobody_else(opened):
     study, config, result = opened
-    assert [row["patient"] for row in result["patients"]] == sorted(splits().test)
-    by_model, views, index = predict_ensemble(study / "models", config, DATASET.select_patients(splits().test), CPU)
+    assert [row["patient"] for row in result["patients"]] == sorted(patients_of(splits().test))
+    by_model, views, index = predict_ensemble(study / "models", config, DATASET.select_slides(splits().test), CPU)
     probability = by_model.mean(0)
-    expected = evaluate(probability, index.label[views.patient], index.patients[views.patient])
+    slide_of = {patient: slide for slide, patient in DATASET.table.of_slides("patient").items()}  # each has one
+    expected = evaluate(probability, index.label[views.slide], index.slides[views.slide])
     for name, interval in result["metrics"].items():
         assert interval["value"] == expected[name]
         assert interval["low"] <= interval["value"] <= interval["high"]
     for single, metrics in zip(by_model, result["fold_models"], strict=True):
-        of_one = evaluate(single, index.label[views.patient], index.patients[views.patient])
+        of_one = evaluate(single, index.label[views.slide], index.slides[views.slide])
         assert metrics == {name: of_one[name] for name in metrics} and set(metrics) == set(result["metrics"])
-    assert result["views"] == len(probability) and result["cases"] == 4 and result["fingerprint"] == DATASET.fingerprint
+    assert result["views"] == len(probability) and result["slides"] == 4 and result["fingerprint"] == DATASET.fingerprint
     np.testing.assert_allclose(
-        [row["probability"] for row in result["patients"]], [probability[views.patient == n].mean() for n in range(4)], atol=1e-6
+        [row["probability"] for row in result["patients"]],
+        [probability[views.slide == index.slides.tolist().index(slide_of[row["patient"]])].mean() for row in result["patients"]],
+        atol=1e-6,
     )
 
 
@@ -122,5 +125,5 @@ def shown(study, openings, new) -> str:
 def test_the_table_says_what_was_judged_and_that_it_was_opened_before(opened):
     study, _, result = opened
     text = shown(study, [result], False)
-    assert "4 patients of 4 cases (2 malignant), 8 views" in text
+    assert "4 patients (2 malignant), 8 views" in text
     assert f"opened on {result['opened']}" in text and f"{result['metrics']['patient_auc']['value']:.3f}" in text

@@ -23,8 +23,8 @@ from tests.mmnet.tiny import CPU, deal, feature_dataset
 FUSED = Predictions(
     probability=np.array([0.6, 0.7, 0.8, 0.1, 0.2]),
     label=np.array([1, 1, 1, 0, 0]),
-    patient=np.array(["a", "a", "a", "b", "b"]),
-    case=np.array(["1", "1", "1", "2", "2"]),
+    slide=np.array(["a", "a", "a", "b", "b"]),
+    patient=np.array(["1", "1", "1", "2", "2"]),
     subtype=np.array(["DC", "DC", "DC", "A", "A"]),
     fold=np.array([0, 0, 0, 1, 1]),
     rows=np.array([[0, 3], [1, 3], [2, 3], [MISSING, 4], [MISSING, 5]]),
@@ -57,7 +57,7 @@ def test_both_are_judged_on_the_views_that_both_can_see(few_resamples):
     rng = np.random.default_rng(0)
     patient = np.repeat([f"p{n}" for n in range(8)], 3)
     label = np.repeat(np.arange(8) % 2, 3)
-    fused = replace(FUSED, probability=rng.random(24), label=label, patient=patient, case=patient)
+    fused = replace(FUSED, probability=rng.random(24), label=label, slide=patient, patient=patient)
     other = np.where(patient == "p3", np.nan, rng.random(24))
     row = compare(fused, other, "40X alone", rng)
     seen = patient != "p3"
@@ -80,8 +80,8 @@ def trained(tmp_path_factory):
     """A fused network and those of 40X and 400X, of 8 patients one of whom has no image at 400X. Read only."""
     study = tmp_path_factory.mktemp("single")
     dataset = feature_dataset()
-    lacking = dataset.table.patients()[0]
-    dataset = dataset.select_rows((dataset.table.patient != lacking) | (dataset.table.magnification != 400))
+    lacking = dataset.table.slides()[0]
+    dataset = dataset.select_rows((dataset.table.slide != lacking) | (dataset.table.magnification != 400))
     for number, params in ((0, {}), (1, {"data.magnifications": (40,)}), (4, {"data.magnifications": (400,)})):
         config = CONFIG.with_values(params | {"optim.epochs": 2})
         writer = TrialWriter(study / "trials" / f"{number:04d}", number, params, config)
@@ -91,7 +91,7 @@ def trained(tmp_path_factory):
         writer.status("done", "")
     (study / "results").mkdir()
     (study / "study.json").write_text(json.dumps({"format": 2, "config": config.to_dict(), "data": {"synthetic": True}}))
-    return study, lacking
+    return study, dataset.table.of_slides("patient")[lacking]
 
 
 def test_a_trained_single_network_speaks_of_the_same_images_as_the_fused_one(trained):

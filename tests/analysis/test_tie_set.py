@@ -3,19 +3,19 @@
 import numpy as np
 import pytest
 
-from analysis.bootstrap import draw_cases, jackknife_weights
+from analysis.bootstrap import draw_patients, jackknife_weights
 from analysis.tie_set import Paired, paired, stopped_p_value, tie_p_values
 
 STRATA = np.repeat([0, 1], 20)
 
 
 def scores_of(loss: np.ndarray, mode: str = "min") -> Paired:
-    """From losses (C, 40) of cases: the mean over two classes of 20."""
+    """From losses (C, 40) of patients: the mean over two classes of 20."""
 
     def score(weights):
         return sum(loss[:, c] @ weights[:, c].T / weights[:, c].sum(1) for c in (slice(0, 20), slice(20, 40))) / 2
 
-    weights = draw_cases(STRATA, 1000, np.random.default_rng(0))
+    weights = draw_patients(STRATA, 1000, np.random.default_rng(0))
     return paired(score(np.ones((1, 40)))[:, 0], score(weights), score(jackknife_weights(40)), STRATA, mode)
 
 

@@ -40,7 +40,7 @@ def test_the_file_holds_what_is_returned_and_is_written_again_with_the_same_numb
 def test_counts_and_naive_scores_are_those_of_the_records(report):
     found, study = report
     assert found["trials"] == {"all": 5, "used": 3, "done": 2, "stopped": 1, "failed": 2, "running": 0}
-    assert found["winner"]["trial"] == "0001" and found["cases"] == 8
+    assert found["winner"]["trial"] == "0001" and found["patients"] == 8
     best = read_trials(study)[1].best
     assert found["winner"]["epoch"] == best["epoch"]
     for name in METRICS:
@@ -68,7 +68,7 @@ def test_the_answer_is_four_sentences_the_last_of_which_is_the_mean_of_the_best_
     print_trust(found, Console(file=out, width=200))
     assert len(found["sentences"]) == 4 and all(sentence in out.getvalue() for sentence in found["sentences"])
     assert f"the mean of trials 0001, 0000 and 0002 (python main.py --config {study / FOLDER})" in found["sentences"][-1]
-    assert "SYNTHETIC DATA" in out.getvalue() and "only 4 benign cases" in out.getvalue() and "not enough trials" in out.getvalue()
+    assert "SYNTHETIC DATA" in out.getvalue() and "only 4 benign patients" in out.getvalue() and "not enough trials" in out.getvalue()
 
 
 def test_a_study_without_predictions_says_so(study):

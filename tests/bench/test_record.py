@@ -17,22 +17,22 @@ from search_spaces import get_space
 from tests.mmnet.tiny import deal, feature_dataset, tiny_config
 
 BASE = tiny_config(
-    {"data.magnifications": (200,), "model.frozen": True, "model.pooled": True, "optim.epochs": 2, "sampling.views_per_patient": 1}
+    {"data.magnifications": (200,), "model.frozen": True, "model.pooled": True, "optim.epochs": 2, "sampling.views_per_slide": 1}
 )
 QUIET = Console(quiet=True)
 
 
 def pooled():
-    dataset = feature_dataset(cases=8).select_magnifications((200,))
-    return replace(dataset, features=dataset.features.mean((2, 3), keepdims=True))
+    dataset = feature_dataset(8).select_magnifications((200,))
+    return replace(dataset, features=np.asarray(dataset.features).mean((2, 3), keepdims=True))
 
 
 @pytest.fixture
 def plan():
     dataset = projected(pooled(), 4, seed=0)
-    names = dataset.table.patients().tolist()
+    names = dataset.table.slides().tolist()
     first = [name for name in names if int(name[-1]) in (1, 2, 5, 6)]
-    other = Splits((tuple(first), tuple(name for name in names if name not in first)), (), "case", "by hand")
+    other = Splits((tuple(first), tuple(name for name in names if name not in first)), (), "patient", "by hand")
     return Plan(BASE, get_space("full", BASE), dataset, deal(dataset), other, channels=4)
 
 
@@ -90,11 +90,11 @@ def test_what_cannot_be_trained_is_left_out_and_not_tried_again(plan, tmp_path, 
 def test_views_stand_in_the_order_of_the_table_whatever_the_partition(plan, tmp_path):
     record.record(plan, tmp_path / "table.npz", 1, QUIET)
     table = arrays(tmp_path / "table.npz")
-    assert (table["slide"] == plan.dataset.table.patient).all() and (table["case"] == plan.dataset.table.case).all()
+    assert (table["slide"] == plan.dataset.table.slide).all() and (table["patient"] == plan.dataset.table.patient).all()
     assert (table["label"] == plan.dataset.table.label).all()
     for name, splits in (("fold", plan.splits), ("fold_replicate", plan.other_splits)):
         fold_of = splits.fold_of()
-        assert table[name].tolist() == [fold_of[patient] for patient in plan.dataset.table.patient.tolist()]
+        assert table[name].tolist() == [fold_of[slide] for slide in plan.dataset.table.slide.tolist()]
 
 
 def test_a_probability_belongs_to_its_view(plan):

@@ -137,8 +137,8 @@ def an_unreadable_folder(root, patch):
     return write_tree(root)
 
 
-@bad(f"2 bad file(s): {NAMES[0]} (exact duplicate of {NAMES[3]}, which belongs to another case), {NAMES[3]} (exact duplicate of {NAMES[0]}")
-def one_image_in_two_cases(root, patch):
+@bad(f"2 bad file(s): {NAMES[0]} (exact duplicate of {NAMES[3]}, which belongs to another patient), {NAMES[3]} (exact duplicate of {NAMES[0]}")
+def one_image_in_two_patients(root, patch):
     shutil.copy(write_tree(root) / NAMES[0], root / NAMES[3])
     return root
 
@@ -150,18 +150,18 @@ def many_bad_files(root, patch):
     return root
 
 
-@bad("case 1001 stands under both classes: expected exactly one label each")
-def a_case_under_both_classes(root, patch):
+@bad("patient 1001 stands under more than one class: expected exactly one each")
+def a_patient_under_both_classes(root, patch):
     return write_tree(root, (*NAMES, "SOB_M_DC-14-1001CD-40-001.png"))
 
 
-@bad("patient anna stands under both classes: expected exactly one label each", "the manifest")
-def a_patient_under_both_classes(root, patch):
+@bad("slide anna stands under more than one class: expected exactly one each", "the manifest", "--set data.mixed_labels=true")
+def a_slide_under_both_classes(root, patch):
     return _manifest(root, "a.png,anna,0,40", "b.png,anna,1,40")
 
 
-@bad("patient anna stands under more than one case: expected exactly one case each")
-def a_patient_under_two_cases(root, patch):
+@bad("slide anna stands under more than one patient: expected exactly one each")
+def a_slide_under_two_patients(root, patch):
     return _manifest(root, "a.png,anna,0,40,1", "b.png,anna,0,40,2", columns="path,patient,label,magnification,case")
 
 
@@ -179,11 +179,6 @@ def an_empty_manifest(root, patch):
 @bad("manifest {root}/own.csv: lists no image")
 def a_manifest_of_nothing(root, patch):
     return _manifest(root)
-
-
-@bad("manifest {root}/own.csv: label maybe, perhaps: expected two classes of which one is known as positive; say which, as --positive maybe")
-def a_manifest_with_labels_that_say_nothing(root, patch):
-    return _manifest(root, "a.png,anna,perhaps,40", "b.png,berta,maybe,40")
 
 
 @bad("manifest {root}/own.csv, line 2: magnification 'high': expected a number such as 40")
@@ -550,7 +545,7 @@ def test_a_member_that_lies_about_its_size_is_not_unpacked_beyond_it(tmp_path, o
 
 
 @pytest.mark.parametrize(
-    ("name", "message"), [("SOB_M_DC-14-1001-40-001.png", "case 1001 stands under both classes"), ("holiday.png", "holiday.png")]
+    ("name", "message"), [("SOB_M_DC-14-1001-40-001.png", "patient 1001 stands under more than one class"), ("holiday.png", "holiday.png")]
 )
 def test_what_the_names_tell_is_found_before_anything_is_decoded(tmp_path, name, message):
     with pytest.raises(DataError, match=message):
@@ -564,7 +559,7 @@ def test_a_table_of_nothing_is_an_error():
 
 # --- splits ----------------------------------------------------------------------------------------------------------
 
-# three cases a class; case 1 has two slide folders
+# three patients a class; patient 1 has two slide folders
 TABLE = table_of(*slides("B_A-14-1", "B_A-14-1CD", "B_A-14-2", "B_A-14-3", "M_DC-14-4", "M_DC-14-5", "M_DC-14-6"))
 B1, B1CD, B2, B3 = (f"SOB_B_A_14-{slide}" for slide in ("1", "1CD", "2", "3"))
 M4, M5, M6 = (f"SOB_M_DC_14-{number}" for number in (4, 5, 6))
@@ -573,18 +568,18 @@ M4, M5, M6 = (f"SOB_M_DC_14-{number}" for number in (4, 5, 6))
 @pytest.mark.parametrize(
     ("content", "kind", "message"),
     [
-        ({"folds": [[B1, B1CD, M4, M5, M6], [B2, B3]]}, DataError, "fold 2 holds one class only (2 patients); expected benign and"),
-        ({"folds": [[B1, B1CD, M4, M5], [B2, M6]], "test": [B3]}, DataError, "test holds one class only (1 patients)"),
-        ({"folds": [[B1, B1CD, M4, M5], [B2, B3, M6], []]}, DataError, "fold 3 holds one class only (0 patients)"),
+        ({"folds": [[B1, B1CD, M4, M5, M6], [B2, B3]]}, DataError, "fold 2 (2 slides) holds no slide of class malignant; expected every class"),
+        ({"folds": [[B1, B1CD, M4, M5], [B2, M6]], "test": [B3]}, DataError, "test (1 slides) holds no slide of class malignant"),
+        ({"folds": [[B1, B1CD, M4, M5], [B2, B3, M6], []]}, DataError, "fold 3 (0 slides) holds no slide of class benign, malignant"),
         ({"folds": [[B1, B1CD, B2, B3, M4, M5, M6]]}, DataError, "1 folds; expected at least 2"),
-        ({"folds": [[B1, B2, M4], [B1CD, B3, M5, M6]]}, LeakageError, "case 1 (fold 1, fold 2) on both sides; keep each case in one part"),
-        ({"folds": [[B1, M4], [B2, M5]], "test": [B1CD, B3, M6]}, LeakageError, "case 1 (fold 1, test) on both sides"),
-        ({"folds": [[B1, B2, M4], [B1CD, B3, M5, M6]], "grouping": "Case"}, DataError, "grouping 'Case': expected one of case, slide"),
-        ({"folds": [[B1, B1CD, B2, M4], [B2, B3, M5, M6]]}, LeakageError, f"{B2} listed more than once; expected every patient in"),
+        ({"folds": [[B1, B2, M4], [B1CD, B3, M5, M6]]}, LeakageError, "patient 1 (fold 1, fold 2) on both sides; keep each patient in one part"),
+        ({"folds": [[B1, M4], [B2, M5]], "test": [B1CD, B3, M6]}, LeakageError, "patient 1 (fold 1, test) on both sides"),
+        ({"folds": [[B1, B2, M4], [B1CD, B3, M5, M6]], "grouping": "Patient"}, DataError, "grouping 'Patient': expected one of patient, slide"),
+        ({"folds": [[B1, B1CD, B2, M4], [B2, B3, M5, M6]]}, LeakageError, f"{B2} listed more than once; expected every slide in"),
         ({"folds": [[B1, B1CD, M4, M5], [B2, M6]], "test": [M4, B3]}, LeakageError, f"{M4} listed more than once"),
         ({"folds": [[B1, B1CD, M4], [B2, M5]]}, DataError, f"do not fit the data: not in the splits: [{B3}, {M6}], not in the data: []"),
         ({"folds": [["anna", "berta"], ["carla", "dora"]]}, DataError, "not in the data: [anna, berta, carla, dora]; use the data"),
-        ({"test": [B1]}, DataError, 'expected JSON {"folds": [[patient, …], …], "test": [patient, …], "grouping": "case"}, a table'),
+        ({"test": [B1]}, DataError, 'expected JSON {"folds": [[patient, …], …], "test": [patient, …], "grouping": "patient"}, a table'),
         ([B1, M4], DataError, "expected JSON"),
         ({"folds": 5}, DataError, "expected JSON"),
     ],
@@ -593,7 +588,7 @@ def test_bad_splits_are_one_error_that_names_the_offenders(tmp_path, content, ki
     path = tmp_path / "splits.json"
     path.write_text(json.dumps(content))
     with pytest.raises(InputError) as caught:
-        build_splits(TABLE, str(path), folds=2, test_fraction=0.0, grouping="case", seed=0)
+        build_splits(TABLE, str(path), folds=2, test_fraction=0.0, grouping="patient", seed=0)
     assert type(caught.value) is kind
     assert message in str(caught.value)
     assert str(path) in str(caught.value)
@@ -611,24 +606,24 @@ def test_bad_splits_are_one_error_that_names_the_offenders(tmp_path, content, ki
 )
 def test_a_splits_source_that_cannot_be_used_is_an_error(source, message):
     with pytest.raises(DataError, match=re.escape(message)):
-        build_splits(TABLE, source, folds=2, test_fraction=0.0, grouping="case", seed=0)
+        build_splits(TABLE, source, folds=2, test_fraction=0.0, grouping="patient", seed=0)
 
 
 def test_splits_that_are_not_json_are_an_error(tmp_path):
     (tmp_path / "splits.json").write_bytes(b"\xff not json")
     with pytest.raises(DataError, match=f"splits {tmp_path}/splits.json: expected JSON"):
-        build_splits(TABLE, str(tmp_path / "splits.json"), folds=2, test_fraction=0.0, grouping="case", seed=0)
+        build_splits(TABLE, str(tmp_path / "splits.json"), folds=2, test_fraction=0.0, grouping="patient", seed=0)
 
 
 @pytest.mark.parametrize(
     ("folds", "test_fraction", "grouping", "message"),
     [
-        (4, 0.0, "case", "3 benign cases for 4 folds: expected at least 4, so that both classes stand in every part; lower --folds"),
-        (3, 0.3, "case", "3 benign cases for 3 folds and a sealed test: expected at least 4"),
-        (4, 0.0, "slide", "3 malignant slides for 4 folds: expected at least 4"),
-        (2, 0.6, "case", "1 benign cases are left for 2 folds after 4 are sealed: expected at least one a fold; lower --folds"),
-        (2, 0.89, "case", "left for 2 folds after 4 are sealed"),
-        (2, 0.0, "hospital", "grouping 'hospital': expected one of case, slide"),
+        (4, 0.0, "patient", "3 patients of class benign for 4 folds: expected at least 4, so that every class stands in every part; lower --folds"),
+        (3, 0.3, "patient", "3 patients of class benign for 3 folds and a sealed test: expected at least 4"),
+        (4, 0.0, "slide", "3 slides of class malignant for 4 folds: expected at least 4"),
+        (2, 0.6, "patient", "1 patients of class benign for 2 folds after 4 are sealed: expected at least 2, so that every class stands in every part; lower --folds"),
+        (2, 0.89, "patient", "patients of class benign for 2 folds after 4 are sealed"),
+        (2, 0.0, "hospital", "grouping 'hospital': expected one of patient, slide"),
     ],
 )
 def test_too_few_patients_for_the_splits_asked_are_an_error(folds, test_fraction, grouping, message):
@@ -638,12 +633,12 @@ def test_too_few_patients_for_the_splits_asked_are_an_error(folds, test_fraction
 
 def test_a_sealed_test_too_small_for_both_classes_is_an_error():
     table = table_of(*slides(*(f"B_A-14-{number}" for number in range(1, 4)), *(f"M_DC-14-{number}" for number in range(4, 31))))
-    with pytest.raises(DataError, match="no benign case among the 2 that --test-fraction 0.05 seals: expected both classes"):
-        make_splits(table, folds=2, test_fraction=0.05, grouping="case", seed=0)
+    with pytest.raises(DataError, match="no patient of class benign among the 2 that --test-fraction 0.05 seals: expected all classes"):
+        make_splits(table, folds=2, test_fraction=0.05, grouping="patient", seed=0)
 
 
-@pytest.mark.parametrize(("folds", "test_fraction", "grouping"), [(3, 0.0, "case"), (3, 0.0, "slide"), (2, 0.3, "case")])
-def test_just_enough_patients_for_the_splits_asked_are_enough(folds, test_fraction, grouping):
+@pytest.mark.parametrize(("folds", "test_fraction", "grouping"), [(3, 0.0, "patient"), (3, 0.0, "slide"), (2, 0.3, "patient")])
+def test_just_enough_slides_for_the_splits_asked_are_enough(folds, test_fraction, grouping):
     splits = make_splits(TABLE, folds=folds, test_fraction=test_fraction, grouping=grouping, seed=0)
     check_splits(splits, TABLE)
     assert len(splits.folds) == folds and bool(splits.test) == bool(test_fraction)

@@ -22,20 +22,27 @@ def dataset():
 def test_rows_keep_their_pixels_and_features(dataset, rows):
     kept = dataset.select_rows(np.array(rows))
     assert kept.table.path.tolist() == [dataset.table.path[row] for row in rows]
-    assert kept.images[:, 0, 0, 0].tolist() == rows and kept.features.ravel().tolist() == rows
+    assert np.asarray(kept.images)[:, 0, 0, 0].tolist() == rows and np.asarray(kept.features).ravel().tolist() == rows
+    assert kept.images.shape == (len(rows), 2, 2, 3) and kept.images.nbytes == 12 * len(rows) and kept.images.dtype == np.uint8
+
+
+def test_a_selection_of_a_selection_reads_the_rows_that_are_left_and_copies_none(dataset):
+    kept = dataset.select_rows(np.array([2, 0, 1])).select_rows(np.array([False, True, True]))
+    assert kept.images[:][:, 0, 0, 0].tolist() == [0, 1] and kept.images[1][0, 0, 0] == 1
+    assert kept.images.array is dataset.images
 
 
 def test_a_mask_selects_as_its_indices_do(dataset):
-    assert dataset.select_rows(np.array([False, True, True])).images[:, 0, 0, 0].tolist() == [1, 2]
+    assert np.asarray(dataset.select_rows(np.array([False, True, True])).images)[:, 0, 0, 0].tolist() == [1, 2]
 
 
 def test_selecting_everything_copies_nothing(dataset):
     assert dataset.select_rows(np.ones(3, dtype=bool)) is dataset
 
 
-def test_patients_left_out_are_gone(dataset):
-    kept = dataset.select_patients(("SOB_M_DC_14-1002",))
-    assert kept.table.patients().tolist() == ["SOB_M_DC_14-1002"] and len(kept.images) == 1
+def test_slides_left_out_are_gone(dataset):
+    kept = dataset.select_slides(("SOB_M_DC_14-1002",))
+    assert kept.table.slides().tolist() == ["SOB_M_DC_14-1002"] and len(kept.images) == 1
 
 
 def test_magnifications_left_out_are_gone(dataset):

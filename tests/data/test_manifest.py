@@ -5,7 +5,8 @@ import unicodedata
 import pytest
 
 from data.errors import DataError
-from data.manifest import read_manifest
+from data.labels import POSITIVE
+from data.manifest import MOST_OTHERS, read_manifest
 from data.table import build_table
 from tests.data.trees import write_png
 
@@ -49,7 +50,8 @@ def rows(tmp_path, text, encoding="utf-8", **more):
 def test_it_is_read_as_the_plain_one(tmp_path, spoilt):
     if "age" in (text := spoilt(PLAIN)):
         text = text.replace(',age,"x, y"', ",age", 1)
-    assert rows(tmp_path, text) == rows(tmp_path, PLAIN)
+    found = {path: (*row[:5], row[5].casefold() in POSITIVE) for path, row in rows(tmp_path, text).items()}
+    assert found == {path: (*row[:5], row[5] == "malignant") for path, row in rows(tmp_path, PLAIN).items()}
 
 
 @pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "cp1252"])
@@ -63,14 +65,22 @@ def test_one_person_in_two_forms_of_unicode_is_one(tmp_path):
 
 
 def test_persons_that_differ_in_capitals_or_blanks_only_are_told(tmp_path):
-    _, notes = read(tmp_path, PLAIN.replace("carla", "Ber ta"))
+    _, _, notes = read(tmp_path, PLAIN.replace("carla", "Ber ta"))
     assert notes == ["patients that differ only in capitals or blanks are taken for different ones: Ber ta = berta"]
 
 
-def test_columns_that_are_not_used_and_a_magnification_that_nobody_says_are_told(tmp_path):
-    found, notes = read(tmp_path, "path,patient,label,age\na.png,anna,0,50\nb.png,berta,1,60\n")
+def test_other_columns_are_kept_and_a_magnification_that_nobody_says_is_told(tmp_path):
+    found, kept, notes = read(tmp_path, "path,patient,label,age, Site\na.png,anna,0, 50,A\nb.png,berta,1,60,\n")
     assert {row[1] for row in found.values()} == {1}
-    assert notes == ["other columns of the manifest are not used: age", "no column magnification: all images are taken for one, 1X"]
+    assert kept == {"age": {"a.png": "50", "b.png": "60"}, "site": {"a.png": "A", "b.png": ""}}
+    assert notes == ["no column magnification: all images are taken for one"]
+
+
+def test_of_very_many_other_columns_the_first_are_kept_and_the_others_named(tmp_path):
+    names = [f"c{number}" for number in range(MOST_OTHERS + 2)]
+    _, kept, notes = read(tmp_path, f"path,patient,label,magnification,{','.join(names)}\na.png,anna,0,40{',x' * len(names)}\n")
+    assert list(kept) == names[:MOST_OTHERS]
+    assert notes == [f"other columns of the manifest are not kept beyond the first {MOST_OTHERS}: {names[-2]}, {names[-1]}"]
 
 
 def test_a_patient_is_a_person_and_a_slide_a_part_of_them(tmp_path):
@@ -88,37 +98,20 @@ def test_numbers_stay_the_text_that_they_are(tmp_path):
     assert [row[3] for row in found.values()] == ["007", "007", "7", "1e5"]
 
 
-@pytest.mark.parametrize(
-    ("labels", "positive"),
-    [(("normal", "tumor"), 1), (("malignant", "benign"), 0), (("healthy", "whatever"), 1), (("stage 1", "invasive"), 1)],
-)
-def test_which_class_is_positive_follows_from_the_names_and_is_told(tmp_path, labels, positive):
-    text = PLAIN.replace(",0,", f",{labels[0]},").replace(",1,", f",{labels[1]},")
-    found, notes = read(tmp_path, text)
-    assert [row[5] for row in found.values()] == [1 - positive, 1 - positive, positive, positive]
-    assert notes == ([] if "benign" in labels else [f"label {labels[positive]} is positive, {labels[1 - positive]} negative"])
+def test_spellings_of_a_class_that_differ_in_capitals_are_one(tmp_path):
+    found = rows(tmp_path, PLAIN.replace("a.png,anna,0", "a.png,anna,Left").replace(",0,", ",left,").replace(",1,", ",RIGHT,"))
+    assert [row[5] for row in found.values()] == ["Left", "Left", "RIGHT", "RIGHT"]
 
 
-def test_or_is_asked_for_and_given(tmp_path):
-    text = PLAIN.replace(",0,", ",left,").replace(",1,", ",right,")
-    with pytest.raises(DataError, match="label left, right: expected two classes of which one is known as positive; say which, as --positive left"):
-        read(tmp_path, text)
-    assert [row[5] for row in rows(tmp_path, text, positive="Left").values()] == [1, 1, 0, 0]
-    with pytest.raises(DataError, match="data.positive = 'up': the manifest .* has the labels left, right; name one of them"):
-        read(tmp_path, text, positive="up")
-
-
-def test_of_more_than_two_classes_some_may_be_positive(tmp_path):
-    text = PLAIN.replace("d.png,carla,1", "d.png,carla,2")
-    with pytest.raises(DataError, match="3 classes .0, 1, 2.: two can be trained so far; say --positive 0 for one against the rest"):
-        read(tmp_path, text)
-    assert [row[5] for row in rows(tmp_path, text, positive="1,2").values()] == [0, 0, 1, 1]
+def test_three_classes_are_three_names(tmp_path):
+    found = rows(tmp_path, PLAIN.replace("d.png,carla,1", "d.png,carla,2"))
+    assert [row[5] for row in found.values()] == ["0", "0", "1", "2"]
 
 
 @pytest.mark.parametrize("unknown", ["", "NA", "unknown", "-1", "nan"])
 def test_new_patients_need_no_label(tmp_path, unknown):
     text = PLAIN.replace(",0,", f",{unknown},").replace("carla,1", f"carla,{unknown}")
-    assert [row[5] for row in rows(tmp_path, text, labelled=False).values()] == [-1, -1, 1, -1]
+    assert [row[5] for row in rows(tmp_path, text, labelled=False).values()] == ["", "", "malignant", ""]
     with pytest.raises(DataError, match="line 2: label .*: expected a class for every image"):
         read(tmp_path, text)
 
@@ -161,5 +154,5 @@ def test_a_name_that_no_disk_can_hold_is_a_bad_file(tmp_path):
 
 def test_the_slides_of_a_manifest_are_checked_as_those_of_a_tree(tmp_path):
     found = rows(tmp_path, "path,patient,slide,label\na.png,anna,1,0\nb.png,berta,1,1\n")
-    with pytest.raises(DataError, match="patient 1 stands under both classes"):
+    with pytest.raises(DataError, match="slide 1 stands under more than one class"):
         build_table(list(found.values()))

@@ -63,10 +63,10 @@ def _as_tar(tree, place):
 
 
 def _as_manifest(tree, place):
-    lines = ["path,patient,label,magnification,case,subtype"]
+    lines = ["path,slide,label,magnification,patient,subtype"]
     for file in tree.rglob("*.png"):
-        path, magnification, patient, case, subtype, label = breakhis_row(file.relative_to(place).as_posix())
-        lines.append(f"{path},{patient},{label},{magnification}X,{case},{subtype}")
+        path, magnification, slide, patient, subtype, label = breakhis_row(file.relative_to(place).as_posix())
+        lines.append(f"{path},{slide},{label},{magnification}X,{patient},{subtype}")
     (place / "data.csv").write_text("\n".join(lines))
     return place / "data.csv"
 
@@ -80,7 +80,7 @@ def test_every_source_of_the_same_images_is_the_same_data_set(tmp_path, other):
     tree = write_tree(tmp_path / "tree")
     one, two = load_dataset(tree, 32), load_dataset(other(tree, tmp_path), 32)
     assert one.fingerprint == two.fingerprint
-    assert one.table.patient.tolist() == two.table.patient.tolist()
+    assert one.table.slide.tolist() == two.table.slide.tolist()
     np.testing.assert_array_equal(one.images, two.images)
 
 
@@ -142,11 +142,11 @@ def test_a_touched_file_is_checked_again_but_is_the_same_data(tmp_path, own_cach
 @pytest.mark.parametrize(
     ("name", "same_name"),
     [
-        ("SOB_B_A-14-1001CD-40-001.png", False),  # another patient
+        ("SOB_B_A-14-1001CD-40-001.png", False),  # another slide
         ("SOB_B_A-14-1001-100-001.png", False),  # magnification
         ("SOB_M_DC-14-1001-40-001.png", False),  # label
-        ("SOB_B_F-14-1001-40-001.png", False),  # subtype, of which a patient has one
-        ("SOB_B_A-14-1001-40-009.png", True),  # place among the images of the patient
+        ("SOB_B_F-14-1001-40-001.png", False),  # subtype, of which a slide has one
+        ("SOB_B_A-14-1001-40-009.png", True),  # place among the images of the slide
     ],
 )
 def test_another_name_is_another_data_set_and_what_it_says_of_the_image_other_contents(tmp_path, name, same_name):
@@ -157,19 +157,19 @@ def test_another_name_is_another_data_set_and_what_it_says_of_the_image_other_co
     assert not same_data(before, after) and same_images(before, after) == same_name
 
 
-@pytest.mark.parametrize(("column", "same_name"), [("case", False), ("subtype", True)])
+@pytest.mark.parametrize(("column", "same_name"), [("patient", False), ("subtype", True)])
 def test_a_manifest_that_says_something_else_of_an_image_is_another_data_set(tmp_path, column, same_name):
     write_tree(tmp_path / "tree")
     found = []
     for value in ("one", "other"):
         lines = [f"tree/{name},p{number},{number % 2},40,{value}{number}" for number, name in enumerate(NAMES)]
-        (tmp_path / "own.csv").write_text("\n".join([f"path,patient,label,magnification,{column}", *lines]))
+        (tmp_path / "own.csv").write_text("\n".join([f"path,{'slide' if column == 'patient' else 'patient'},label,magnification,{column}", *lines]))
         found.append(load_dataset(tmp_path / "own.csv", 32).fingerprint)
     assert not same_data(*found) and same_images(*found) == same_name
 
 
-def test_two_images_of_a_patient_that_change_names_are_another_data_set_with_other_features(tmp_path, own_cache):
-    """Every view of the patient is another one then, and features of before would stand under the wrong names."""
+def test_two_images_of_a_slide_that_change_names_are_another_data_set_with_other_features(tmp_path, own_cache):
+    """Every view of the slide is another one then, and features of before would stand under the wrong names."""
     names = [f"SOB_B_A-14-1001-40-00{number}.png" for number in (1, 2)]
     tree = write_tree(tmp_path, [*names, "SOB_M_DC-14-2001-40-001.png"])
     before = load_dataset(tree, 32)
@@ -242,27 +242,27 @@ def test_a_skipping_load_does_not_excuse_a_strict_one(tmp_path):
         load_dataset(tree, 32, "error")
 
 
-def test_copies_within_a_patient_are_kept_once(tmp_path):
+def test_copies_within_a_slide_are_kept_once(tmp_path):
     tree = write_tree(tmp_path)
     shutil.copytree(tree, tree / "BreaKHis_v1")
     shutil.copy(tree / NAMES[0], tree / NAMES[0].replace("-001.png", "-002.png"))
     assert len(load_dataset(tree, 32).table) == 4
 
 
-def test_a_copy_in_another_folder_of_the_case_stays_once_in_each(tmp_path):
+def test_a_copy_in_another_folder_of_the_patient_stays_once_in_each(tmp_path):
     tree = write_tree(tmp_path)
     sister = NAMES[0].replace("1001", "1001CD")
     shutil.copy(tree / NAMES[0], tree / sister)
     shutil.copytree(tree, tree / "BreaKHis_v1")
-    assert sorted(load_dataset(tree, 32).table.patient)[:2] == ["SOB_B_A_14-1001", "SOB_B_A_14-1001CD"]
+    assert sorted(load_dataset(tree, 32).table.slide)[:2] == ["SOB_B_A_14-1001", "SOB_B_A_14-1001CD"]
     assert len(load_dataset(tree, 32).table) == 5
 
 
-def test_a_copy_across_cases_is_nobodys_image(tmp_path):
+def test_a_copy_across_patients_is_nobodys_image(tmp_path):
     tree = write_tree(tmp_path)
     shutil.copy(tree / NAMES[0], tree / NAMES[1])
     shutil.copy(tree / NAMES[0], tree / NAMES[0].replace("-40-", "-100-"))
-    with pytest.raises(DataError, match=rf"3 bad file\(s\).*{NAMES[0]} \(exact duplicate of {NAMES[1]}, which belongs to another case\)"):
+    with pytest.raises(DataError, match=rf"3 bad file\(s\).*{NAMES[0]} \(exact duplicate of {NAMES[1]}, which belongs to another patient\)"):
         load_dataset(tree, 32)
     assert sorted(load_dataset(tree, 32, "skip").table.path) == sorted(NAMES[2:])
 
@@ -270,7 +270,7 @@ def test_a_copy_across_cases_is_nobodys_image(tmp_path):
 def test_a_copy_is_seen_by_its_pixels_also_in_another_format(tmp_path):
     tree = write_tree(tmp_path)
     Image.open(tree / NAMES[0]).save(tree / NAMES[1].replace(".png", ".tif"))
-    with pytest.raises(DataError, match=r"2 bad file\(s\).*which belongs to another case"):
+    with pytest.raises(DataError, match=r"2 bad file\(s\).*which belongs to another patient"):
         load_dataset(tree, 32)
 
 
@@ -472,6 +472,6 @@ def test_a_disk_that_fills_up_while_writing_says_so_and_leaves_nothing(tmp_path,
 def test_real_tiles_load_and_are_not_synthetic(real_dataset):
     assert real_dataset.images.shape == (len(real_dataset.table), 64, 64, 3)
     assert len(real_dataset.table) == 610 and set(real_dataset.table.magnification.tolist()) == {200}
-    assert real_dataset.table.counts()["patients"] == 35
+    assert real_dataset.table.counts()["slides"] == 35
     assert not real_dataset.synthetic
     assert real_dataset.images.reshape(610, -1).std(1).min() > 5  # every tile shows something

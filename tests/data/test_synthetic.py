@@ -15,21 +15,21 @@ from data.synthetic import best_auc, default_synthetic, generate
 from data.table import build_table
 
 KNOWLEDGE = {40: 0.9, 100: 0.0, 200: 0.5, 400: 0.7}
-CASES = 300
+PATIENTS = 300
 
 
 @pytest.fixture(scope="module")
 def many(tmp_path_factory):
-    """300 cases with one small image a magnification."""
-    return generate(tmp_path_factory.mktemp("many"), cases=CASES, images=1, size=32, seed=1, knowledge=KNOWLEDGE)
+    """300 patients with one small image a magnification."""
+    return generate(tmp_path_factory.mktemp("many"), patients=PATIENTS, images=1, size=32, seed=1, knowledge=KNOWLEDGE)
 
 
 @pytest.fixture(scope="module")
 def truth(many):
     """(labels (C,), {magnification: evidence (C,)}) as written."""
-    cases = json.loads((many / SYNTHETIC_MARKER).read_text())["cases"]
-    labels = np.array([case["label"] for case in cases.values()])
-    return labels, {m: np.array([case["evidence"][str(m)] for case in cases.values()]) for m in KNOWLEDGE}
+    patients = json.loads((many / SYNTHETIC_MARKER).read_text())["patients"]
+    labels = np.array([patient["label"] for patient in patients.values()])
+    return labels, {m: np.array([patient["evidence"][str(m)] for patient in patients.values()]) for m in KNOWLEDGE}
 
 
 def sampling_error(auc, labels):
@@ -43,21 +43,21 @@ def test_layout_and_names_are_those_of_breakhis(synthetic_root):
     files = sorted(synthetic_root.rglob("*.png"))
     for file in files:
         name = parse(file.name)
-        kind = "malignant" if name.label else "benign"
-        folder = f"BreaKHis_v1/histology_slides/breast/{kind}/SOB/{SUBTYPES[name.subtype]}/{name.patient}/{name.magnification}X"
+        kind = name.kind
+        folder = f"BreaKHis_v1/histology_slides/breast/{kind}/SOB/{SUBTYPES[name.subtype]}/{name.slide}/{name.magnification}X"
         assert file.parent.relative_to(synthetic_root).as_posix() == folder
-        assert (name.subtype in BENIGN) == (not name.label)
-    slides = 12 + 12 // 5  # every fifth case has two
+        assert (name.subtype in BENIGN) == (name.kind == "benign")
+    slides = 12 + 12 // 5  # every fifth patient has two
     assert len(files) == slides * 4 * 3
 
 
-def test_the_truth_is_written_for_every_case(synthetic_root):
+def test_the_truth_is_written_for_every_patient(synthetic_root):
     marker = json.loads((synthetic_root / SYNTHETIC_MARKER).read_text())
-    label_of = {name.case: name.label for name in map(parse, (file.name for file in synthetic_root.rglob("*.png")))}
+    label_of = {name.patient: int(name.kind == "malignant") for name in map(parse, (file.name for file in synthetic_root.rglob("*.png")))}
     assert marker["synthetic"] is True and marker["seed"] == 0
-    assert {case: truth["label"] for case, truth in marker["cases"].items()} == label_of
+    assert {patient: truth["label"] for patient, truth in marker["patients"].items()} == label_of
     assert sum(label_of.values()) == round(0.6 * 12)
-    assert all(set(truth["evidence"]) == {"40", "100", "200", "400"} for truth in marker["cases"].values())
+    assert all(set(truth["evidence"]) == {"40", "100", "200", "400"} for truth in marker["patients"].values())
 
 
 def test_a_loaded_synthetic_data_set_says_that_it_is_synthetic(synthetic_root, own_cache):
@@ -67,7 +67,7 @@ def test_a_loaded_synthetic_data_set_says_that_it_is_synthetic(synthetic_root, o
 
 def test_the_same_seed_gives_the_same_bytes_and_another_seed_others(tmp_path):
     def contents(name, seed):
-        root = generate(tmp_path / name, cases=4, images=1, size=32, seed=seed)
+        root = generate(tmp_path / name, patients=4, images=1, size=32, seed=seed)
         return {file.relative_to(root): file.read_bytes() for file in root.rglob("*.*") if file.is_file()}
 
     first = contents("first", 3)
@@ -83,7 +83,7 @@ def test_the_default_data_set_is_generated_once(monkeypatch):
     rows, problems = open_source(root).rows()
     assert not problems
     counts = build_table(list(rows.values())).counts()
-    assert (counts["cases"], counts["patients"], counts["images"]) == (40, 48, 48 * 4 * 6)
+    assert (counts["patients"], counts["slides"], counts["images"]) == (40, 48, 48 * 4 * 6)
 
 
 def test_best_auc_is_that_of_two_normal_distributions():
@@ -93,7 +93,7 @@ def test_best_auc_is_that_of_two_normal_distributions():
 
 
 @pytest.mark.parametrize("magnification", [40, 200, 400])
-def test_the_evidence_of_a_magnification_ranks_cases_as_promised(truth, magnification):
+def test_the_evidence_of_a_magnification_ranks_patients_as_promised(truth, magnification):
     labels, evidence = truth
     promised = best_auc({magnification: KNOWLEDGE[magnification]})
     assert abs(roc_auc_score(labels, evidence[magnification]) - promised) < sampling_error(promised, labels)
@@ -104,7 +104,7 @@ def test_a_magnification_without_knowledge_ranks_by_chance(truth):
     assert abs(roc_auc_score(labels, evidence[100]) - 0.5) < sampling_error(0.5, labels)
 
 
-def test_all_evidence_together_ranks_cases_as_promised_and_better_than_any_alone(truth, many):
+def test_all_evidence_together_ranks_patients_as_promised_and_better_than_any_alone(truth, many):
     labels, evidence = truth
     together = roc_auc_score(labels, sum(k * evidence[m] for m, k in KNOWLEDGE.items()))
     promised = json.loads((many / SYNTHETIC_MARKER).read_text())["best_auc"]
@@ -119,12 +119,12 @@ def test_images_show_the_evidence(many, truth):
     density = -np.log(np.clip(dataset.images[..., 0].astype(float), 1, None) / 255).mean((1, 2))  # red: absorbed by nuclei
     for magnification, planted in evidence.items():
         rows = dataset.table.magnification == magnification
-        shown = planted[dataset.table.case[rows].astype(int) - 10001]
+        shown = planted[dataset.table.patient[rows].astype(int) - 10001]
         assert np.corrcoef(density[rows], shown)[0, 1] > 0.75
 
 
-def test_unknown_magnifications_and_too_few_cases_are_errors(tmp_path):
-    with pytest.raises(DataError, match=r"knowledge of \[40, 50\]; expected at least 4 cases and 40, 100, 200, 400"):
-        generate(tmp_path, cases=8, images=1, size=32, seed=0, knowledge={40: 1.0, 50: 1.0})
-    with pytest.raises(DataError, match="3 cases with .* expected at least 4"):
-        generate(tmp_path, cases=3, images=1, size=32, seed=0)
+def test_unknown_magnifications_and_too_few_patients_are_errors(tmp_path):
+    with pytest.raises(DataError, match=r"knowledge of \[40, 50\]; expected at least 4 patients and 40, 100, 200, 400"):
+        generate(tmp_path, patients=8, images=1, size=32, seed=0, knowledge={40: 1.0, 50: 1.0})
+    with pytest.raises(DataError, match="3 patients with .* expected at least 4"):
+        generate(tmp_path, patients=3, images=1, size=32, seed=0)

@@ -39,9 +39,9 @@ def table_of(*names: str) -> PatientTable:
     return build_table([breakhis_row(name) for name in names])
 
 
-def slides(*patients: str) -> list[str]:
+def slides(*slides: str) -> list[str]:
     """One 40X file name of each slide, given as `B_A-14-1001` (class, subtype, year, slide id)."""
-    return [f"SOB_{patient}-40-001.png" for patient in patients]
+    return [f"SOB_{slide}-40-001.png" for slide in slides]
 
 
 def forged_png(width: int, height: int) -> bytes:

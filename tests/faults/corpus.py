@@ -19,7 +19,7 @@ DO = (
     "add|ask|check|choose|correct|download|free|give|go on|keep|leave|let|lower|make|move|name|pass|put|raise|remove|repair|restore|resume|run|"
     "save|say|see|set|start|train|unpack|use|wait"
 )
-WHAT = "data|its?|them|these|those|that|this|the|an?|another|one|each|some|less|again|for|with|out|away|python|imagenet"
+WHAT = "data|its?|them|these|those|that|this|the|an?|another|one|two|each|some|less|again|for|with|out|away|python|imagenet"
 REMEDY = re.compile(
     rf"[;:,(] +(expected [-\w]|did you mean \w|({DO})( or ({DO}))? +(--\w|[\w/]+\.(py|yaml)\b|[A-Z]+_[A-Z]+|timm:|({WHAT})\b)"
     r"|[\w. -]+ --help says what is expected$)"

@@ -34,7 +34,7 @@ def write(file: str, content: str | bytes, root: Path) -> None:
 
 
 def manifest(first: str, root: Path, columns: str = COLUMNS, others: tuple[str, ...] = GOOD[1:]) -> None:
-    for number in range(6):
+    for number in range(len(others) + 1):
         write_png(root / f"{number}.png", number)
     write("own.csv", "\n".join([columns, first, *others]), root)
 
@@ -43,7 +43,7 @@ for name, first, *words in (
     ("a magnification of 30 digits", f"0.png,p,0,{'9' * 30}", "line 2: magnification '999", "expected a number such as 40"),
     ("a magnification in Arabic digits", "0.png,p,0,٤٠", "line 2: magnification '٤٠'"),
     ("a magnification of 0", "0.png,p,0,0", "line 2: magnification '0'"),
-    ("a label of 2", "0.png,p,2,40", "3 classes (0, 1, 2)", "say --positive 0 for one against the rest"),
+    ("a label of 2", "0.png,p,2,40", "2 patients of class 0 for 2 folds and a sealed test: expected at least 3", "leave the class out by --classes"),
     ("a field of 200 kB", f"0.png,{'p' * 200_000},0,40", "line 2: patient of 200000 characters: expected at most 1000"),
     ("a path with a NUL", "0\0.png,p,0,40", "it holds a NUL; expected a CSV file"),
     ("a patient with a bell", "0.png,p\a,0,40", "line 2: patient", "expected text without control characters"),
@@ -58,12 +58,20 @@ for name, columns, *words in (
     ("a column twice", "path,patient,label,path", "repeated columns ['path']; expected each once: remove or rename the others"),
 ):
     add(name, "--data {root}/own.csv", partial(manifest, GOOD[0], columns=columns), "manifest {root}/own.csv", *words)
+THREE = tuple(f"{number}.png,p{number},{number % 3},40" for number in range(9))
+add(
+    "three classes",
+    "--data {root}/own.csv --magnifications 40",
+    partial(manifest, THREE[0], others=THREE[1:]),
+    "data {root}/own.csv: 3 classes (0, 1, 2)",
+    "choose two by --classes 0,1, or one against the rest by --positive 0",
+)
 MALIGNANT = tuple(f"{number}.png,p{number},1,40" for number in range(6))
 add(
     "one class",
     "--data {root}/own.csv --magnifications 40",
     partial(manifest, MALIGNANT[0], others=MALIGNANT[1:]),
-    "0 benign cases for 2 folds and a sealed test: expected at least 3",
+    "0 patients of class not malignant for 2 folds and a sealed test: expected at least 3",
 )
 add("a folder in place of a manifest", "--data {root}/own.csv", lambda root: (root / "own.csv").mkdir(), "own.csv: no image found below it")
 

@@ -60,7 +60,7 @@ def breaking() -> type[MMNetTrainable]:
 
 def test_a_trial_that_breaks_in_its_second_epoch_has_its_reason_and_the_study_goes_on(synthetic_dataset, tmp_path, monkeypatch):
     monkeypatch.setattr(study_module, "MMNetTrainable", breaking())
-    splits = make_splits(synthetic_dataset.table, folds=2, test_fraction=0.0, grouping="case", seed=0)
+    splits = make_splits(synthetic_dataset.table, folds=2, test_fraction=0.0, grouping="patient", seed=0)
     settings = StudySettings(name="s", output=tmp_path, trials=6, concurrency=1)
     with joining(None) as connected:
         outcome = run_study(settings, WIDE, tiny_config(), (), synthetic_dataset, splits, Console(quiet=True), connected)

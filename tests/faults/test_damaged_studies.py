@@ -134,7 +134,8 @@ for place, value, *words in (  # everything that readers rely on
         *words,
         "restore it",
     )
-add(LOOK, "study.json", "format 99", partial(put, "format", 99), "study {study}: written in format 99, expected 2; use the version")
+add(LOOK, "study.json", "format 99", partial(put, "format", 99), "study {study}: written in format 99, expected 3; use the version")
+add(BOTH, "study.json", "format 2", partial(put, "format", 2), "study {study}: an earlier version began it", "start a study under another")
 add(
     RESUME["main"],
     "study.json",
@@ -156,7 +157,7 @@ add(RESUME["main"], "study.json", "verb dance", partial(put, "verb", "dance"), "
 add(
     RESUME["tune"],
     "study.json",
-    "other patients",
+    "other slides",
     partial(put, "splits.folds", [["a"], ["b"]]),
     "do not fit the data",
     "not in the data: [a, b]",
@@ -177,7 +178,7 @@ def leak(path: Path) -> None:
     path.write_text(json.dumps(about))
 
 
-add(BOTH, "study.json", "leak", leak, "listed more than once; expected every patient in one part")
+add(BOTH, "study.json", "leak", leak, "listed more than once; expected every slide in one part")
 
 # a trial's records ---------------------------------------------------------------------------------------------------
 
@@ -314,11 +315,11 @@ for name, verbs, change, *words in (
     ("a file gone", BOTH, Path.unlink, "-001.png is gone"),
     ("a file more", BOTH[:1], add_another, "-900.png is new"),
     ("another image", BOTH[:1], paint, "-001.png is another image"),
-    ("a patient gone", BOTH[:1], lambda image: shutil.rmtree(image.parents[1]), "do not fit the data", "not in the data"),
+    ("a slide gone", BOTH[:1], lambda image: shutil.rmtree(image.parents[1]), "do not fit the data", "not in the data"),
 ):
     make = with_data(change)
     make.__name__ = name
-    changed = () if name == "a patient gone" else ("data {root}/data changed since study", "restore the data, or start a study under")
+    changed = () if name == "a slide gone" else ("data {root}/data changed since study", "restore the data, or start a study under")
     CORPUS += [Bad(f"{verb} --data {{root}}/data", (*words, *changed), make) for verb in verbs]
 
 
@@ -350,7 +351,7 @@ def root(studies, tmp_path):
 @pytest.fixture(scope="module")
 def other(tmp_path_factory):
     """Data of other patients."""
-    return generate(tmp_path_factory.mktemp("other"), cases=16, images=1, size=32, seed=1)
+    return generate(tmp_path_factory.mktemp("other"), patients=16, images=1, size=32, seed=1)
 
 
 @pytest.mark.parametrize("bad", CORPUS, ids=lambda bad: bad.name)

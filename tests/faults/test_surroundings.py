@@ -71,7 +71,7 @@ def half_written(folder: Path) -> list[Path]:
 
 
 def test_a_trial_on_a_disk_that_fills_up_again_and_again_comes_to_the_same_numbers(disk, synthetic_dataset, tmp_path):
-    splits = make_splits(synthetic_dataset.table, folds=2, test_fraction=0.0, grouping="case", seed=0)
+    splits = make_splits(synthetic_dataset.table, folds=2, test_fraction=0.0, grouping="patient", seed=0)
 
     def train(output: Path) -> str:
         """Until the trial is done (""), or an error ends the study."""

@@ -95,7 +95,7 @@ def test_a_torchvision_network_without_feature_maps_is_refused():
 @pytest.mark.parametrize("backbone", ["timm:test_vit", "timm:test_coatnet"])
 def test_a_size_that_a_backbone_cannot_take_is_an_error(backbone):
     values = {"model.backbone": backbone, "data.image_size": 40}
-    dataset = pixel_dataset(cases=2, images=1, size=40)
+    dataset = pixel_dataset(patients=2, images=1, size=40)
     with pytest.raises(ConfigError, match="images of 40 px: the backbone cannot take them"):
         build_network(tiny_config(values), dataset, 0)
     with pytest.raises(ConfigError, match="images of 40 px: the backbone cannot take them"):

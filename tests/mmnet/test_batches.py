@@ -11,7 +11,7 @@ from mmnet import batches as module
 from mmnet.batches import Batches, has_room
 from tests.mmnet.tiny import CPU, feature_dataset, pixel_dataset, tiny_config
 
-PIXELS, FEATURES = pixel_dataset(cases=4), feature_dataset(cases=4)
+PIXELS, FEATURES = pixel_dataset(patients=4), feature_dataset(patients=4)
 PLAIN = {"augment.flip": False, "augment.turn": False, "augment.crop": 1.0, "augment.color": 0.0, "augment.stain": 0.0}
 ROWS = np.array([[0, 2, 4, 6], [9, MISSING, 12, 14], [MISSING, MISSING, MISSING, 31]])
 PRESENT = ROWS != MISSING
@@ -84,6 +84,20 @@ def test_on_a_cpu_the_data_set_is_not_copied():
     assert batches().source.data_ptr() == PIXELS.images.ctypes.data
 
 
+@pytest.mark.parametrize("frozen", [False, True])
+def test_a_selection_is_read_from_the_whole_which_is_not_copied(frozen):
+    whole = FEATURES if frozen else PIXELS
+    rows = np.arange(len(whole.table))[::-3].copy()
+    config = tiny_config({"model.frozen": frozen})
+    selected = Batches(whole.select_rows(rows), config, CPU)
+    values = whole.features if frozen else whole.images
+    assert selected.source.data_ptr() == values.ctypes.data
+    chosen = np.array([[0, 3, MISSING, 5], [9, 1, 2, 2]])
+    inputs, mask = selected.evaluation(chosen)
+    expected, there = Batches(whole, config, CPU).evaluation(np.where(chosen == MISSING, MISSING, rows[chosen]))
+    assert torch.equal(inputs, expected) and torch.equal(mask, there)
+
+
 def test_frozen_features_know_no_augmentation_of_pixels():
     assert torch.equal(train({}, frozen=True)[0], batches(frozen=True).evaluation(ROWS)[0])
 
@@ -112,7 +126,7 @@ def test_a_data_set_of_the_other_kind_is_refused(dataset, frozen, lacking):
 
 def test_images_are_shown_at_the_input_size_and_stored_once():
     """Antialiased: a checkerboard becomes grey, where picking pixels would keep one of its colours."""
-    stored = pixel_dataset(cases=4, size=64)
+    stored = pixel_dataset(patients=4, size=64)
     board = np.indices((64, 64)).sum(0) % 2 * 200
     stored = replace(stored, images=np.broadcast_to(board[None, :, :, None], stored.images.shape).astype(np.uint8))
     shrunk = Batches(stored, tiny_config({"data.image_size": 64, "model.input_size": 32} | PLAIN), CPU)

@@ -24,7 +24,7 @@ def ending(result):
         (1, 1, ""),
         (130, 130, ""),
         (InputError("--folds 1: expected 2 to 50"), 2, "error: --folds 1: expected 2 to 50\n"),
-        (LeakageError("case 7 on both sides"), 2, "error: case 7 on both sides\n"),
+        (LeakageError("patient 7 on both sides"), 2, "error: patient 7 on both sides\n"),
         (
             PermissionError(13, "Permission denied", "/x"),
             2,

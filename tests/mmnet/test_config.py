@@ -22,9 +22,12 @@ OTHER = {  # a valid value of every field that is not its default
     "data.split_seed": 5,
     "data.on_bad_file": "skip",
     "data.fit": "crop",
+    "data.label": "subtype",
+    "data.classes": ("adenosis", "fibroadenoma"),
     "data.positive": "tumor",
+    "data.mixed_labels": True,
     "sampling.balance": "patient",
-    "sampling.views_per_patient": 4,
+    "sampling.views_per_slide": 4,
     "augment.flip": False,
     "augment.turn": False,
     "augment.crop": 1.0,
@@ -151,14 +154,16 @@ def test_a_wrong_type_is_an_error_that_names_the_field_and_the_value(path, value
         ("metric", ("loss", ""), ("auc", "patient_brier")),
         ("data.magnifications", ([], [100, 40], [40, 40], [0, 40], [-40]), ([200], [7, 9])),
         ("data.image_size", (31, 1025), (32, 1024)),
-        ("data.grouping", ("patient",), ("case", "slide")),
+        ("data.grouping", ("person",), ("patient", "slide")),
         ("data.folds", (1, 51), (2, 50)),
         ("data.test_fraction", (-0.1, 0.9, 1), (0, 0.89)),
         ("data.split_seed", (-1, 2**31), (0, 2**31 - 1)),
         ("data.on_bad_file", ("ignore",), ("skip",)),
         ("data.fit", ("stretch",), ("squash", "crop", "pad")),
+        ("data.label", ("kind",), ("class", "subtype")),
+        ("data.classes", ([], ["benign"]), (["a", "b"], None)),
         ("sampling.balance", ("classes",), ("none", "class_patient")),
-        ("sampling.views_per_patient", (0, 1001), (1, None)),
+        ("sampling.views_per_slide", (0, 1001), (1, None)),
         ("augment.crop", (0.05, 1.01), (0.1, 1)),
         ("augment.rotation", (-0.1, 180.1), (0, 180)),
         ("augment.color", (-0.1, 0.95), (0, 0.9)),
@@ -212,6 +217,18 @@ def test_configurations_of_earlier_studies_say_amp(tmp_path, former, today):
         assert config == Config().with_values({"optim.precision": today})
     with pytest.raises(ConfigError, match="optim.amp"):
         Config().with_values({"optim.amp": "yes"})
+
+
+def test_configurations_of_earlier_studies_call_a_patient_case_and_a_slide_patient(tmp_path):
+    kept = Config().to_dict()
+    kept["data"]["grouping"] = "case"
+    kept["sampling"] = {"balance": "class", "views_per_patient": 4}
+    (tmp_path / "old.yaml").write_text("data: {grouping: case}\nsampling: {views_per_patient: 4}\n")
+    flat = {"data.grouping": "case", "sampling.views_per_patient": 4}
+    for config in (Config().with_values(kept), Config().with_values(flat), load_config(tmp_path / "old.yaml")):
+        assert config == Config().with_values({"data.grouping": "patient", "sampling.views_per_slide": 4})
+    with pytest.raises(ConfigError, match=r"sampling\.views_per_slide = 0"):
+        Config().with_values({"sampling.views_per_patient": 0})
 
 
 def test_fields_that_only_fit_together_are_set_together():

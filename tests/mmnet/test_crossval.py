@@ -92,7 +92,7 @@ def altered(dataset, rows):
 
 
 def test_eight_patients_are_learned_by_heart_and_new_ones_recognised(tmp_path):
-    root = generate(tmp_path, cases=8, images=2, size=40, seed=0, knowledge=dict.fromkeys((40, 100, 200, 400), 4.0), malignant=0.5)
+    root = generate(tmp_path, patients=8, images=2, size=40, seed=0, knowledge=dict.fromkeys((40, 100, 200, 400), 4.0), malignant=0.5)
     config = tiny_config(STILL | {"loss.name": "cross_entropy", "optim.schedule": "constant", "optim.epochs": 20, "optim.patience": None})
     _, reports = train(config, load_dataset(root, 32))
     assert max(reports[0].train_loss) > 0.2  # half of ln 2 is knowing nothing
@@ -102,7 +102,7 @@ def test_eight_patients_are_learned_by_heart_and_new_ones_recognised(tmp_path):
 
 @pytest.mark.parametrize("leak", [False, True], ids=["patient-wise", "with a planted leak"])
 def test_labels_that_mean_nothing_cannot_be_predicted_for_held_out_patients(leak):
-    dataset = feature_dataset(cases=40, signal=0.0, signature=3.0)  # each patient is easy to recognise
+    dataset = feature_dataset(patients=40, signal=0.0, signature=3.0)  # each patient is easy to recognise
     label_of = dict(
         zip(sorted(set(dataset.table.patient.tolist())), np.random.default_rng(0).permutation(np.arange(40) % 2).tolist(), strict=True)
     )
@@ -111,11 +111,11 @@ def test_labels_that_mean_nothing_cannot_be_predicted_for_held_out_patients(leak
     config = tiny_config(FROZEN | STILL | {"optim.epochs": 12, "optim.patience": None, "optim.batch_size": 16, "model.width": 32})
     trial = CrossValidation(config, dataset, deal(dataset), CPU)
     if leak:
-        trial.train_patients = [np.arange(40)] * 2
+        trial.train_slides = [np.arange(40)] * 2
     report = list(trial)[-1]
     oof = trial.out_of_fold
     interval = bootstrap_interval(
-        "patient_auc", report.probability, oof.label, oof.patient, oof.patient, rng=np.random.default_rng(0), count=500, level=0.99
+        "patient_auc", report.probability, oof.label, oof.patient, rng=np.random.default_rng(0), count=500, level=0.99
     )
     assert (interval.low <= 0.5 <= interval.high) == (not leak)
     bound = 3 * math.sqrt((20 + 20 + 1) / (12 * 20 * 20))  # three standard deviations of Mann-Whitney's U, as an AUC
@@ -129,14 +129,14 @@ def test_labels_that_mean_nothing_cannot_be_predicted_for_held_out_patients(leak
 def test_every_development_image_is_judged_and_by_a_fold_that_did_not_train_on_its_patient(folds):
     splits = deal(FEATURES, folds)
     trial = CrossValidation(tiny_config(FROZEN), FEATURES, splits, CPU)
-    oof, everyone = trial.out_of_fold, set(trial.index.patients.tolist())
+    oof, everyone = trial.out_of_fold, set(trial.index.slides.tolist())
     assert set(oof.rows.ravel().tolist()) == set(range(len(FEATURES.table)))
-    assert [set(oof.patient[oof.fold == fold].tolist()) for fold in range(folds)] == [set(fold) for fold in splits.folds]
-    trained = [set(trial.index.patients[patients].tolist()) for patients in trial.train_patients]
+    assert [set(oof.slide[oof.fold == fold].tolist()) for fold in range(folds)] == [set(fold) for fold in splits.folds]
+    trained = [set(trial.index.slides[slides].tolist()) for slides in trial.train_slides]
     assert trained == [everyone - set(fold) for fold in splits.folds]
     table = FEATURES.table
-    assert (table.patient[oof.rows] == oof.patient[:, None]).all() and (table.label[oof.rows] == oof.label[:, None]).all()
-    assert (table.case[oof.rows] == oof.case[:, None]).all() and (table.subtype[oof.rows] == oof.subtype[:, None]).all()
+    for name in ("slide", "patient", "subtype", "label"):
+        assert (getattr(table, name)[oof.rows] == getattr(oof, name)[:, None]).all()
 
 
 MIXED = {"augment.mixup": 1.0, "augment.masking": 0.2, "optim.batch_size": 8}
@@ -151,7 +151,7 @@ def test_images_of_held_out_patients_do_not_touch_the_networks_of_their_fold_eve
         next(trial)
         return weights_of(trial)
 
-    plain, other = weights(dataset), weights(altered(dataset, np.isin(dataset.table.patient, splits.folds[0])))
+    plain, other = weights(dataset), weights(altered(dataset, np.isin(dataset.table.slide, splits.folds[0])))
     assert torch.equal(plain[0], other[0])
     assert not torch.equal(plain[1], other[1])
 
@@ -168,7 +168,7 @@ def test_each_image_teaches_the_networks_of_all_folds_but_that_of_its_patient(va
     plain = weights(dataset)
     for row in range(0, len(dataset.table), 21):  # of four patients, one of each magnification
         same = [torch.equal(one, two) for one, two in zip(plain, weights(altered(dataset, [row])), strict=True)]
-        assert same == [dataset.table.patient[row] in fold for fold in splits.folds]
+        assert same == [dataset.table.slide[row] in fold for fold in splits.folds]
 
 
 def test_sealed_patients_in_the_data_set_are_an_error():
@@ -177,14 +177,26 @@ def test_sealed_patients_in_the_data_set_are_an_error():
     splits = replace(splits, folds=(splits.folds[0][1:], splits.folds[1]), test=(sealed,))
     with pytest.raises(LeakageError, match=sealed):
         crossval.run(tiny_config(FROZEN), FEATURES, splits, device=CPU)
-    crossval.run(tiny_config(FROZEN), FEATURES.select_patients(splits.development()), splits, device=CPU)
+    crossval.run(tiny_config(FROZEN), FEATURES.select_slides(splits.development()), splits, device=CPU)
+
+
+@KINDS
+def test_a_selection_is_trained_as_its_copy(values, dataset):
+    splits = deal(dataset)
+    kept = replace(splits, folds=(splits.folds[0][1:], splits.folds[1]))
+    selected = dataset.select_slides(kept.development())
+    copied = replace(
+        selected, **{name: np.array(found) for name in ("images", "features") if (found := getattr(selected, name)) is not None}
+    )
+    one, two = (list(CrossValidation(tiny_config(values), part, kept, CPU)) for part in (selected, copied))
+    assert numbers(one) == numbers(two)
 
 
 def test_a_fold_that_can_be_judged_on_one_class_only_is_an_error():
-    label_of = FEATURES.table.of_patients("label")
-    by_class = [tuple(patient for patient, label in label_of.items() if label == kind) for kind in (0, 1)]
+    label_of = FEATURES.table.of_slides("label")
+    by_class = [tuple(slide for slide, label in label_of.items() if label == kind) for kind in (0, 1)]
     with pytest.raises(DataError, match="fold 1 has views of one class only"):
-        crossval.run(tiny_config(FROZEN), FEATURES, Splits(tuple(by_class), (), "case", "here"), device=CPU)
+        crossval.run(tiny_config(FROZEN), FEATURES, Splits(tuple(by_class), (), "patient", "here"), device=CPU)
 
 
 # what a report says --------------------------------------------------------------------------------------------------
@@ -278,9 +290,9 @@ def test_every_epoch_and_fold_hides_other_images(values, dataset):
 @pytest.mark.parametrize(("balance", "malignant"), [("none", 2 / 3), ("class", 1 / 2)])
 @pytest.mark.parametrize(("values", "dataset"), [({}, PIXELS), (FROZEN, FEATURES)], ids=["fine-tuned", "frozen"])
 def test_a_trial_is_shown_as_much_of_each_class_as_its_balance_says(values, dataset, balance, malignant):
-    label_of = dataset.table.of_patients("label")
-    benign = [patient for patient, label in label_of.items() if label == 0]
-    dataset = dataset.select_patients([patient for patient in label_of if patient not in benign[2:]])  # 2 benign, 4 malignant
+    label_of = dataset.table.of_slides("label")
+    benign = [slide for slide, label in label_of.items() if label == 0]
+    dataset = dataset.select_slides([slide for slide in label_of if slide not in benign[2:]])  # 2 benign, 4 malignant
     trial = CrossValidation(tiny_config(values | {"sampling.balance": balance}), dataset, deal(dataset), CPU)
     trained, judged = watched(trial)
     for _ in trial:
@@ -289,16 +301,16 @@ def test_a_trial_is_shown_as_much_of_each_class_as_its_balance_says(values, data
     assert dataset.table.label[np.concatenate(judged)].mean() == pytest.approx(2 / 3)  # each image once, whatever the balance
 
 
-def test_a_trial_is_shown_as_many_views_of_a_patient_as_asked():
-    trial = CrossValidation(tiny_config({"sampling.views_per_patient": 5, "sampling.balance": "none"}), PIXELS, deal(PIXELS), CPU)
+def test_a_trial_is_shown_as_many_views_of_a_slide_as_asked():
+    trial = CrossValidation(tiny_config({"sampling.views_per_slide": 5, "sampling.balance": "none"}), PIXELS, deal(PIXELS), CPU)
     trained, _ = watched(trial)
     next(trial)
-    patients, counts = np.unique(PIXELS.table.patient[np.concatenate([rows[:, 0] for rows, _ in trained])], return_counts=True)
-    assert (len(patients), set(counts.tolist())) == (8, {5})  # each by the one fold that trains on it
+    slides, counts = np.unique(PIXELS.table.slide[np.concatenate([rows[:, 0] for rows, _ in trained])], return_counts=True)
+    assert (len(slides), set(counts.tolist())) == (8, {5})  # each by the one fold that trains on it
 
 
 OF_ALL = {
-    "sampling.views_per_patient": 1,
+    "sampling.views_per_slide": 1,
     "augment.mixup": 1.0,
     "augment.masking": 0.5,
     "dropout.classifier": 0.0,
@@ -580,7 +592,7 @@ def test_micro_batches_are_even_and_cover_all_views(count, size, sizes):
 
 
 def test_the_weights_kept_are_those_of_the_best_epoch(tmp_path):
-    dataset = feature_dataset(cases=12, signal=0.0, signature=3.0)  # nothing to learn but by heart: the best epoch is early
+    dataset = feature_dataset(patients=12, signal=0.0, signature=3.0)  # nothing to learn but by heart: the best epoch is early
     trial, reports = train(tiny_config(FROZEN | STILL | {"optim.epochs": 6}), dataset)
     best = reports[-1].best_epoch
     assert best < 6 and reports[-1].probability.tolist() != reports[best - 1].probability.tolist()
@@ -619,5 +631,5 @@ def test_weights_that_the_last_step_of_an_epoch_broke_are_an_error_too():
 
 def test_a_backbone_that_takes_one_size_only_is_built_for_the_input_size():
     values = {"data.image_size": 64, "model.input_size": 32, "model.backbone": "timm:test_vit", "optim.epochs": 1}
-    _, reports = train(tiny_config(values), pixel_dataset(size=64, cases=4))
+    _, reports = train(tiny_config(values), pixel_dataset(size=64, patients=4))
     assert np.isfinite(reports[0].score)

@@ -14,7 +14,7 @@ from mmnet.features import with_features
 from tests.mmnet.tiny import CPU, pixel_dataset, tiny_config
 
 pytestmark = pytest.mark.usefixtures("own_cache")
-DATASET = pixel_dataset(cases=5)  # 40 images: two batches
+DATASET = pixel_dataset(patients=5)  # 40 images: two batches
 OTHER_PIXELS = replace(DATASET, images=255 - DATASET.images)  # by its fingerprint the same: what is computed of it is not what is cached
 
 
@@ -65,8 +65,8 @@ def test_they_are_computed_again_for_all_that_decides_them(tmp_path):
         vit,
         vit | {"model__weights": str(tmp_path / "one.pth")},
         vit | {"model__weights": str(tmp_path / "two.pth")},
-        {"dataset": pixel_dataset(cases=5, size=48)},
-        {"dataset": pixel_dataset(cases=5, seed=1)},
+        {"dataset": pixel_dataset(patients=5, size=48)},
+        {"dataset": pixel_dataset(patients=5, seed=1)},
         {"dataset": DATASET.select_rows(np.arange(20))},
     ]
     assert [is_computed(**values) for values in wanted] == [True] * 9

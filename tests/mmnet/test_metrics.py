@@ -36,9 +36,15 @@ def test_reference_scikit_learn_over_patient_means(name):
 
 
 def test_patient_mean_by_hand():
-    mean, first = patient_mean(np.array([0.2, 0.9, 0.4, 0.1]), np.array(["b", "a", "b", "c"]))
+    mean, first = patient_mean(np.array([0.2, 0.9, 0.4, 0.1]), np.array([0, 1, 0, 1]), np.array(["b", "a", "b", "c"]))
     np.testing.assert_allclose(mean, [0.9, 0.3, 0.1])
     assert first.tolist() == [1, 0, 3]
+
+
+def test_a_patient_with_views_of_both_classes_counts_once_in_each():
+    mean, first = patient_mean(np.array([0.2, 0.9, 0.4, 0.1, 0.6]), np.array([0, 0, 1, 0, 0]), np.array(["a", "b", "a", "b", "a"]))
+    np.testing.assert_allclose(mean, [0.4, 0.4, 0.5])  # a benign, a malignant, b benign
+    assert first.tolist() == [0, 2, 1]
 
 
 def test_there_is_a_direction_for_each_metric_and_evaluate_gives_them_all():

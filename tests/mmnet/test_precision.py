@@ -103,8 +103,7 @@ def test_a_trial_in_bfloat16_gives_nearly_the_numbers_of_float32(values, dataset
 def start(tmp_path, monkeypatch, seconds, **more):
     """A study of ResNet-18 whose data is already there, prepared and written."""
     dataset = pixel_dataset()
-    prepared = study_folder.Prepared(dataset, deal(dataset))
-    monkeypatch.setattr(study_folder, "prepare", lambda *_: prepared)
+    monkeypatch.setattr(study_folder, "prepare", lambda config, *_: study_folder.Prepared(dataset, deal(dataset), config))
     monkeypatch.setattr(study_folder, "describe", lambda *_: None)
     monkeypatch.setattr(precision, "measure", lambda *_: seconds)
     study = StudyFolder(tmp_path / "output" / "s", RESNET, "nowhere", "tune")

@@ -12,7 +12,7 @@ from mmnet.predict import load_networks, predict, predict_ensemble, predict_out_
 from mmnet.records import write_weights
 from tests.mmnet.tiny import CPU, feature_dataset, pixel_dataset, tiny_config, train
 
-NEW = feature_dataset(cases=4, seed=5)
+NEW = feature_dataset(patients=4, seed=5)
 
 
 @pytest.fixture(scope="module")
@@ -27,7 +27,7 @@ def models(tmp_path_factory):
 def test_each_fold_network_judges_every_image(models):
     folder, trial = models
     probability, views, index = predict_ensemble(folder, trial.config, NEW, CPU)
-    assert index.patients[np.unique(views.patient)].tolist() == sorted(set(NEW.table.patient.tolist()))
+    assert index.slides[np.unique(views.slide)].tolist() == sorted(set(NEW.table.slide.tolist()))
     assert set(views.rows.ravel().tolist()) == set(range(len(NEW.table)))
     batches = Batches(NEW, trial.config, CPU)
     each = [predict(network, batches, views.rows)[0] for network in load_networks(folder, trial.config, NEW, CPU)]
@@ -76,7 +76,7 @@ def test_weights_say_what_they_are_of(models):
 
 
 def test_networks_with_a_trained_backbone_need_no_original_weights(tmp_path):
-    dataset = pixel_dataset(cases=4, images=1)
+    dataset = pixel_dataset(patients=4, images=1)
     trial, reports = train(tiny_config({"optim.epochs": 1, "model.shared": False}), dataset)
     write_weights(tmp_path, trial)
     networks = load_networks(tmp_path, trial.config, dataset, CPU)

@@ -91,7 +91,7 @@ def test_predictions_read_back_as_they_were_judged(finished):
         np.testing.assert_array_equal(saved["oof"], np.stack([report.probability for report in trial.history]))
         np.testing.assert_array_equal(saved["importance"], trial.history[trial.history[-1].best_epoch - 1].importance)
         assert saved["best_epoch"] == trial.history[-1].best_epoch
-        for name in ("patient", "case", "subtype", "label", "fold", "rows"):
+        for name in ("slide", "patient", "subtype", "label", "fold", "rows"):
             np.testing.assert_array_equal(saved[name], getattr(trial.out_of_fold, name))
 
 

@@ -140,20 +140,22 @@ def test_the_product_with_shared_maps_is_the_product(dims):
 
 @pytest.mark.parametrize("balance", ["none", "class", "patient", "class_patient"])
 def test_each_fold_is_shown_what_its_own_balance_says(balance):
-    """Mean views of each patient over epochs: those of `balanced_counts` of the fold's own patients, rounded at random."""
-    dataset = feature_dataset(cases=9, images=3)
+    """Mean views of each slide over epochs: those of `balanced_counts` of the fold's own slides, rounded at random."""
+    dataset = feature_dataset(patients=9, images=3)
+    patient = np.where(dataset.table.patient == "1007", "1001", dataset.table.patient)  # one of two slides, which stand in one fold
+    dataset = replace(dataset, table=replace(dataset.table, patient=patient))
     trial = CrossValidation(tiny_config({"model.frozen": True}), dataset, deal(dataset, 3), CPU)
     index, rng, epochs = trial.index, np.random.default_rng(0), 200
     shown = np.zeros((3, 9))
     for _ in range(epochs):
-        views, trains = index.training_together(trial.train_patients, balance=balance, per_patient=None, rng=rng)
-        shown += [np.bincount(views.patient[part], minlength=9) for part in trains]
-    for fold, patients in enumerate(trial.train_patients):
-        natural, label = index.images[patients], index.label[patients]
+        views, trains = index.training_together(trial.train_slides, balance=balance, per_slide=None, rng=rng)
+        shown += [np.bincount(views.slide[part], minlength=9) for part in trains]
+    for fold, slides in enumerate(trial.train_slides):
+        natural, label, patient = index.images[slides], index.label[slides], index.patient[slides]
         expected = np.zeros(9)
-        expected[patients] = np.mean([balanced_counts(natural, label, balance, rng) for _ in range(epochs)], axis=0)
+        expected[slides] = np.mean([balanced_counts(natural, label, patient, balance, rng) for _ in range(epochs)], axis=0)
         np.testing.assert_allclose(shown[fold] / epochs, expected, atol=0.2)
-        assert (shown[fold] == 0).tolist() == (~np.isin(np.arange(9), patients)).tolist()
+        assert (shown[fold] == 0).tolist() == (~np.isin(np.arange(9), slides)).tolist()
 
 
 def test_pooled_features_train_a_head_that_says_the_same_on_maps():

@@ -7,7 +7,6 @@ import re
 import pytest
 
 from data.errors import InputError
-from data.splits import Splits
 from mmnet.command_line import Prepared
 from mmnet.study_folder import StudyFolder, find_study, read_study, record_end
 from tests.mmnet.tiny import deal, feature_dataset, tiny_config
@@ -48,8 +47,8 @@ def test_an_unknown_name_is_an_error_that_names_near_ones(output, name, hint):
 
 
 def test_a_run_notes_its_end_and_a_resumed_one_has_not_ended(tmp_path):
-    dataset = feature_dataset(cases=6)
-    prepared = Prepared(dataset, Splits(deal(dataset, 2).folds, (), "case", "dealt"))
+    dataset = feature_dataset(patients=6)
+    prepared = Prepared(dataset, deal(dataset, 2), tiny_config())
     study = StudyFolder(tmp_path / "s", tiny_config(), "synthetic", "tune")
     study.write(prepared, settings={"trials": 3})
     assert read_study(study.path)["ended"] is None

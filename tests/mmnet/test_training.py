@@ -21,9 +21,9 @@ from tests.mmnet.tiny import CPU, deal, feature_dataset, tiny_config
 
 EPOCHS = 4
 CONFIG = tiny_config({"model.frozen": True, "optim.epochs": EPOCHS, "optim.patience": None})
-DATASET = feature_dataset(cases=12)
+DATASET = feature_dataset(patients=12)
 DEALT = deal(DATASET, 3)
-SPLITS = Splits(DEALT.folds[:2], (), "case", "dealt")  # 8 of the 12 patients of DATASET
+SPLITS = Splits(DEALT.folds[:2], (), "patient", "dealt")  # 8 of the 12 patients of DATASET
 
 
 @pytest.fixture(autouse=True)
@@ -133,7 +133,9 @@ def test_a_run_that_lost_patience_says_that_it_is_finished(tmp_path):
 def test_a_trial_sees_the_patients_of_its_folds_and_no_others(whole):
     (record,) = read_trials(whole[0])
     with np.load(record.folder / "predictions.npz") as saved:
-        assert set(saved["patient"].tolist()) == set(SPLITS.development()) < set(DATASET.table.patients().tolist())
+        assert set(saved["slide"].tolist()) == set(SPLITS.development()) < set(DATASET.table.slides().tolist())
+        patient_of = DATASET.table.of_slides("patient")
+        assert saved["patient"].tolist() == [patient_of[slide] for slide in saved["slide"].tolist()]
 
 
 def test_a_trial_that_is_done_is_not_trained_again(tmp_path, whole):

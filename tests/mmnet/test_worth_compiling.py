@@ -65,14 +65,14 @@ def test_a_trials_passes_are_those_that_it_makes(shared):
     config = LONG.with_values({"model.shared": shared})
     expected = (12, 108) if shared else (3, 4 * 108)
     assert passes_of_a_trial(config, CPU, PIXELS.table, SPLITS) == expected
-    wider = pixel_dataset(cases=12)
-    names = set(PIXELS.table.patients().tolist())
-    assert names < set(wider.table.patients().tolist())  # the other 4 stand in no fold, as sealed ones do
+    wider = pixel_dataset(patients=12)
+    names = set(PIXELS.table.slides().tolist())
+    assert names < set(wider.table.slides().tolist())  # the other 4 stand in no fold, as sealed ones do
     assert passes_of_a_trial(config, CPU, wider.table, SPLITS) == expected
 
 
 def test_a_trial_has_the_views_that_were_counted():
-    trial = CrossValidation(tiny_config({"sampling.views_per_patient": 5}), PIXELS, SPLITS, CPU)
+    trial = CrossValidation(tiny_config({"sampling.views_per_slide": 5}), PIXELS, SPLITS, CPU)
     assert trial.views == [20, 20] and ViewIndex(PIXELS.table, (40,)).natural(None).tolist() == [2] * 8
 
 
@@ -134,7 +134,7 @@ def test_a_timing_says_why_there_is_none(monkeypatch):
 def test_a_study_records_the_choice_and_keeps_it(tmp_path, monkeypatch):
     answer(monkeypatch, GAIN)
     undecided = LONG.with_values({"optim.precision": "bfloat16"})
-    monkeypatch.setattr(study_folder, "prepare", lambda *_: study_folder.Prepared(PIXELS, SPLITS))
+    monkeypatch.setattr(study_folder, "prepare", lambda config, *_: study_folder.Prepared(PIXELS, SPLITS, config))
     monkeypatch.setattr(study_folder, "describe", lambda *_: None)
     study = StudyFolder(tmp_path / "output" / "s", undecided, "nowhere", "tune")
     study.write(study.prepare(Console(quiet=True), CUDA.type))

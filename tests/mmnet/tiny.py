@@ -40,42 +40,42 @@ def tiny_config(values: dict[str, Any] | None = None) -> Config:
     return Config().with_values(TINY | (values or {}))
 
 
-def _table(cases: int, images: int):
+def _table(patients: int, images: int):
     return table_of(
         *(
-            f"SOB_{'M_DC' if case % 2 else 'B_A'}-14-{1001 + case}-{m}-{n:03d}.png"
-            for case in range(cases)
+            f"SOB_{'M_DC' if patient % 2 else 'B_A'}-14-{1001 + patient}-{m}-{n:03d}.png"
+            for patient in range(patients)
             for m in MAGNIFICATIONS
             for n in range(1, images + 1)
         )
     )
 
 
-def pixel_dataset(cases: int = 8, images: int = 2, size: int = 32, seed: int = 0) -> Dataset:
-    """Noise images; every other case is malignant and a little brighter."""
-    table = _table(cases, images)
+def pixel_dataset(patients: int = 8, images: int = 2, size: int = 32, seed: int = 0) -> Dataset:
+    """Noise images; every other patient is malignant and a little brighter."""
+    table = _table(patients, images)
     noise = np.random.default_rng(seed).integers(0, 200, (len(table), size, size, 3))
     pixels = (noise + 20 * table.label[:, None, None, None]).astype(np.uint8)
-    return Dataset(table, pixels, f"noise-{seed}-{cases}-{images}-{size}", "noise")
+    return Dataset(table, pixels, f"noise-{seed}-{patients}-{images}-{size}", "noise")
 
 
 def feature_dataset(
-    cases: int = 8, images: int = 2, seed: int = 0, *, channels: int = 8, signal: float = 0.5, signature: float = 1.0
+    patients: int = 8, images: int = 2, seed: int = 0, *, channels: int = 8, signal: float = 0.5, signature: float = 1.0
 ) -> Dataset:
-    """2 x 2 feature maps: noise, plus a vector of each patient times `signature`, plus ±`signal` in channel 0 by class."""
-    table = _table(cases, images)
+    """2 x 2 feature maps: noise, plus a vector of each patient (of one slide) times `signature`, plus ±`signal` in channel 0 by class."""
+    table = _table(patients, images)
     rng = np.random.default_rng(seed)
-    number = np.unique(table.patient, return_inverse=True)[1]
-    maps = rng.normal(size=(len(table), channels, 2, 2)) + signature * rng.normal(size=(cases, channels, 1, 1))[number]
+    number = np.unique(table.slide, return_inverse=True)[1]
+    maps = rng.normal(size=(len(table), channels, 2, 2)) + signature * rng.normal(size=(patients, channels, 1, 1))[number]
     maps[:, 0] += signal * (2 * table.label - 1)[:, None, None]
-    return Dataset(table, None, f"features-{seed}-{cases}-{images}", "features", features=maps.astype(np.float16))
+    return Dataset(table, None, f"features-{seed}-{patients}-{images}", "features", features=maps.astype(np.float16))
 
 
 def deal(dataset: Dataset, folds: int = 2) -> Splits:
-    """All patients in turn, class by class, into folds; none is sealed."""
-    label_of = dataset.table.of_patients("label")
-    ordered = sorted(label_of, key=lambda patient: (label_of[patient], patient))
-    return Splits(tuple(tuple(sorted(ordered[fold::folds])) for fold in range(folds)), (), "case", "dealt")
+    """All slides in turn, class by class, into folds; none is sealed."""
+    label_of = dataset.table.of_slides("label")
+    ordered = sorted(label_of, key=lambda slide: (label_of[slide], slide))
+    return Splits(tuple(tuple(sorted(ordered[fold::folds])) for fold in range(folds)), (), "patient", "dealt")
 
 
 def train(config: Config, dataset: Dataset, folds: int = 2) -> tuple[CrossValidation, list[EpochReport]]:

@@ -26,7 +26,7 @@ def heads(*choices: int) -> Space:
 @pytest.fixture
 def study(synthetic_dataset, tmp_path):
     def run(space, trials, enough=None):
-        splits = make_splits(synthetic_dataset.table, folds=2, test_fraction=0.0, grouping="case", seed=0)
+        splits = make_splits(synthetic_dataset.table, folds=2, test_fraction=0.0, grouping="patient", seed=0)
         settings = StudySettings(name="s", output=tmp_path, trials=trials, concurrency=1)
         with joining(None) as connected:
             return run_study(settings, space, tiny_config(), (1,), synthetic_dataset, splits, Console(quiet=True), connected, enough)

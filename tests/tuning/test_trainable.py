@@ -27,9 +27,9 @@ def asked(number=0, params=PARAMS, since=0, until=3, take=1):
 
 def set_up(dataset, folder, params=PARAMS, number=0, since=0, until=3, take=1):
     """A worker that was told what to train, of a study in this folder."""
-    splits = make_splits(dataset.table, folds=2, test_fraction=0.0, grouping="case", seed=0)
+    splits = make_splits(dataset.table, folds=2, test_fraction=0.0, grouping="patient", seed=0)
     trainable = MMNetTrainable.__new__(MMNetTrainable)
-    base = tiny_config({"sampling.views_per_patient": 1})
+    base = tiny_config({"sampling.views_per_slide": 1})
     shared = {"dataset": dataset, "splits": splits, "base": base, "place": TrialPlace(folder), "threads": 1}
     trainable.setup(asked(number, params, since, until, take), **shared)
     return trainable

@@ -82,7 +82,7 @@ def test_a_node_that_joined_later_and_lacks_the_weights_says_so_before_its_first
 @pytest.mark.xdist_group("ray")
 def test_weights_that_a_node_lacks_end_the_study_with_that_line_and_no_trial_has_failed(synthetic_dataset, tmp_path, monkeypatch):
     """The node that joined later is this one, which loses the file when the study has begun."""
-    splits = make_splits(synthetic_dataset.table, folds=2, test_fraction=0.0, grouping="case", seed=0)
+    splits = make_splits(synthetic_dataset.table, folds=2, test_fraction=0.0, grouping="patient", seed=0)
     config, weights = tiny_config({"model.backbone": "timm:test_vit"}), tmp_path / "w.pth"
     torch.save(build_backbone(config.model, 32, 0).body.model.state_dict(), weights)
     put = study_module.tune.with_parameters
@@ -171,7 +171,7 @@ def test_trials_run_on_nodes_that_have_neither_data_nor_cache_nor_a_shared_folde
     data = shutil.copytree(synthetic_root, tmp_path / "data")
     dataset = load_dataset(data, 32)
     assert isinstance(dataset.images, np.memmap)
-    splits = make_splits(dataset.table, folds=2, test_fraction=0.0, grouping="case", seed=0)
+    splits = make_splits(dataset.table, folds=2, test_fraction=0.0, grouping="patient", seed=0)
     study = StudySettings(name="s", output=tmp_path / "driver", trials=4)
     put, seen = study_module.tune.with_parameters, []
 

@@ -181,7 +181,7 @@ def test_a_machine_whose_link_goes_down_and_comes_back_costs_no_trial_and_change
         for machine, words in ((head, begins), (first, joins), (second, joins)):
             start_ray(machine, setting, f"--node-ip-address={machine.address} {words}")
         shared = tmp_path / "net" / "shared"
-        generate(shared / "data", cases=16, images=2, size=32, seed=0)
+        generate(shared / "data", patients=16, images=2, size=32, seed=0)
         place = f"--address {head.address}:6379 --data /run/shared/data --output /run/shared --name s"
         words = f"{place} --trials {TRIALS} {' '.join(KILLED)} --concurrency 2"
         with Gate(shared, "/run/shared") as gate:

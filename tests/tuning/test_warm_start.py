@@ -15,7 +15,7 @@ from tuning.searcher import all_trials, new_study
 from tuning.warm_start import LEARNED, POINTS, earlier_trials, read_earlier, warm_space
 
 BASE, SPACE = Config(), get_space("smoke", Config())
-SPLITS = Splits((("a",), ("b",)), (), "case", "generated")
+SPLITS = Splits((("a",), ("b",)), (), "patient", "generated")
 
 
 @pytest.fixture
@@ -66,7 +66,7 @@ def test_on_the_same_folds_the_sampler_sees_the_earlier_trials_and_the_study_doe
     assert [t.number for t in all_trials(study)] == [0]
 
 
-@pytest.mark.parametrize(("fingerprint", "splits"), [("other", SPLITS), ("f", Splits((("b",), ("a",)), (), "case", "generated"))])
+@pytest.mark.parametrize(("fingerprint", "splits"), [("other", SPLITS), ("f", Splits((("b",), ("a",)), (), "patient", "generated"))])
 def test_scores_on_other_patients_are_not_compared(earlier, fingerprint, splits):
     taken = read_earlier(earlier(*TRIALS), SPACE, BASE, fingerprint, splits)
     assert not taken["trials"] and len(taken["points"]) == POINTS
