@@ -61,7 +61,9 @@ class Dataset:
         if absent:
             present = ",".join(str(m) for m in np.unique(self.table.magnification))
             unsaid = present == str(ONE_MAGNIFICATION)
-            remedy = "it says no magnification: leave --magnifications out" if unsaid else f"it has {present}: pass --magnifications {present}"
+            remedy = (
+                "it says no magnification: leave --magnifications out" if unsaid else f"it has {present}: pass --magnifications {present}"
+            )
             raise DataError(f"magnifications {shortlist(absent)}: the data set {self.name} has no such image; {remedy}")
         return self.select_rows(np.isin(self.table.magnification, magnifications))
 

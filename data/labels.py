@@ -31,9 +31,7 @@ POSITIVE = (
 NEGATIVE = (*_BENIGN, "0", "benign", "b", "false", "no", "negative", "neg", "normal", "healthy")
 
 
-def choose_classes(
-    dataset: Dataset, *, label: str = "class", classes: Iterable[str] | None = None, positive: str | None = None
-) -> Dataset:
+def choose_classes(dataset: Dataset, *, label: str = "class", classes: Iterable[str] | None = None, positive: str | None = None) -> Dataset:
     """The data set with its labels as asked for: those of `label` (class or subtype), only images of `classes`, or `positive` against the rest.
 
     Of two classes the positive one becomes label 1. Names compare without regard to capitals. Raises DataError.
@@ -56,6 +54,8 @@ def choose_classes(
     if positive is not None:
         chosen = _named(positive.split(","), present, "--positive")
         rest = [name for name in present if name not in chosen]
+        if not rest:
+            raise DataError(f"--positive {positive}: these are all classes of the data set; name those of one side")
         ordered = [rest[0] if len(rest) == 1 else "other", "+".join(chosen)]
         number = {name: int(name in chosen) for name in present}
     else:
@@ -80,8 +80,8 @@ def as_classes(dataset: Dataset, classes: Sequence[str], label: str = "class") -
     number: dict[str, int] = {"": UNKNOWN}
     for name in set(names.tolist()) - {""}:
         plain = name.casefold()
-        parts = [[part.casefold() for part in known.split("+")] for known in classes]
-        inside = [place for place, known in enumerate(parts) if plain in known]
+        inside = [place for place, known in enumerate(classes) if plain == known.casefold()]
+        inside = inside or [place for place, known in enumerate(classes) if plain in known.casefold().split("+")]
         if not inside and classes[0] == "other":
             inside = [0]
         number[name] = inside[0] if inside else UNKNOWN
@@ -111,6 +111,8 @@ def _two(names: list[str]) -> list[str]:
     """The negative and the positive one."""
     positive = [name for name in names if name.casefold() in POSITIVE]
     negative = [name for name in names if name.casefold() in NEGATIVE]
+    if len(positive) + len(negative) == 1 and len((positive or negative)[0]) == 1:  # 1 of 1 and 2, M of M and F: nobody can know
+        positive = negative = []
     if len(positive) == 1:
         return [next(name for name in names if name != positive[0]), positive[0]]
     if len(negative) == 1 and not positive:

@@ -17,7 +17,8 @@ import pandas as pd
 from data.errors import DataError, shortlist
 from data.table import ONE_MAGNIFICATION, Row, alike, same_name
 
-NO_LABEL = ("", "na", "n/a", "nan", "none", "unknown", "?", "-1")
+MISSING = ("", "na", "n/a", "#n/a", "<na>", "nan", "null", "nil")  # as R, pandas, spreadsheets and databases write it
+NO_LABEL = (*MISSING, "none", "unknown", "?", "-", "-1")
 PLAIN = {"0": "benign", "1": "malignant", "benign": "benign", "malignant": "malignant"}  # which may also be mixed
 DELIMITERS = {",": "a comma", ";": "a semicolon", "\t": "a tab", "|": "a bar"}
 LONGEST = 1000  # characters of a value
@@ -59,10 +60,16 @@ def read_manifest(manifest: Path, labelled: bool = True) -> tuple[dict[str, Row]
                 raise DataError(
                     f"{_line(manifest, table, ~bad)}: {name} {table[name][~bad].iloc[0]!r}: expected text without control characters"
                 )
+    for name in ("patient", "slide", "case"):
+        if name in table:
+            table[name] = table[name].str.replace(r"^([0-9]+)\.0+$", r"\1", regex=True)  # a number beside an empty cell
     for name in ("path", "patient"):
-        if (empty := table[name] == "").any():
-            raise DataError(f"{_line(manifest, table, empty)}: {name} is empty; expected one value for each of {', '.join(required)}")
-    number = table["magnification"].str.fullmatch(r"[1-9][0-9]{0,4}(\.0*)?\s*[xX]?")
+        if (empty := table[name].str.casefold().isin(MISSING)).any():
+            value = f" ({table[name][empty].iloc[0]})" if table[name][empty].iloc[0] else ""
+            raise DataError(
+                f"{_line(manifest, table, empty)}: {name} is empty{value}; expected one value for each of {', '.join(required)}"
+            )
+    number = table["magnification"].str.fullmatch(r"0*[1-9][0-9]{0,4}([.,]0*)?\s*[xX\u00d7]?")
     if not number.all():
         value = table["magnification"][~number].iloc[0]
         raise DataError(f"{_line(manifest, table, ~number)}: magnification {value!r}: expected a number such as 40")
@@ -110,8 +117,10 @@ def _text(manifest: Path) -> tuple[str, list[str]]:
 
 def _table(manifest: Path, text: str) -> pd.DataFrame:
     """All values as text; `line` numbers the rows as an editor does."""
-    begins = 2 if text[:4].lower() == "sep=" else 1  # a line that spreadsheets write and read
-    head = next((line for line in text.splitlines()[begins - 1 :] if line.strip()), "")
+    lines = text.splitlines()
+    named = text[:4].lower() == "sep="  # a line that spreadsheets write and read
+    begins = next((number for number, line in enumerate(lines, 1) if line.strip() and not (named and number == 1)), 1)
+    head = lines[begins - 1] if lines else ""
     delimiter = max(DELIMITERS, key=head.count)
     settings: dict[str, Any] = {"dtype": str, "keep_default_na": False, "skip_blank_lines": False, "index_col": False}
     try:

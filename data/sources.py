@@ -22,6 +22,7 @@ from data.grammar import GRAMMAR, parse
 from data.table import Row, same_name
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff")
+OTHER_IMAGES = (".bmp", ".gif", ".webp", ".jfif", ".jpe", ".jp2", ".svs", ".ndpi", ".mrxs", ".dcm", ".npy")  # named, and not read
 MANIFEST_SUFFIXES = (".csv", ".tsv")
 ARCHIVE_SUFFIXES = (".tar.gz", ".tgz", ".tar", ".zip")
 # RuntimeError: an encrypted zip; the last two: names and fields of a zip's directory that make no sense
@@ -65,8 +66,9 @@ class FolderSource:
         self.notes: list[str] = []
         self.covariates: dict[str, dict[str, str]] = {}
         self.refused: dict[str, str] = {}  # {path: reason}, of an archive: what was not unpacked
-        self._files: list[tuple[str, int, int]] = []
-        self._seen: set[tuple[int, int]] = set()
+        self._files: list[tuple[str, int, int, int]] = []
+        self._seen: set[tuple[int, int, str]] = set()
+        self._unread: list[str] = []
         folders = [""]
         try:
             while folders:
@@ -74,6 +76,10 @@ class FolderSource:
         except OSError as error:
             raise DataError(f"data folder {root}: cannot read {error.filename}: {error.strerror}; make it readable or remove it") from error
         self._files.sort()
+        if self._unread:
+            self.notes.append(
+                f"{len(self._unread)} files below it are not read ({shortlist(sorted(self._unread))}): expected {', '.join(IMAGE_SUFFIXES)}"
+            )
 
     def _look_into(self, folder: str) -> list[str]:
         """Note the images of one folder; returns the folders in it, last first."""
@@ -90,24 +96,29 @@ class FolderSource:
             except OSError:  # a link to nothing, or to itself: a bad file when it is read
                 about = os.lstat(place)
             is_folder = stat.S_ISDIR(about.st_mode)
-            thing = about.st_dev, about.st_ino
-            if thing in self._seen or not (is_folder or is_image(name)):
+            # an image under another name is kept: it may be another person's, which its pixels will tell
+            thing = about.st_dev, about.st_ino, "" if is_folder else name
+            if not is_folder and not is_image(name):
+                if stat.S_ISLNK(about.st_mode) or name.lower().endswith((*OTHER_IMAGES, *ARCHIVE_SUFFIXES)):
+                    self._unread.append(path)
+                continue
+            if thing in self._seen:
                 continue
             self._seen.add(thing)
             if is_folder:
                 inner.append(f"{path}/")
             else:
-                self._files.append((path, about.st_size, about.st_mtime_ns))
+                self._files.append((path, about.st_size, about.st_mtime_ns, about.st_ctime_ns))
         return inner[::-1]
 
     def stamp(self) -> str:
         """Changes whenever a file is added, removed or written; costs one directory walk."""
-        return digest([f"{path}\t{size}\t{mtime}" for path, size, mtime in self._files])
+        return digest(["\t".join(map(str, file)) for file in self._files])
 
     def rows(self) -> tuple[dict[str, Row], dict[str, str]]:
         """({path: row}, {path: reason why it cannot be used, such as a name that breaks the grammar})."""
         rows, problems = {}, dict(self.refused)
-        for path, _, _ in self._files:
+        for path, *_ in self._files:
             try:
                 rows[path] = breakhis_row(path)
             except ValueError as error:
@@ -145,7 +156,7 @@ class ManifestSource:
             try:
                 about = self._place(path).stat()
                 others = [values[path] for values in self.covariates.values()]
-                parts.append(f"{row}\t{others}\t{about.st_size}\t{about.st_mtime_ns}")
+                parts.append(f"{row}\t{others}\t{about.st_size}\t{about.st_mtime_ns}\t{about.st_ctime_ns}")
             except (OSError, ValueError):  # ValueError: no path can be that
                 parts.append(f"{row}\tmissing")
         return digest(parts)
@@ -174,7 +185,7 @@ class ArchiveSource:
 
     def stamp(self) -> str:
         about = self.archive.stat()
-        return digest([self.archive.name, str(about.st_size), str(about.st_mtime_ns)])
+        return digest([self.archive.name, *map(str, (about.st_size, about.st_mtime_ns, about.st_ctime_ns))])
 
     def unpack(self, folder: Path) -> FolderSource:
         """Its tree, below an empty folder. Raises DataError: damaged, or beyond the bounds above; InputError: the disk is too small."""
@@ -197,7 +208,9 @@ class ArchiveSource:
                 raise
             what = getattr(error, "strerror", None) or error  # without the path below `folder`
             place = f" (at {name})" if name else ""
-            raise DataError(f"archive {self.archive}: damaged or not an archive: {what}{place}; download it again") from error
+            raise DataError(
+                f"archive {self.archive}: damaged or not an archive: {what}{place}; download it again, or unpack it yourself and pass its folder"
+            ) from error
         tree = FolderSource(folder)
         tree.name, tree.synthetic, tree.refused = self.name, synthetic, refused
         return tree

@@ -4,7 +4,8 @@ Names may be of patients or of slides, with `-` or `_`, in any Unicode form. Wha
 """
 
 import json
-from collections import defaultdict
+import re
+from collections import Counter, defaultdict
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,9 @@ from data.splits import Splits
 from data.table import GROUPINGS, PatientTable, same_name
 
 EXPECTED = 'JSON {"folds": [[patient, …], …], "test": [patient, …], "grouping": "patient"}'
+TEST = ("test", "testing", "holdout", "hold-out", "heldout", "held-out", "sealed")
+TRAIN = ("train", "training", "val", "valid", "validation")  # who are dealt into folds here
+WHOLE = r"(?<=[0-9])\.0+$"  # as a column of numbers is written that has an empty cell
 TABLES = "a table with patient,fold, a list such as dsfold1.txt, Kaggle's Folds.csv with its number (Folds.csv:1), a folder with train/ and test/"
 
 
@@ -27,17 +31,18 @@ def read_splits(source: str, table: PatientTable, grouping: str) -> Splits:
     try:
         if path.is_dir():
             if (path / "train").is_dir() and (path / "test").is_dir():
-                return _tested(source, {part: _files_of(path / part) for part in ("train", "test")}, table, grouping)
+                trees = {"test": _files_of(path / "test"), "train": set().union(*(_files_of(path / part) for part in TRAIN))}
+                return _tested(source, trees, table, grouping)
             raise IsADirectoryError(21, "Is a directory without train/ and test/")
-        text = path.read_bytes().decode("utf-8-sig")
-        if path.suffix == ".txt":
-            return _tested(source, _listed(line.split("|") for line in text.splitlines() if line.strip()), table, grouping)
-        if path.suffix == ".csv":
+        if path.suffix.lower() in (".csv", ".tsv"):
             return _from_table(source, path, number, table, grouping)
+        text = path.read_bytes().decode("utf-8-sig")
+        if path.suffix.lower() == ".txt":
+            return _tested(source, _listed(line.split("|") for line in text.splitlines() if line.strip()), table, grouping)
         content = json.loads(text)
         content = {"folds": content} if content and isinstance(content, list) else content.get("splits", content)
         folds, test = [_names(fold) for fold in content["folds"]], _names(content.get("test", []))
-        said, grouping = content.get("source", ""), content.get("grouping", "patient")
+        said, grouping = content.get("source", ""), content.get("grouping", grouping)
         grouping = "patient" if grouping == "case" else grouping  # as earlier versions wrote
         if not folds or not isinstance(said, str):
             raise ValueError(f"{len(folds)} folds, source {said!r}")
@@ -49,22 +54,39 @@ def read_splits(source: str, table: PatientTable, grouping: str) -> Splits:
         raise
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise DataError(f"splits {source}: expected {EXPECTED}, {TABLES}; got {error!r}") from error
-    slides = _Slides(table)
+    slides = _Slides(table, source)
     # what may leak is decided by what it is
     return Splits(tuple(map(slides.of, folds)), slides.of(test), grouping, said if said.startswith("official:") else source)
 
 
 class _Slides:
-    """Which slides of a table a name means: its own, or all of a patient."""
+    """Which slides of a table a name means: its own, or all of a patient. `column`: patient or slide, where one is said."""
 
-    def __init__(self, table: PatientTable):
-        self._of: dict[str, list[str]] = defaultdict(list)
+    def __init__(self, table: PatientTable, source: str, column: str | None = None):
+        patients: dict[str, list[str]] = defaultdict(list)
         for slide, patient in table.of_slides("patient").items():
-            self._of[_plain(str(patient))].append(slide)
-        self._of |= {_plain(slide): [slide] for slide in table.slides().tolist()}
+            patients[str(patient)].append(slide)
+        slides = {slide: [slide] for slide in table.slides().tolist()}
+        first, then = (patients, slides) if column == "patient" else (slides, patients)
+        self._of = {**_spelled(then), **_spelled(first), **then, **first}
+        self._either = set() if column else {name for name in patients if slides.get(name, patients[name]) != patients[name]}
+        self._source = source
 
     def of(self, names: Iterable[str]) -> tuple[str, ...]:
-        return tuple(slide for name in names for slide in self._of.get(_plain(name), [name]))
+        """Raises DataError where a name may mean two things."""
+        names = list(names)
+        if doubtful := sorted(self._either.intersection(names)):
+            raise DataError(
+                f"splits {self._source}: {shortlist(doubtful)} may be a patient, or a slide of another; say which in a table with the column "
+                "patient or slide, and fold"
+            )
+        return tuple(slide for name in names for slide in self._of.get(same_name(name), self._of.get(_plain(name), [name])))
+
+
+def _spelled(known: dict[str, list[str]]) -> dict[str, list[str]]:
+    """The same by one spelling of each name, where it is of one only."""
+    names = Counter(map(_plain, known))
+    return {_plain(name): slides for name, slides in known.items() if names[_plain(name)] == 1}
 
 
 def _plain(name: str) -> str:
@@ -79,14 +101,16 @@ def _names(patients: Any) -> list[str]:
 
 def _files_of(folder: Path) -> set[str]:
     """The slides whose images lie below a folder."""
-    return {parse(same_name(file.name)).slide for file in folder.rglob("SOB_*")}
+    return {parse(same_name(file.name)).slide for file in folder.rglob("SOB_*") if not file.is_dir()}
 
 
 def _listed(rows: Iterable[list[str]]) -> dict[str, set[str]]:
     """{part: slides} of rows FILE | magnification | fold | part, as BreakHis's dsfold lists have them."""
     parts: dict[str, set[str]] = {"train": set(), "test": set()}
     for row in rows:
-        parts[row[-1].strip().lower()].add(parse(same_name(row[0].strip().rpartition("/")[2])).slide)
+        part = row[-1].strip().lower()
+        name = row[0].strip().replace("\\", "/").rpartition("/")[2]
+        parts["train" if part in TRAIN else "test" if part in TEST else part].add(parse(same_name(name)).slide)
     return parts
 
 
@@ -98,7 +122,15 @@ def _tested(source: str, parts: dict[str, set[str]], table: PatientTable, groupi
             f"splits {source}: {shortlist(both)} in train and in test; expected every slide in one (of BreakHis's own folds: --splits official:1)"
         )
     here = set(table.slides().tolist())
-    return Splits((), tuple(sorted(parts["test"] & here)), grouping, source)
+    tested = parts["test"] & here
+    if not tested or here - tested - parts["train"]:
+        listed = (
+            f"none of its {len(parts['test'])} test slides is in the data"
+            if not tested
+            else f"{shortlist(sorted(here - tested - parts['train']))} not in it"
+        )
+        raise DataError(f"splits {source} do not fit the data: {listed}; use the data set that they were made for")
+    return Splits((), tuple(sorted(tested)), grouping, source)
 
 
 def _from_table(source: str, path: Path, number: str | None, table: PatientTable, grouping: str) -> Splits:
@@ -106,6 +138,7 @@ def _from_table(source: str, path: Path, number: str | None, table: PatientTable
 
     rows = read_table(path)
     if {"fold", "grp", "filename"} <= set(rows):  # Kaggle's: five partitions in one file
+        rows["fold"] = rows["fold"].str.replace(WHOLE, "", regex=True)
         numbers = sorted(set(rows["fold"]))
         if number not in numbers:
             raise DataError(f"splits {source}: it holds the folds {', '.join(numbers)}; say which one, as {path}:{numbers[0]}")
@@ -114,10 +147,21 @@ def _from_table(source: str, path: Path, number: str | None, table: PatientTable
     name = next((column for column in ("patient", "slide", "case") if column in rows), None)
     if name is None or "fold" not in rows:
         raise DataError(f"splits {source}: columns {list(rows)}; expected patient,fold, one line a patient, test for who is sealed")
-    folds: dict[str, list[str]] = defaultdict(list)
-    for patient, fold in zip(rows[name], rows["fold"].str.strip().str.lower(), strict=True):
-        folds[fold].append(patient)
-    test = folds.pop("test", [])
-    slides = _Slides(table)
+    folds: dict[str, dict[str, None]] = defaultdict(dict)  # a line an image is as good as a line a patient
+    values = rows["fold"].str.strip().str.lower().str.replace(WHOLE, "", regex=True)
+    for line, patient, fold in zip(rows.index, rows[name].str.strip().str.replace(WHOLE, "", regex=True), values, strict=True):
+        part = "test" if fold in TEST else "train" if fold in TRAIN else fold
+        known = re.fullmatch(r"(?:fold[ _-]?)?([0-9]+|[a-z])", part)
+        if part not in ("test", "train") and not known:
+            raise DataError(f"splits {source}, line {line}: fold {fold!r}: expected a number, or test for who is sealed")
+        folds[known[1] if known else part][patient] = None
+    test, train = folds.pop("test", {}), folds.pop("train", {})
+    if train and folds:
+        raise DataError(
+            f"splits {source}: fold is {next(iter(folds))} and train or val; expected a number for each patient that is not in test"
+        )
+    slides = _Slides(table, source, "slide" if name == "slide" else "patient")
+    if train:
+        return _tested(source, {"train": set(slides.of(train)), "test": set(slides.of(test))}, table, grouping)
     ordered = sorted(folds, key=lambda fold: (len(fold), fold))
     return Splits(tuple(slides.of(folds[fold]) for fold in ordered), slides.of(test), grouping, source)

@@ -83,13 +83,19 @@ def make_splits(table: PatientTable, *, folds: int, test_fraction: float, groupi
     for _ in range(DEALS):
         deals.append(np.empty(len(open_strata), dtype=int))
         with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message="The least populated class")  # whether each class is everywhere is checked by the caller
-            for fold, (_, chosen) in enumerate(StratifiedKFold(folds, shuffle=True, random_state=generator).split(open_strata, open_strata)):
+            warnings.filterwarnings(
+                "ignore", message="The least populated class"
+            )  # whether each class is everywhere is checked by the caller
+            for fold, (_, chosen) in enumerate(
+                StratifiedKFold(folds, shuffle=True, random_state=generator).split(open_strata, open_strata)
+            ):
                 deals[-1][chosen] = fold
     dealt = np.empty(len(open_strata), dtype=int)
     for value in np.unique(open_strata):  # every deal gives a fold as many groups of a class
         here = open_strata == value
         dealt[here] = min((deal[here] for deal in deals), key=lambda part: _unevenness(part, images[~sealed][here]))
+    whole = (deal for deal in (dealt, *deals) if all(holds[~sealed][deal == fold].any(0).all() for fold in range(folds)))
+    dealt = next(whole, dealt)  # groups of several classes may leave a fold without one of them
     parts = [frozenset(open_names[dealt == fold].tolist()) for fold in range(folds)]
 
     def members(groups: frozenset[str]) -> tuple[str, ...]:
@@ -188,7 +194,9 @@ def check_splits(splits: Splits, table: PatientTable) -> None:
         leaks = {patient: parts for patient, parts in folds_only.items() if len(parts) > 1}
     if leaks and splits.grouping == "patient":
         listed = shortlist([f"{patient} ({', '.join(parts)})" for patient, parts in leaks.items()])
-        raise LeakageError(f"splits {splits.source}: patient {listed} on both sides; keep each patient in one part, or say --grouping slide")
+        raise LeakageError(
+            f"splits {splits.source}: patient {listed} on both sides; keep each patient in one part, or say --grouping slide"
+        )
     label_of, patient_of = table.of_slides("label"), table.of_slides("patient")
     in_folds = [{label_of[slide] for slide in fold} for fold in splits.folds]
     for number, (name, part) in enumerate([*((f"fold {n + 1}", fold) for n, fold in enumerate(splits.folds)), ("test", splits.test)]):

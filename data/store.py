@@ -23,12 +23,12 @@ import numpy as np
 
 from data.cache import atomic_folder, cache_root, only_process, require_space
 from data.dataset import Dataset, same_data
-from data.decode import FLOATS, Deep, decode, full_scale
+from data.decode import DARK, FLOATS, Deep, decode, full_scale
 from data.errors import DataError, InputError, shortlist
 from data.sources import ArchiveSource, FolderSource, ManifestSource, digest, open_source
 from data.table import BREAKHIS, COLUMNS, UNKNOWN, PatientTable, Row, build_table
 
-FORMAT = 4  # of the cache; a change makes old caches invisible
+FORMAT = 5  # of the cache; a change makes old caches invisible
 KEPT = "covariate "  # how the columns of a manifest begin that are kept as they stand
 CLIPPED = 0.5  # of all values of a data set black or white: something went wrong before it came here
 Progress = Callable[[int, int], None]  # (images done, images in all)
@@ -99,6 +99,7 @@ class Decoded(NamedTuple):
     digest: str  # of the file's bytes
     pixels: str  # digest of the whole image's pixels
     clipped: float  # share of its values that are 0 or 255
+    brightest: int
 
 
 def _build(
@@ -127,7 +128,12 @@ def _build(
     found = {path: outcome for path, outcome in outcomes.items() if isinstance(outcome, Decoded)}
     if found and (clipped := float(np.mean([image.clipped for image in found.values()]))) > CLIPPED:
         notes.append(f"{clipped:.0%} of all values are black or white: the images may have lost their range before they came here")
-    digests, shared = _without_duplicates(rows, found)
+    if dark := [path for path, image in found.items() if image.brightest < DARK]:
+        notes.append(
+            f"{len(dark)} of {len(found)} images have no value above {DARK} of 255 ({shortlist(sorted(dark))}): were they saved with another range?"
+        )
+    digests, shared, told = _without_duplicates(rows, found, isinstance(source, FolderSource))
+    notes += told
     problems |= shared
     if problems and (on_bad_file == "error" or not digests):
         _raise_problems(source.name, problems)
@@ -151,12 +157,17 @@ def _build(
 
 def _scales(deep: Iterable[Deep]) -> tuple[dict[str, float], list[str]]:
     """({kind: its white} of a data set's images of more than 8 bits, the same in words)."""
-    largest: dict[str, float] = {}
+    found: dict[str, list[float]] = {}
     for image in deep:
-        largest[image.kind] = max(largest.get(image.kind, 0.0), image.largest)
-    full = {kind: full_scale(kind, value) for kind, value in largest.items()}
-    words = {kind: f"{'floating-point' if kind == FLOATS else '16- or 32-bit'} images" for kind in full}
-    return full, [f"{words[kind]} hold values up to {largest[kind]:g}: 0 to {white:g} became 0 to 255" for kind, white in full.items()]
+        found.setdefault(image.kind, []).append(image.largest)
+    full = {kind: full_scale(kind, max(values)) for kind, values in found.items()}
+    notes = []
+    for kind, white in full.items():
+        words = "floating-point" if kind == FLOATS else "16- or 32-bit"
+        low = sum(value < white / 8 for value in found[kind])
+        others = f"; {low} of {len(found[kind])} hold less than an eighth of it: were they saved with another range?" if low else ""
+        notes.append(f"{words} images hold values up to {max(found[kind]):g}: 0 to {white:g} became 0 to 255{others}")
+    return full, notes
 
 
 def _fingerprint(table: PatientTable, digests: Mapping[str, str]) -> str:
@@ -164,7 +175,9 @@ def _fingerprint(table: PatientTable, digests: Mapping[str, str]) -> str:
     kinds = np.array([*(str(BREAKHIS.index(name)) if name in BREAKHIS else name for name in table.classes), str(UNKNOWN)])[table.label]
     columns = (table.path, table.magnification, table.slide, table.patient, table.subtype, kinds)
     rows = list(zip(*(column.tolist() for column in columns), strict=True))
-    contents = sorted(f"{digests[path]} {magnification} {slide} {patient} {label}" for path, magnification, slide, patient, _, label in rows)
+    contents = sorted(
+        f"{digests[path]} {magnification} {slide} {patient} {label}" for path, magnification, slide, patient, _, label in rows
+    )
     names = [f"{digests[path]} {path.rpartition('/')[2]} {subtype}" for path, *_, subtype, _ in rows]
     return f"{digest(contents)[:16]}-{digest(names)[:8]}"
 
@@ -184,7 +197,7 @@ def _decoded(
             content = source.read(path)
             pixels, whole = decode(content, images.shape[1], fit, full)
             images[slots[path]] = pixels
-            return path, Decoded(_short(content), _short(whole), float(np.mean((pixels == 0) | (pixels == 255))))
+            return path, Decoded(_short(content), _short(whole), float(np.mean((pixels == 0) | (pixels == 255))), int(pixels.max()))
         except (ValueError, Deep) as error:
             return path, error
         except OSError as error:
@@ -203,11 +216,11 @@ def _short(content: bytes) -> str:
     return hashlib.blake2b(content, digest_size=16).hexdigest()
 
 
-def _without_duplicates(rows: dict[str, Row], found: dict[str, Decoded]) -> tuple[dict[str, str], dict[str, str]]:
-    """({path: digest} of one of equal images a slide and magnification, {path: why it cannot be used}).
+def _without_duplicates(rows: dict[str, Row], found: dict[str, Decoded], tree: bool) -> tuple[dict[str, str], dict[str, str], list[str]]:
+    """({path: digest} of one of equal images a slide and magnification, {path: why it cannot be used}, what was dropped, in words).
 
-    Nested releases hold copies, which are dropped. An image of another person, or another image under the same file name (an original
-    and its normalised copy), is named: nobody knows whose it is, or which one is meant.
+    Nested releases hold copies, which are dropped. An image of another person, or in a tree another image under the same name (an
+    original and its normalised copy), is named: nobody knows whose it is, or which one is meant.
     """
     copies: dict[str, list[str]] = {}
     for path in sorted(found):
@@ -222,12 +235,23 @@ def _without_duplicates(rows: dict[str, Row], found: dict[str, Decoded]) -> tupl
                 problems[path] = f"exact duplicate of {stranger}, which belongs to another patient"
         else:  # within one patient copies leak nothing
             kept |= {path: found[path].digest for path in {rows[path][1:3]: path for path in reversed(paths)}.values()}
-    first: dict[tuple[str, str], str] = {}
-    for path in sorted(kept):
-        other = first.setdefault((rows[path][2], path.rpartition("/")[2]), path)
+    copies_of = [path for path in found if path not in kept and path not in problems]
+    notes = (
+        [f"{len(copies_of)} exact copies within a slide and magnification are left out ({shortlist(sorted(copies_of))})"]
+        if copies_of
+        else []
+    )
+    magnified = [paths[0] for paths in copies.values() if len({rows[path][1] for path in paths if path in kept}) > 1]
+    if magnified:
+        notes.append(
+            f"{len(magnified)} images stand under two magnifications with equal pixels ({shortlist(magnified)}): one of them is wrong"
+        )
+    first: dict[tuple[str, int, str], str] = {}
+    for path in sorted(kept) if tree else ():
+        other = first.setdefault((*rows[path][2:0:-1], path.rpartition("/")[2].rpartition(".")[0]), path)  # type: ignore[arg-type]
         if other != path:
             problems[path] = f"another image than {other}, which has its name; keep one of the two trees"
-    return {path: digest for path, digest in kept.items() if path not in problems}, problems
+    return {path: digest for path, digest in kept.items() if path not in problems}, problems, notes
 
 
 def _raise_problems(name: str, problems: dict[str, str]) -> None:

@@ -1,5 +1,6 @@
 """The patient table: one row per image, checked once, the only description of a data set that other packages see."""
 
+import re
 import unicodedata
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
@@ -15,6 +16,8 @@ ONE_MAGNIFICATION = 1  # what images are given whose magnification nobody says
 UNKNOWN = -1  # the label of an image that is to be predicted
 LABELS = ("class", "subtype")  # what may be predicted
 BREAKHIS = ("benign", "malignant")
+_MARKS = re.compile(r"[\s_\-\u2010-\u2015\u2212]+")
+_ZEROS = re.compile(r"(?<![0-9])0+(?=[0-9])")
 Row = tuple[str, int, str, str, str, str]  # path, magnification, slide, patient, subtype, class ("": unknown)
 
 
@@ -24,12 +27,16 @@ def same_name(text: str) -> str:
 
 
 def alike(names: Iterable[str], what: str) -> list[str]:
-    """A note of names that differ only in capitals and blanks, as spellings of one do."""
+    """A note of names that differ only as spellings of one do: in capitals, blanks, dashes, leading zeros."""
     spellings: dict[str, set[str]] = {}
     for name in names:
-        spellings.setdefault("".join(name.casefold().split()), set()).add(name)
+        spellings.setdefault(_MARKS.sub("", _ZEROS.sub("", name.casefold())), set()).add(name)
     pairs = [" = ".join(sorted(found)) for found in spellings.values() if len(found) > 1]
-    return [f"{what} that differ only in capitals or blanks are taken for different ones: {shortlist(sorted(pairs))}"] if pairs else []
+    return (
+        [f"{what} that differ only in capitals, blanks, dashes or leading zeros are taken for different ones: {shortlist(sorted(pairs))}"]
+        if pairs
+        else []
+    )
 
 
 @dataclass(frozen=True)
@@ -102,15 +109,19 @@ def build_table(rows: list[Row], mixed: bool = False) -> PatientTable:
     classes = sorted(set(name.tolist()) - {""})
     label = np.where(name == "", UNKNOWN, np.searchsorted(classes, name) if classes else UNKNOWN)
     for unit, units, value, values in (
+        ("slide", slide, "patient", patient),
         ("slide", slide, "class", name),
         ("patient", patient, "class", name),
-        ("slide", slide, "patient", patient),
     ):
         first: dict[str, str] = {}
         pairs = zip(units.tolist(), values.tolist(), strict=True)
         offenders = sorted({one for one, other in pairs if first.setdefault(one, other) != other})
         if offenders and not (mixed and unit == "patient"):
-            way = ", or say --set data.mixed_labels=true where classes differ within a patient" if value == "class" else ""
+            way = (
+                ", or say --set data.mixed_labels=true where classes differ within a patient"
+                if value == "class"
+                else "; slides that are numbered within each patient need the patient in their name"
+            )
             raise DataError(
                 f"{unit} {shortlist(offenders)} stands under more than one {value}: expected exactly one each; correct the file names or the "
                 f"manifest{way}"

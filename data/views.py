@@ -66,7 +66,9 @@ class ViewIndex:
         """
         counts = np.zeros((len(slides), len(self.slides)), dtype=int)
         for number, members in enumerate(slides):
-            counts[number, members] = balanced_counts(self.natural(per_slide)[members], self.label[members], self.patient[members], balance, rng)
+            counts[number, members] = balanced_counts(
+                self.natural(per_slide)[members], self.label[members], self.patient[members], balance, rng
+            )
         most = counts.max(0)
         shown = np.flatnonzero(most)
         views = self._assemble(shown, most[shown], rng)
@@ -129,7 +131,8 @@ def balanced_counts(natural: np.ndarray, label: np.ndarray, patient: np.ndarray,
     """
     if balance == "none":
         return natural
-    weight = natural.astype(float) if balance == "class" else 1 / np.bincount(patient)[patient]
+    alike = np.unique(np.stack([patient, label if balance == "class_patient" else np.zeros_like(label)]), axis=1, return_inverse=True)[1]
+    weight = natural.astype(float) if balance == "class" else 1 / np.bincount(alike)[alike]
     if balance != "patient":
         for value in np.unique(label):
             weight[label == value] /= weight[label == value].sum()

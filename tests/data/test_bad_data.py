@@ -137,7 +137,9 @@ def an_unreadable_folder(root, patch):
     return write_tree(root)
 
 
-@bad(f"2 bad file(s): {NAMES[0]} (exact duplicate of {NAMES[3]}, which belongs to another patient), {NAMES[3]} (exact duplicate of {NAMES[0]}")
+@bad(
+    f"2 bad file(s): {NAMES[0]} (exact duplicate of {NAMES[3]}, which belongs to another patient), {NAMES[3]} (exact duplicate of {NAMES[0]}"
+)
 def one_image_in_two_patients(root, patch):
     shutil.copy(write_tree(root) / NAMES[0], root / NAMES[3])
     return root
@@ -568,13 +570,25 @@ M4, M5, M6 = (f"SOB_M_DC_14-{number}" for number in (4, 5, 6))
 @pytest.mark.parametrize(
     ("content", "kind", "message"),
     [
-        ({"folds": [[B1, B1CD, M4, M5, M6], [B2, B3]]}, DataError, "fold 2 (2 slides) holds no slide of class malignant; expected every class"),
+        (
+            {"folds": [[B1, B1CD, M4, M5, M6], [B2, B3]]},
+            DataError,
+            "fold 2 (2 slides) holds no slide of class malignant; expected every class",
+        ),
         ({"folds": [[B1, B1CD, M4, M5], [B2, M6]], "test": [B3]}, DataError, "test (1 slides) holds no slide of class malignant"),
         ({"folds": [[B1, B1CD, M4, M5], [B2, B3, M6], []]}, DataError, "fold 3 (0 slides) holds no slide of class benign, malignant"),
         ({"folds": [[B1, B1CD, B2, B3, M4, M5, M6]]}, DataError, "1 folds; expected at least 2"),
-        ({"folds": [[B1, B2, M4], [B1CD, B3, M5, M6]]}, LeakageError, "patient 1 (fold 1, fold 2) on both sides; keep each patient in one part"),
+        (
+            {"folds": [[B1, B2, M4], [B1CD, B3, M5, M6]]},
+            LeakageError,
+            "patient 1 (fold 1, fold 2) on both sides; keep each patient in one part",
+        ),
         ({"folds": [[B1, M4], [B2, M5]], "test": [B1CD, B3, M6]}, LeakageError, "patient 1 (fold 1, test) on both sides"),
-        ({"folds": [[B1, B2, M4], [B1CD, B3, M5, M6]], "grouping": "Patient"}, DataError, "grouping 'Patient': expected one of patient, slide"),
+        (
+            {"folds": [[B1, B2, M4], [B1CD, B3, M5, M6]], "grouping": "Patient"},
+            DataError,
+            "grouping 'Patient': expected one of patient, slide",
+        ),
         ({"folds": [[B1, B1CD, B2, M4], [B2, B3, M5, M6]]}, LeakageError, f"{B2} listed more than once; expected every slide in"),
         ({"folds": [[B1, B1CD, M4, M5], [B2, M6]], "test": [M4, B3]}, LeakageError, f"{M4} listed more than once"),
         ({"folds": [[B1, B1CD, M4], [B2, M5]]}, DataError, f"do not fit the data: not in the splits: [{B3}, {M6}], not in the data: []"),
@@ -618,10 +632,20 @@ def test_splits_that_are_not_json_are_an_error(tmp_path):
 @pytest.mark.parametrize(
     ("folds", "test_fraction", "grouping", "message"),
     [
-        (4, 0.0, "patient", "3 patients of class benign for 4 folds: expected at least 4, so that every class stands in every part; lower --folds"),
+        (
+            4,
+            0.0,
+            "patient",
+            "3 patients of class benign for 4 folds: expected at least 4, so that every class stands in every part; lower --folds",
+        ),
         (3, 0.3, "patient", "3 patients of class benign for 3 folds and a sealed test: expected at least 4"),
         (4, 0.0, "slide", "3 slides of class malignant for 4 folds: expected at least 4"),
-        (2, 0.6, "patient", "1 patients of class benign for 2 folds after 4 are sealed: expected at least 2, so that every class stands in every part; lower --folds"),
+        (
+            2,
+            0.6,
+            "patient",
+            "1 patients of class benign for 2 folds after 4 are sealed: expected at least 2, so that every class stands in every part; lower --folds",
+        ),
         (2, 0.89, "patient", "patients of class benign for 2 folds after 4 are sealed"),
         (2, 0.0, "hospital", "grouping 'hospital': expected one of patient, slide"),
     ],

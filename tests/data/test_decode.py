@@ -1,6 +1,8 @@
 """Decoding: any accepted image becomes RGB of one size; anything else gives its reason."""
 
 import io
+import struct
+import zlib
 from itertools import product
 
 import numpy as np
@@ -85,8 +87,10 @@ def test_more_than_8_bits_are_brought_to_8_by_the_white_of_the_data_set(form, ki
 
 
 def test_the_white_of_a_data_set_is_the_first_that_holds_its_largest_value():
-    assert [full_scale(INTEGERS, value) for value in (200, 255, 256, 4095, 4096, 70000)] == [255, 255, 4095, 4095, 65535, 2**32 - 1]
-    assert [full_scale(FLOATS, value) for value in (0.4, 1.0, 1.5, 300)] == [1.0, 1.0, 255, 65535]
+    assert [full_scale(INTEGERS, value) for value in (200, 255, 256, 1024, 4096, 20000, 70000, 2**25)] == [
+        2**bits - 1 for bits in (8, 8, 10, 12, 14, 16, 24, 32)
+    ]
+    assert [full_scale(FLOATS, value) for value in (0.4, 1.0, 1.02, 2, 260, 700)] == [1.0, 1.0, 1.0, 255, 255, 65535]
     with pytest.raises(ValueError, match="values up to 1e[+]06: expected floats of at most 65535"):
         full_scale(FLOATS, 1e6)
 
@@ -135,3 +139,82 @@ def test_what_is_no_image_gives_its_reason(content, reason):
     with pytest.raises(ValueError) as caught:
         decode(content, 32)
     assert reason in str(caught.value)
+
+
+def png16(values):
+    """Bytes of a PNG of 16 bits a channel, (H, W, 2 to 4), which Pillow cannot write."""
+
+    def chunk(kind, content):
+        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+    height, width, channels = values.shape
+    lines = b"".join(b"\0" + row.astype(">u2").tobytes() for row in values)
+    header = struct.pack(">IIBBBBB", width, height, 16, {2: 4, 3: 2, 4: 6}[channels], 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(lines)) + chunk(b"IEND", b"")
+
+
+@pytest.mark.parametrize("channels", [2, 3, 4])
+def test_colour_of_16_bits_is_read_and_refused_where_it_is_of_12_in_16(channels):
+    eight = np.random.default_rng(0).integers(0, 256, (32, 32, channels))
+    if channels in (2, 4):
+        eight[:, :, -1], eight[:16] = 255, 255
+    shown = eight[:, :, :3] if channels > 2 else eight[:, :, :1].repeat(3, 2)
+    assert np.abs(decode(png16(eight * 257), 32)[0].astype(int) - shown).max() <= 1
+    twelve = eight * 16
+    if channels in (2, 4):
+        twelve[:, :, -1] = 65535
+    with pytest.raises(ValueError, match="16 bits a channel in colour, of which no value is above 4096: save it with 8 bits"):
+        decode(png16(twelve), 32)
+
+
+def tiff(values, *, tags):
+    """Bytes of an uncompressed TIFF, (H, W) or (H, W, 3), with further tags."""
+    height, width, *channels = values.shape
+    entries = {256: width, 257: height, 259: 1, 273: 8, 277: channels[0] if channels else 1, 278: height, 279: values.nbytes, **tags}
+    body = struct.pack("<2sHI", b"II", 42, 8 + values.nbytes) + values.tobytes() + struct.pack("<H", len(entries))
+    return (
+        body
+        + b"".join(struct.pack("<HHII", tag, 4 if value > 65535 else 3, 1, value) for tag, value in sorted(entries.items()))
+        + b"\0" * 4
+    )
+
+
+def planar_tiff(values):
+    """Bytes of an uncompressed TIFF of 16 bits, (H, W, 3), that holds one channel after the other."""
+    height, width, channels = values.shape
+    plane = values[:, :, 0].nbytes
+    after = 8 + values.nbytes
+    more = struct.pack("<9I", *([8, 8 + plane, 8 + 2 * plane] + [plane] * 3 + [0] * 3))[:24] + struct.pack("<3H", 16, 16, 16)
+    entries = [
+        (256, 3, 1, width),
+        (257, 3, 1, height),
+        (258, 3, 3, after + 24),
+        (259, 3, 1, 1),
+        (262, 3, 1, 2),
+        (273, 4, 3, after),
+        (277, 3, 1, channels),
+        (278, 3, 1, height),
+        (279, 4, 3, after + 12),
+        (284, 3, 1, 2),
+    ]
+    body = struct.pack("<2sHI", b"II", 42, after + 30) + values.transpose(2, 0, 1).tobytes() + more
+    return body + struct.pack("<H", len(entries)) + b"".join(struct.pack("<HHII", *entry) for entry in entries) + b"\0" * 4
+
+
+def test_a_tiff_whose_zero_is_white_is_turned_round_with_any_number_of_bits():
+    gray = np.random.default_rng(1).integers(0, 2**16, (32, 32)).astype("<u2")
+    full = {INTEGERS: 65535.0}
+    dark, light = (decode(tiff(gray, tags={258: 16, 262: zero}), 32, full=full)[0].astype(int) for zero in (1, 0))
+    assert abs(dark + light - 255).max() == 0
+
+
+def test_a_tiff_that_would_be_read_wrong_is_refused():
+    signed = np.random.default_rng(1).integers(0, 100, (32, 32)).astype("i1")
+    with pytest.raises(ValueError, match="a TIFF of signed bytes: expected values from 0 on"):
+        decode(tiff(signed, tags={258: 8, 262: 1, 339: 2}), 32)
+
+
+def test_a_tiff_of_16_bits_with_each_channel_by_itself_is_refused():
+    colour = np.random.default_rng(1).integers(0, 2**16, (32, 32, 3)).astype("<u2")
+    with pytest.raises(ValueError, match="a TIFF of 16 bits a channel, each channel by itself"):
+        decode(planar_tiff(colour), 32)

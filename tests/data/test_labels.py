@@ -15,7 +15,10 @@ from data.table import UNKNOWN, build_table
 def made(*names, subtypes=None, patients=None):
     """One image a class name, each of a slide of its own; pixels say the row."""
     subtypes, patients = subtypes or [""] * len(names), patients or range(len(names))
-    rows = [(f"{n:03d}.png", 40, f"s{n:03d}", f"p{p}", sub, name) for n, (name, sub, p) in enumerate(zip(names, subtypes, patients, strict=True))]
+    rows = [
+        (f"{n:03d}.png", 40, f"s{n:03d}", f"p{p}", sub, name)
+        for n, (name, sub, p) in enumerate(zip(names, subtypes, patients, strict=True))
+    ]
     images = np.arange(len(names), dtype=np.uint8)[:, None, None, None]
     return Dataset(build_table(rows, mixed=True), images, "print", "name")
 
@@ -40,7 +43,9 @@ def test_which_of_two_is_positive_follows_from_the_names_and_is_told(names, clas
 
 def test_or_is_asked_for_and_given():
     dataset = made("left", "right", "left")
-    with pytest.raises(DataError, match="labels left and right: expected two of which one is known as positive; say which, as --positive left"):
+    with pytest.raises(
+        DataError, match="labels left and right: expected two of which one is known as positive; say which, as --positive left"
+    ):
         choose_classes(dataset)
     chosen = choose_classes(dataset, positive="Left")
     assert chosen.table.classes == ("right", "left") and chosen.table.label.tolist() == [1, 0, 1]
@@ -128,7 +133,10 @@ def test_every_class_stands_in_every_part_and_no_patient_in_two(seed):
 
 
 def test_a_class_with_fewer_patients_than_parts_is_named_with_the_ways_out():
-    with pytest.raises(DataError, match="6 patients of class a for 6 folds and a sealed test: expected at least 7.*lower --folds or --test-fraction, leave the class out by --classes"):
+    with pytest.raises(
+        DataError,
+        match="6 patients of class a for 6 folds and a sealed test: expected at least 7.*lower --folds or --test-fraction, leave the class out by --classes",
+    ):
         make_splits(of_three_classes(), folds=6, test_fraction=0.2, grouping="patient", seed=0)
 
 
@@ -137,7 +145,9 @@ def test_a_part_without_a_class_is_an_error_that_names_it():
     splits = make_splits(table, folds=3, test_fraction=0.0, grouping="patient", seed=0)
     of_c = [slide for slide, label in table.of_slides("label").items() if label == 2]
     first = tuple(slide for slide in splits.folds[0] if slide not in of_c)
-    moved = replace(splits, folds=(first, (*splits.folds[1], *(s for s in splits.folds[0] if s in of_c)), splits.folds[2]), grouping="slide")
+    moved = replace(
+        splits, folds=(first, (*splits.folds[1], *(s for s in splits.folds[0] if s in of_c)), splits.folds[2]), grouping="slide"
+    )
     with pytest.raises(DataError, match=r"fold 1 \(\d+ slides\) holds no slide of class c; expected every class in every part"):
         check_splits(moved, table)
 
@@ -149,3 +159,21 @@ def test_images_of_one_slide_may_be_of_several_classes_where_that_is_asked_for()
     assert build_table(rows, mixed=True).slides().tolist() == ["s x", "s y", "t"]
     with pytest.raises(DataError, match="patient p stands under more than one class.*--set data.mixed_labels=true"):
         build_table([(*row[:2], f"{row[2]}{n}", *row[3:]) for n, row in enumerate(rows)])
+
+
+@pytest.mark.parametrize("names", [("1", "2"), ("M", "F"), ("0.5", "1")])
+def test_where_nobody_can_know_which_class_is_positive_it_is_asked(names):
+    with pytest.raises(
+        DataError, match=f"labels .* and .*: expected two of which one is known as positive; say which, as --positive {min(names)}"
+    ):
+        choose_classes(made(*names))
+
+
+def test_not_all_classes_are_positive():
+    with pytest.raises(DataError, match="--positive tumor,normal: these are all classes of the data set; name those of one side"):
+        choose_classes(made("normal", "tumor"), positive="tumor,normal")
+
+
+def test_a_class_may_hold_a_plus():
+    trained = choose_classes(made("ER-", "ER+"), positive="ER+")
+    assert as_classes(made("ER+", "ER-"), trained.table.classes).table.label.tolist() == [1, 0]

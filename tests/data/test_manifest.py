@@ -60,13 +60,15 @@ def test_every_usual_encoding_is_read(tmp_path, encoding):
 
 
 def test_one_person_in_two_forms_of_unicode_is_one(tmp_path):
-    found = rows(tmp_path, PLAIN.replace("a.png,anna", "a.png,Müller").replace("b.png,anna", "b.png," + unicodedata.normalize("NFD", "Müller")))
+    found = rows(
+        tmp_path, PLAIN.replace("a.png,anna", "a.png,Müller").replace("b.png,anna", "b.png," + unicodedata.normalize("NFD", "Müller"))
+    )
     assert len({row[3] for row in found.values()}) == 3
 
 
 def test_persons_that_differ_in_capitals_or_blanks_only_are_told(tmp_path):
     _, _, notes = read(tmp_path, PLAIN.replace("carla", "Ber ta"))
-    assert notes == ["patients that differ only in capitals or blanks are taken for different ones: Ber ta = berta"]
+    assert notes == ["patients that differ only in capitals, blanks, dashes or leading zeros are taken for different ones: Ber ta = berta"]
 
 
 def test_other_columns_are_kept_and_a_magnification_that_nobody_says_is_told(tmp_path):
@@ -154,5 +156,28 @@ def test_a_name_that_no_disk_can_hold_is_a_bad_file(tmp_path):
 
 def test_the_slides_of_a_manifest_are_checked_as_those_of_a_tree(tmp_path):
     found = rows(tmp_path, "path,patient,slide,label\na.png,anna,1,0\nb.png,berta,1,1\n")
-    with pytest.raises(DataError, match="slide 1 stands under more than one class"):
+    with pytest.raises(DataError, match="slide 1 stands under more than one patient.*need the patient in their name"):
         build_table(list(found.values()))
+
+
+def test_patients_that_a_number_may_be_written_as_are_one_or_told(tmp_path):
+    lines = [f"{number}.png,{patient},{number % 2}" for number, patient in enumerate(("7", "7.0", "007", "P-1", "P_1", "P\u20131"))]
+    (tmp_path / "own.csv").write_text("path,patient,label\n" + "\n".join(lines))
+    found, _, notes = read_manifest(tmp_path / "own.csv")
+    assert [row[3] for row in found.values()] == ["7", "7", "007", "P-1", "P_1", "P\u20131"]
+    assert "007 = 7" in notes[-1] and "P-1 = P_1 = P\u20131" in notes[-1]
+
+
+@pytest.mark.parametrize("missing", ["NA", "#N/A", "<NA>", "null"])
+@pytest.mark.parametrize("column", ["patient", "label"])
+def test_what_other_programs_write_for_nothing_is_no_name(tmp_path, missing, column):
+    cells = {"patient": "p3", "label": "1"} | {column: missing}
+    (tmp_path / "own.csv").write_text(f"path,patient,label\na.png,p1,0\nb.png,p2,1\nc.png,{cells['patient']},{cells['label']}\n")
+    with pytest.raises(DataError, match=rf"line 4: {column}.*{missing}"):
+        read_manifest(tmp_path / "own.csv")
+
+
+@pytest.mark.parametrize("value", ["40", "40.0", "40,0", "040", "40X", "40\u00d7"])
+def test_a_magnification_is_understood_as_it_is_written(tmp_path, value):
+    (tmp_path / "own.csv").write_text(f"\n\npath;patient;label;magnification\na.png;p1;0;{value}\n")
+    assert read_manifest(tmp_path / "own.csv")[0]["a.png"][1] == 40

@@ -20,6 +20,7 @@ from data.splits import (
     official_splits,
     patient_leaks,
 )
+from data.table import build_table
 from tests.data.trees import slides, table_of
 
 SEEDS = range(20)
@@ -165,10 +166,11 @@ def test_written_splits_are_read_back(tmp_path, wrap):
     assert build_splits(TABLE, str(path), folds=99, test_fraction=0.0, grouping="slide", seed=1) == read  # the file decides
 
 
-def test_written_splits_say_which_file_they_came_from(tmp_path):
+@pytest.mark.parametrize("grouping", ["patient", "slide"])
+def test_written_splits_say_which_file_they_came_from_and_the_flag_what_they_do_not_say(tmp_path, grouping):
     path = tmp_path / "splits.json"
     path.write_text(json.dumps({"folds": [["a"], ["b"]]}))
-    assert read_splits(str(path), TABLE, "slide") == Splits((("a",), ("b",)), (), "patient", str(path))
+    assert read_splits(str(path), TABLE, grouping) == Splits((("a",), ("b",)), (), grouping, str(path))
 
 
 def test_development_and_fold_of_leave_the_sealed_out():
@@ -214,7 +216,9 @@ def test_nested_splits_repeat_by_seed():
     assert made[0] == made[1] != made[2]
 
 
-@pytest.mark.parametrize(("outer", "folds", "message"), [(7, 2, "6 patients of class benign for 7 folds"), (3, 5, "4 patients of class benign for 5 folds")])
+@pytest.mark.parametrize(
+    ("outer", "folds", "message"), [(7, 2, "6 patients of class benign for 7 folds"), (3, 5, "4 patients of class benign for 5 folds")]
+)
 def test_too_few_patients_for_outer_or_inner_folds_are_an_error(outer, folds, message):
     with pytest.raises(DataError, match=message):
         nested_splits(TABLE, outer, **INNER | {"folds": folds})
@@ -222,7 +226,9 @@ def test_too_few_patients_for_outer_or_inner_folds_are_an_error(outer, folds, me
 
 # splits from elsewhere ------------------------------------------------------------------------------------------------
 
-CLASSES = {f"SOB_{kind}_14-{number}": int(kind == "M_DC") for kind, first in (("B_A", 1), ("M_DC", 5)) for number in range(first, first + 4)}
+CLASSES = {
+    f"SOB_{kind}_14-{number}": int(kind == "M_DC") for kind, first in (("B_A", 1), ("M_DC", 5)) for number in range(first, first + 4)
+}
 PEOPLE = table_of(*(f"{slide.replace('_14', '-14')}-{m}-001.png" for slide in CLASSES for m in (40, 100)))
 HALVES = tuple(tuple(name for place, name in enumerate(CLASSES) if place % 2 == half) for half in (0, 1))
 
@@ -314,3 +320,72 @@ def test_one_patient_may_be_left_out_at_a_time_where_the_others_are_of_both_clas
     one_benign = [*([name] for name in CLASSES if CLASSES[name]), [name for name in CLASSES if not CLASSES[name]]]
     with pytest.raises(DataError, match=r"fold 5 \(4 slides\) holds no slide of class malignant"):
         build_splits(PEOPLE, str(_list(tmp_path / "wrong.json", one_benign)), folds=5, test_fraction=0.2, grouping="patient", seed=0)
+
+
+def written(folder, text, name="folds.csv"):
+    path = folder / name
+    path.write_text(text)
+    return str(path)
+
+
+def test_a_fold_is_a_number_or_who_is_sealed_whatever_its_spelling(tmp_path):
+    cells = ["1", "1.0", "2", "2.0", "fold 3", "fold_3", "Testing", "holdout"] * 2
+    table = table_of(*slides(*(f"{kind}-14-{number}" for kind, number in zip(["B_A"] * 8 + ["M_DC"] * 8, range(1001, 1017), strict=True))))
+    lines = "\n".join(f"{patient},{cell}" for patient, cell in zip(range(1001, 1017), cells, strict=True))
+    splits = build_splits(table, written(tmp_path, f"patient,fold\n{lines}"), folds=5, test_fraction=0.0, grouping="patient", seed=0)
+    assert sorted(map(len, splits.folds)) == [4, 4, 4] and len(splits.test) == 4
+
+
+@pytest.mark.parametrize("cell", ["", "-1", "1.5", "spare"])
+def test_a_fold_that_is_neither_is_named_with_its_line(tmp_path, cell):
+    with pytest.raises(DataError, match=rf"line 3: fold '{cell}': expected a number, or test for who is sealed"):
+        read_splits(written(tmp_path, f"patient,fold\n1001,1\n1002,{cell}\n"), TABLE, "patient")
+
+
+def test_a_table_may_say_only_who_is_sealed_and_have_a_line_an_image(tmp_path):
+    lines = [
+        f"{number};{'test' if number in (1002, 1008) else 'val' if number % 2 else 'train'}"
+        for number in range(1001, 1013)
+        for _ in range(3)
+    ]
+    splits = build_splits(
+        TABLE, written(tmp_path, "patient;fold\n" + "\n".join(lines), "S.CSV"), folds=4, test_fraction=0.0, grouping="patient", seed=0
+    )
+    assert patients_of(TABLE, splits.test) == {"1002", "1008"} and len(splits.folds) == 4
+
+
+def test_a_name_of_a_patient_and_of_anothers_slide_is_what_the_column_says(tmp_path):
+    table = replace(
+        TABLE,
+        slide=np.array([f"{number}" for number in range(len(TABLE))]),
+        patient=np.array([f"{(number + 4) % len(TABLE)}" for number in range(len(TABLE))]),
+    )
+    lines = "\n".join(f"{number},{'test' if number < 4 else number % 2}" for number in range(len(TABLE)))
+    for column, found in ("slide", table.slide), ("patient", table.patient):
+        sealed = read_splits(written(tmp_path, f"{column},fold\n{lines}"), table, "patient").test
+        assert set(found[np.isin(table.slide, sealed)].tolist()) == {"0", "1", "2", "3"}
+    with pytest.raises(DataError, match="may be a patient, or a slide of another; say which in a table"):
+        read_splits(written(tmp_path, json.dumps({"folds": [["0"], ["1"]]}), "s.json"), table, "patient")
+
+
+def test_a_list_that_was_made_for_other_data_is_no_split(tmp_path):
+    def listed(parts):
+        return "\n".join(f"{file_name(slide, 40, 1)}|40|1|{part}" for slide, part in parts)
+
+    everyone = TABLE.slides().tolist()
+    with pytest.raises(DataError, match="none of its 1 test slides is in the data"):
+        read_splits(written(tmp_path, listed([("SOB_B_A_14-9", "test")]), "dsfold.txt"), TABLE, "patient")
+    with pytest.raises(DataError, match=f"do not fit the data: {everyone[-1]} not in it"):
+        read_splits(
+            written(tmp_path, listed([(everyone[0], "test"), *((slide, "train") for slide in everyone[1:-1])]), "dsfold.txt"),
+            TABLE,
+            "patient",
+        )
+
+
+def test_patients_of_several_classes_leave_no_fold_without_a_class():
+    kinds = ["ac"] * 4 + ["a"] * 6 + ["bc"] * 4 + ["b"] * 6 + ["c"] * 3
+    rows = [(f"{n}{kind}.png", 40, f"s{n}{kind}", f"p{n}", "", kind) for n, held in enumerate(kinds) for kind in held]
+    table = build_table(rows, mixed=True)
+    for seed in range(40):
+        check_splits(make_splits(table, folds=5, test_fraction=0.0, grouping="patient", seed=seed), table)

@@ -163,7 +163,9 @@ def test_a_manifest_that_says_something_else_of_an_image_is_another_data_set(tmp
     found = []
     for value in ("one", "other"):
         lines = [f"tree/{name},p{number},{number % 2},40,{value}{number}" for number, name in enumerate(NAMES)]
-        (tmp_path / "own.csv").write_text("\n".join([f"path,{'slide' if column == 'patient' else 'patient'},label,magnification,{column}", *lines]))
+        (tmp_path / "own.csv").write_text(
+            "\n".join([f"path,{'slide' if column == 'patient' else 'patient'},label,magnification,{column}", *lines])
+        )
         found.append(load_dataset(tmp_path / "own.csv", 32).fingerprint)
     assert not same_data(*found) and same_images(*found) == same_name
 
@@ -262,7 +264,9 @@ def test_a_copy_across_patients_is_nobodys_image(tmp_path):
     tree = write_tree(tmp_path)
     shutil.copy(tree / NAMES[0], tree / NAMES[1])
     shutil.copy(tree / NAMES[0], tree / NAMES[0].replace("-40-", "-100-"))
-    with pytest.raises(DataError, match=rf"3 bad file\(s\).*{NAMES[0]} \(exact duplicate of {NAMES[1]}, which belongs to another patient\)"):
+    with pytest.raises(
+        DataError, match=rf"3 bad file\(s\).*{NAMES[0]} \(exact duplicate of {NAMES[1]}, which belongs to another patient\)"
+    ):
         load_dataset(tree, 32)
     assert sorted(load_dataset(tree, 32, "skip").table.path) == sorted(NAMES[2:])
 
@@ -287,13 +291,77 @@ def test_another_image_of_the_same_name_is_named(tmp_path):
 def test_images_of_16_bits_are_scaled_by_one_rule_which_is_told(tmp_path):
     tree = write_tree(tmp_path)
     rng = np.random.default_rng(5)
-    for name, largest in zip(NAMES, (900, 3000, 60, 1500), strict=True):  # of a camera of 12 bits
-        values = np.append(rng.integers(0, largest, 32 * 32 - 1), largest).reshape(32, 32).astype(np.uint16)
+    for name, largest in zip(NAMES, (1100, 3000, 2900, 1500), strict=True):  # of a camera of 12 bits
+        values = np.append(rng.integers(0, largest, 32 * 32 - 2), [largest] * 2).reshape(32, 32).astype(np.uint16)
         Image.fromarray(values).save(tree / name)
     dataset = load_dataset(tree, 32)
     assert dataset.notes == ("16- or 32-bit images hold values up to 3000: 0 to 4095 became 0 to 255",)
-    assert dataset.images.max((1, 2, 3)).tolist() == [round(value * 255 / 4095) for value in (900, 3000, 60, 1500)]
+    assert dataset.images.max((1, 2, 3)).tolist() == [round(value * 255 / 4095) for value in (1100, 3000, 2900, 1500)]
     assert load_dataset(tree, 32, progress=decoded_again).notes == dataset.notes
+
+
+def test_a_hot_pixel_darkens_no_data_set(tmp_path):
+    tree = write_tree(tmp_path)
+    for seed, name in enumerate(NAMES):
+        values = np.random.default_rng(seed).integers(2000, 4000, (32, 32)).astype(np.uint16)
+        values[0, 0] = 65535 if name == NAMES[1] else 4000
+        Image.fromarray(values).save(tree / name)
+    dataset = load_dataset(tree, 32)
+    assert "0 to 4095 became 0 to 255" in dataset.notes[0] and 180 < dataset.images.mean() < 195
+
+
+def test_images_that_are_dark_beside_the_others_are_told(tmp_path):
+    tree = write_tree(tmp_path)
+    for name, white in zip(NAMES, (4095, 65535, 4095, 65535), strict=True):  # of two scanners
+        Image.fromarray(np.random.default_rng(white).permutation(np.linspace(0, white, 32 * 32)).reshape(32, 32).astype(np.uint16)).save(
+            tree / name
+        )
+        shifted = np.asarray(Image.open(tree / name)).astype(np.uint16)
+        Image.fromarray(np.roll(shifted, NAMES.index(name))).save(tree / name)
+    scale, dark = load_dataset(tree, 32).notes
+    assert "2 of 4 hold less than an eighth of it" in scale and dark.startswith("2 of 4 images have no value above 64 of 255")
+
+
+def test_another_folder_whose_files_have_the_same_names_sizes_and_times_is_another_data_set(tmp_path):
+    trees = [tmp_path / "original", tmp_path / "normalised"]
+    for seed, tree in enumerate(trees):
+        tree.mkdir()
+        for number, name in enumerate(NAMES):
+            file = tree / name.replace(".png", ".tif")
+            Image.fromarray(np.random.default_rng(10 * seed + number).integers(0, 255, (32, 32, 3), dtype=np.uint8)).save(file)
+            os.utime(file, (10**9, 10**9))
+    first, second = (load_dataset(tree, 32) for tree in trees)
+    assert first.fingerprint != second.fingerprint and (first.images[:] != second.images[:]).any()
+
+
+@pytest.mark.parametrize("link", [os.link, os.symlink])
+def test_a_link_to_another_persons_image_is_as_good_as_a_copy_of_it(tmp_path, link):
+    tree = write_tree(tmp_path)
+    (tree / NAMES[1]).unlink()
+    link(tree / NAMES[0], tree / NAMES[1])
+    with pytest.raises(DataError, match=r"2 bad file\(s\).*which belongs to another patient"):
+        load_dataset(tree, 32)
+
+
+def test_in_a_manifest_file_names_may_be_the_same_in_every_folder(tmp_path):
+    lines = ["path,patient,label,magnification"]
+    for seed, (patient, magnification) in enumerate((patient, m) for patient in "abcd" for m in (40, 100)):
+        folder = tmp_path / patient / str(magnification)
+        folder.mkdir(parents=True)
+        write_png(folder / "001.png", seed=seed)
+        lines.append(f"{patient}/{magnification}/001.png,{patient},{int(patient > 'b')},{magnification}")
+    (tmp_path / "own.csv").write_text("\n".join(lines))
+    assert len(load_dataset(tmp_path / "own.csv", 32).table) == 8
+
+
+def test_what_is_left_out_is_counted_and_named(tmp_path):
+    tree = write_tree(tmp_path)
+    Image.open(tree / NAMES[0]).save(tree / NAMES[0].replace(".png", ".bmp"))
+    Image.open(tree / NAMES[1]).save(tree / NAMES[1].replace("-001.png", "-009.png"))
+    (tree / "SOB_B_A_14-9").symlink_to(tree / "gone")
+    unread, copies = load_dataset(tree, 32).notes
+    assert unread.startswith("2 files below it are not read (SOB_B_A-14-") and "SOB_B_A_14-9" in unread
+    assert copies.startswith("1 exact copies within a slide and magnification are left out (")
 
 
 def test_a_data_set_that_is_mostly_black_and_white_is_told(tmp_path):

@@ -108,6 +108,12 @@ def test_two_slides_of_a_patient_share_what_one_patient_gets():
     assert balanced_counts(natural, label, patient, "class_patient", np.random.default_rng(0)).tolist() == [12, 3, 3, 6]
 
 
+def test_the_share_of_a_patient_of_two_classes_is_one_in_each():
+    label, patient = np.array([0, 1, 0, 1]), np.array([0, 0, 1, 2])
+    shares = balanced_counts(np.full(4, 12), label, patient, "class_patient", np.random.default_rng(0))
+    assert shares.tolist() == [12, 12, 12, 12]
+
+
 def test_fractions_of_a_view_are_rounded_at_random_without_bias():
     natural, label = np.array([1, 1, 1, 4]), np.array([0, 0, 0, 1])  # by class: 7/6 7/6 7/6 7/2
     draws = np.stack([balanced_counts(natural, label, np.arange(4), "class", np.random.default_rng(seed)) for seed in range(2000)])
