@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mmnet.command_line import OUTPUT, OUTPUT_HELP, Parser, run_verb, say
+from study.command_line import OUTPUT, OUTPUT_HELP, Parser, run_verb, say
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -48,9 +48,9 @@ def main() -> int:
     from rich.console import Console
 
     from data.errors import InputError
-    from mmnet.members import member_names
-    from mmnet.mirror import CHECKPOINTS
-    from mmnet.study_folder import checked_study, fetch_study
+    from study.folder import checked_study, fetch_study
+    from study.members import member_names
+    from study.mirror import CHECKPOINTS
 
     console = Console(markup=False)
     mirror = fetch_study(arguments.output, arguments.study, leave=(CHECKPOINTS,))
@@ -102,8 +102,8 @@ def with_networks(
     from data.dataset import same_data
     from data.errors import DataError
     from data.splits import Splits
-    from mmnet.command_line import prepare
     from mmnet.device import best_device
+    from study.command_line import prepare
 
     config, device = study_networks(study)[0].config, best_device()
     wanted = config.with_values({"model.frozen": False}) if pixels else config
@@ -123,10 +123,10 @@ def predict(study: Path, data: str, console: Console) -> None:
     from data.labels import as_classes
     from data.store import load_dataset
     from data.table import BREAKHIS
-    from mmnet.command_line import progress_bar
     from mmnet.device import best_device
     from mmnet.features import with_features
-    from mmnet.study_folder import read_study
+    from study.command_line import progress_bar
+    from study.folder import read_study
 
     config, device = study_networks(study)[0].config, best_device()
     with progress_bar(console, "decoding images") as progress:

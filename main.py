@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import time
 
-from mmnet.command_line import Parser, add_shared_arguments, run_verb, say
+from study.command_line import Parser, add_shared_arguments, run_verb, say
 
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -35,7 +35,7 @@ def main() -> int:
 
     from data.errors import InputError
     from mmnet.device import best_device
-    from mmnet.study_folder import open_or_create, record_end
+    from study.folder import open_or_create, record_end
 
     console, device = Console(markup=False), best_device()
     study = open_or_create(arguments, "main")
@@ -67,7 +67,7 @@ def main() -> int:
         nested=[splits.to_json() for splits in nested],
         repeats=[trial.splits.to_json() for trial in trials] if repeats else [],
     )
-    from mmnet.training import train_all
+    from study.training import train_all
 
     reason = "broken off"
     try:
@@ -96,7 +96,9 @@ def conclude(study, prepared, nested, repeats, singles, again: bool, device, con
 
         print_repeats(write_repeats(study.path), study.path, console)
         return
+    from analysis.many_classes import classes_of, print_confusion
     from analysis.summary import print_cost, print_summary, write_results
+    from study.folder import read_study
 
     best = write_results(study.path)
     assert best is not None
@@ -107,6 +109,10 @@ def conclude(study, prepared, nested, repeats, singles, again: bool, device, con
         print_cost(study.path, console, time.monotonic() - started)
     else:
         print_summary(study.path, best, console, time.monotonic() - started)
+    classes = classes_of(read_study(study.path))
+    if classes:
+        print_confusion(study.path, best, classes, console)
+        return
     if singles:
         from analysis.single_magnification import print_comparison, write_comparison
 
@@ -165,7 +171,7 @@ def planned_trials(study, prepared, outer: int | None, singles: list[int]):
     """(what to train, the nested splits): the fused network and single ones on the same folds, or one trial an outer fold."""
     from data.errors import DataError
     from data.splits import Splits, check_splits, nested_splits
-    from mmnet.training import PlannedTrial
+    from study.training import PlannedTrial
 
     config, development = study.config, prepared.development
     if outer is None:
@@ -195,8 +201,8 @@ def planned_trials(study, prepared, outer: int | None, singles: list[int]):
 
 def planned_members(study, prepared):
     """Every member of a mean on the same folds."""
-    from mmnet.build import build_network
-    from mmnet.training import PlannedTrial
+    from mmnet.build import build_networks
+    from study.training import PlannedTrial
 
     development = prepared.development
     trials = [
@@ -204,7 +210,7 @@ def planned_members(study, prepared):
         for number, (name, params) in enumerate(study.members.items())
     ]
     for trial in trials:
-        build_network(trial.config, development, trial.config.seed)  # what cannot be built is an error now, not after hours
+        build_networks(trial.config, development, 1)  # what cannot be built is an error now, not after hours
     return trials
 
 
@@ -212,7 +218,7 @@ def planned_repeats(study, prepared, repeats: int):
     """The same configuration on the development patients under each seed and partition of `repeat_plan`."""
     from analysis.repeats import repeat_plan
     from data.splits import Splits, check_splits, make_splits
-    from mmnet.training import PlannedTrial
+    from study.training import PlannedTrial
 
     development, settings = prepared.development, study.config.data
     dealt = [Splits.from_json(stored) for stored in study.about.get("repeats", [])]

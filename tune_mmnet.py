@@ -7,7 +7,7 @@ import time
 from dataclasses import asdict
 from functools import partial
 
-from mmnet.command_line import Parser, add_shared_arguments, run_verb, say
+from study.command_line import Parser, add_shared_arguments, run_verb, say
 
 KEPT = (  # by a resumed study, unless given again
     "space",
@@ -76,9 +76,9 @@ def main() -> int:
     from rich.console import Console
 
     from data.errors import InputError
-    from mmnet.study_folder import open_or_create, record_end
     from search_spaces import get_space
     from search_spaces.ablation import Ablation
+    from study.folder import open_or_create, record_end
     from tuning.cluster import joining
     from tuning.settings import ASHA, NO_RUNGS, TPE, StudySettings, parse_concurrency, parse_duration, parse_gpus, rungs
 
@@ -189,9 +189,9 @@ def with_backbones(space, study, console):
 def begin_warm(console, study, name: str, space, prepared):
     """What an earlier study gives to this one. Raises InputError where that cannot be."""
     from data.errors import InputError
-    from mmnet.mirror import CHECKPOINTS, EVENTS, WEIGHTS
-    from mmnet.study_folder import fetch_study
     from search_spaces.ablation import Ablation
+    from study.folder import fetch_study
+    from study.mirror import CHECKPOINTS, EVENTS, WEIGHTS
     from tuning.warm_start import read_earlier
 
     if study.resumed or isinstance(space, Ablation):
@@ -239,22 +239,26 @@ def close(folder, output: str, console, complete: bool, reason: str, seconds: fl
     """Write and print what the study found; the exit status."""
     from analysis.ablation import print_ablation, write_ablation
     from analysis.front import print_front, write_front
+    from analysis.many_classes import classes_of, print_confusion
     from analysis.report import write_report
     from analysis.summary import print_summary, write_results
     from analysis.trust import print_trust
-    from mmnet.study_folder import read_study
+    from study.folder import read_study
 
     best = write_results(folder)
     if best is not None:
         print_summary(folder, best, console, seconds)
         about = read_study(folder)
         planned = bool(about["mechanisms"])
-        if planned:
+        classes = classes_of(about)
+        if classes:
+            print_confusion(folder, best, classes, console)
+        elif planned:
             print_ablation(write_ablation(folder), console)
         if about["settings"].get("front"):
             print_front(write_front(folder), console)
         draw_best(folder, best.name)
-        if not reason.startswith("stopped by"):  # whoever pressed Ctrl-C does not want to wait; python -m analysis report is there
+        if not classes and not reason.startswith("stopped by"):  # whoever pressed Ctrl-C does not want to wait; python -m analysis report is there
             page, trust = write_report(folder)
             if not planned:
                 print_trust(trust, console)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import time
 
-from mmnet.command_line import OUTPUT, OUTPUT_HELP, Parser, run_verb
+from study.command_line import OUTPUT, OUTPUT_HELP, Parser, run_verb
 
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -31,9 +31,9 @@ def main() -> int:
     arguments = parse()
     from rich.console import Console
 
-    from mmnet.members import member_names
-    from mmnet.mirror import CHECKPOINTS, EVENTS, WEIGHTS
-    from mmnet.study_folder import checked_study, fetch_study
+    from study.folder import checked_study, fetch_study
+    from study.members import member_names
+    from study.mirror import CHECKPOINTS, EVENTS, WEIGHTS
 
     console, leave = Console(markup=False), (CHECKPOINTS, EVENTS, WEIGHTS)
     mirror = fetch_study(arguments.output, arguments.study, leave=leave)

@@ -15,8 +15,8 @@ from analysis.tables import interval_text, narrow_table, write_table
 from data.errors import InputError
 from mmnet.config import Config
 from mmnet.metrics import METRICS, evaluate_one
-from mmnet.records import TrialRecord, read_trials, write_json
-from mmnet.study_folder import read_study
+from study.folder import read_study
+from study.records import TrialRecord, read_trials, write_json
 
 RESAMPLES = 2000
 SEEDS_NEEDED = 3  # with fewer, the luck of a seed passes for an effect too often

@@ -12,8 +12,8 @@ from analysis.tables import narrow_table
 from data.errors import InputError
 from mmnet.config import Config, save_config, text_of
 from mmnet.metrics import evaluate_one
-from mmnet.records import read_trials, whole_file
-from mmnet.study_folder import read_study
+from study.folder import read_study
+from study.records import read_trials, whole_file
 
 SHOWN = ("auc", "balanced_accuracy", "patient_auc", "patient_balanced_accuracy")
 

@@ -17,8 +17,8 @@ from analysis.bootstrap import Interval, resamples
 from analysis.figure import BLUE, ORANGE, save_figure
 from analysis.predictions import Level, Predictions, study_predictions
 from analysis.tables import interval_text, narrow_table, write_table
-from mmnet.records import write_json
-from mmnet.study_folder import read_study
+from study.folder import read_study
+from study.records import write_json
 
 BINS = 10
 BIN_UNITS = 7  # at least so many a bin of the figure, where that leaves two bins

@@ -18,8 +18,8 @@ from analysis.tables import interval_text, narrow_table, write_table
 from data.dataset import same_data
 from data.errors import InputError, shortlist
 from mmnet.metrics import patient_mean
-from mmnet.records import write_json
-from mmnet.study_folder import read_study
+from study.folder import read_study
+from study.records import write_json
 
 RESAMPLES = 1000
 LOSSES = {"log_loss", "brier", "patient_log_loss", "patient_brier"}  # lower is better

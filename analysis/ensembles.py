@@ -18,8 +18,8 @@ from analysis.predictions import read_arrays
 from analysis.tables import interval_text, narrow_table
 from data.errors import InputError
 from mmnet.metrics import METRICS, evaluate, evaluate_one, is_better
-from mmnet.records import TrialRecord, read_trials, write_json
-from mmnet.study_folder import read_study
+from study.folder import read_study
+from study.records import TrialRecord, read_trials, write_json
 
 POOL = 50  # trials considered: the best by the score on the fitting folds (Caruana et al., ICDM 2006, prune as well)
 ROUNDS = 25  # of greedy selection, with replacement

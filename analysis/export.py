@@ -7,8 +7,8 @@ from rich.console import Console
 from analysis.leaderboard import rank, write_leaderboard
 from analysis.performance_table import write_performance
 from analysis.tables import write_table
-from mmnet.records import TrialRecord, read_trials
-from mmnet.study_folder import read_study
+from study.folder import read_study
+from study.records import TrialRecord, read_trials
 
 SHOWN = {
     "log_loss": "log loss",

@@ -15,8 +15,8 @@ from analysis.figure import BLUE, GREEN, GREY, ORANGE, PURPLE, SKY, VERMILION, s
 from analysis.plots import metric_label
 from analysis.predictions import chosen_trial
 from analysis.tables import narrow_table, write_table
-from mmnet.records import TrialRecord, read_trials, write_json
-from mmnet.study_folder import read_study
+from study.folder import read_study
+from study.records import TrialRecord, read_trials, write_json
 
 THIN = (ORANGE, GREEN, VERMILION, PURPLE, SKY)
 STYLES = ("-", (0, (4, 1.5)))  # the sixth fold takes the first colour again, dashed

@@ -12,8 +12,8 @@ from analysis.tables import write_table
 from data.errors import InputError
 from mmnet.metrics import METRICS
 from mmnet.pareto import lower_is_better, non_dominated, objective
-from mmnet.records import TrialRecord, read_trials
-from mmnet.study_folder import read_study
+from study.folder import read_study
+from study.records import TrialRecord, read_trials
 
 
 class Front(NamedTuple):

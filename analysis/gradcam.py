@@ -20,7 +20,7 @@ from rich.console import Console
 from torch import Tensor
 
 from analysis.figure import GREY, save_figure
-from analysis.networks import study_networks
+from analysis.networks import of_mmnet, study_networks
 from analysis.predictions import Level, Predictions, chosen_trial, require_agreement, trial_predictions
 from analysis.tables import narrow_table
 from data.augment import shrink, to_float
@@ -31,10 +31,11 @@ from mmnet.backbones import build_backbone
 from mmnet.build import channels_of
 from mmnet.config import Config
 from mmnet.device import autocast
+from mmnet.device_kind import precision_of
 from mmnet.network import MMNet
 from mmnet.predict import load_networks
-from mmnet.records import write_json
-from mmnet.study_folder import read_study
+from study.folder import read_study
+from study.records import write_json
 
 CLASSES = ("benign", "malignant")
 GROUPS = {"right": "Most confident right patients", "wrong": "Most confident wrong patients", "uncertain": "Least certain of the others"}
@@ -101,10 +102,10 @@ def networks_on_pixels(study: Path, images: Dataset, config: Config, device: tor
     """The fold networks of a study with their backbones, in evaluation mode; a frozen study saved the heads only."""
     folder = study_networks(study)[0].folder
     if not config.model.frozen:
-        return [network.eval() for network in load_networks(folder, config, images, device)]
+        return [network.eval() for network in of_mmnet(load_networks(folder, config, images, device))]
     backbone = build_backbone(config.model, config.input_size, config.seed).eval()
     shape = (0, channels_of(backbone, config.input_size), 1, 1)
-    heads = load_networks(folder, config, replace(images, images=None, features=np.empty(shape, np.float16)), device)
+    heads = of_mmnet(load_networks(folder, config, replace(images, images=None, features=np.empty(shape, np.float16)), device))
     return [MMNet([backbone.to(device)], network.head).eval() for network in heads]
 
 
@@ -116,7 +117,7 @@ def grad_cam(network: MMNet, images: Tensor, mask: Tensor, *, malignant: bool) -
     sign = 1 if malignant else -1
 
     def logit(images: Tensor, mask: Tensor) -> Tensor:
-        return sign * network(images, mask).logit
+        return sign * network(images, mask).logit[:, 0]
 
     called = list(network.backbones)
     if len(called) > 1:  # one each: that of a missing image is not called
@@ -140,7 +141,7 @@ def explain(
     assert images.images is not None
     tiles = np.where(there[:, None, None, None], images.images[rows], np.uint8(0))
     inputs, mask = shrink(to_float(torch.from_numpy(tiles)), config.model.input_size)[None].to(device), torch.from_numpy(there)[None]
-    with torch.no_grad(), autocast(device, config.optim.precision):
+    with torch.no_grad(), autocast(device, precision_of(config.optim.precision, device.type)):
         output = networks[fold](inputs, mask)
     maps = grad_cam(networks[fold], inputs, mask, malignant=probability >= THRESHOLD)
     heat = np.zeros(tiles.shape[:3], dtype=np.float32)

@@ -12,7 +12,7 @@ from optuna.trial import FrozenTrial
 
 from analysis.bootstrap import Interval
 from mmnet.metrics import METRICS
-from mmnet.records import TrialRecord
+from study.records import TrialRecord
 
 LEAST_TRIALS = 20
 RESAMPLES = {"ped_anova": 100, "fanova": 20}

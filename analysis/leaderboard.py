@@ -7,7 +7,7 @@ from typing import Any
 
 from mmnet.config import text_of
 from mmnet.metrics import METRICS
-from mmnet.records import TrialRecord, whole_file
+from study.records import TrialRecord, whole_file
 
 COLUMNS = (
     "trial",

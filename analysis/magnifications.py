@@ -27,7 +27,7 @@ from analysis.missing import (
     scores_of,
     showing,
 )
-from analysis.networks import study_networks
+from analysis.networks import of_mmnet, study_networks
 from analysis.predictions import Predictions, chosen_trial, read_arrays, require_agreement, trial_predictions
 from analysis.tables import interval_text, narrow_table, write_table
 from data.dataset import Dataset
@@ -37,8 +37,8 @@ from data.views import MISSING
 from mmnet.config import Config
 from mmnet.metrics import patient_mean
 from mmnet.predict import load_networks
-from mmnet.records import write_json
-from mmnet.study_folder import read_study
+from study.folder import read_study
+from study.records import write_json
 
 RESAMPLES = 2000
 PRINTED = {0.0: "none", 0.3: "30 %", 0.6: "60 %", 1.0: "all but 1"}  # shares to hide in the printed table
@@ -145,7 +145,7 @@ def write_magnifications(study: Path, development: Dataset, config: Config, devi
             f"study {study.name} has one magnification, {predictions.magnifications[0]}X: there is nothing to compare (eval skips this); "
             "train with two or more by --magnifications"
         )
-    networks = load_networks(study_networks(study)[0].folder, config, development, device)
+    networks = of_mmnet(load_networks(study_networks(study)[0].folder, config, development, device))
     judge = out_of_fold_judge(networks, development, config, device, predictions)
     everything = judge(predictions.rows, predictions.fold)
     require_agreement(study, trial, everything, predictions.probability)

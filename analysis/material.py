@@ -16,9 +16,9 @@ from analysis.sealed_test import read_openings
 from analysis.thresholds import thresholds_report, write_thresholds_table
 from data.dataset import Dataset, Values, same_data
 from data.views import MISSING
-from mmnet.members import member_names
-from mmnet.records import TrialRecord, read_trials
-from mmnet.study_folder import read_study
+from study.folder import read_study
+from study.members import member_names
+from study.records import TrialRecord, read_trials
 
 _FOLDERS = re.compile(r"(?<![\w.…])(?:~|[A-Za-z]:)?(?:[\\/][^\\/:;,'\"()<>\n]+)+[\\/](?=[^\\/\s])")
 

@@ -16,7 +16,7 @@ from analysis.leaderboard import rank
 from analysis.tables import metric_in_words
 from mmnet.config import Config, save_config
 from mmnet.metrics import METRICS, evaluate
-from mmnet.records import TrialRecord, whole_file
+from study.records import TrialRecord, whole_file
 
 MEMBERS = 3
 FOLDER = "recommended_mean"

@@ -10,8 +10,8 @@ from analysis.bootstrap import bootstrap_interval, paired_difference
 from analysis.predictions import Predictions, mean_of, member_predictions
 from analysis.tables import interval_text, narrow_table, write_table
 from mmnet.metrics import METRICS, evaluate
-from mmnet.records import TrialRecord, read_trials, write_json
-from mmnet.study_folder import read_study
+from study.folder import read_study
+from study.records import TrialRecord, read_trials, write_json
 
 RESAMPLES = 2000
 SHOWN = ("log_loss", "auc", "patient_auc", "patient_balanced_accuracy")

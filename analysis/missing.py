@@ -136,7 +136,7 @@ def embed_once(networks: list[MMNet], batches: Batches, images: int, rows: np.nd
 
     An image is embedded by itself, so hiding others changes nothing before the tokens meet: this runs once, not once a pattern.
     """
-    tokens = np.zeros((images, batches.config.model.width, 1, 1), dtype=np.float32)
+    tokens = np.zeros((images, networks[0].head.width, 1, 1), dtype=np.float32)
     for number, network in enumerate(networks):
         network.eval()
         columns = [np.unique(column[column != MISSING]) for column in rows[fold == number].T]
@@ -151,19 +151,13 @@ def embed_once(networks: list[MMNet], batches: Batches, images: int, rows: np.nd
 
 def _tokens(network: MMNet, inputs: Tensor, mask: Tensor) -> np.ndarray:
     """Inputs (B, M, …), mask (B, M) -> (B, M, D) float32, with the host so that no more than a part is on the device."""
-    return network.head.embeddings(network.maps(inputs, mask)).transpose(0, 1).float().cpu().numpy()
-
-
-class _Tokens(nn.Module):
-    def forward(self, maps: Tensor) -> Tensor:
-        """(B, M, D, 1, 1) -> (M, B, D), as `MagnificationEmbeddings` gives them."""
-        return maps.flatten(2).transpose(0, 1)
+    return network.head.embed(network.maps(inputs, mask)).float().cpu().numpy()
 
 
 def from_tokens(network: MMNet) -> MMNet:
     """The part of a network after `embed_once`: its inputs are tokens (B, M, D, 1, 1)."""
     head = copy.deepcopy(network.head)
-    head.add_module("embeddings", _Tokens())
+    head.embeddings = nn.ModuleList(nn.Flatten() for _ in head.embeddings)
     return MMNet([], head)
 
 
@@ -172,7 +166,8 @@ def out_of_fold_judge(networks: list[MMNet], dataset: Dataset, config: Config, d
     tokens = embed_once(networks, Batches(dataset, config, device), len(dataset.table), predictions.rows, predictions.fold)
     embedded = replace(dataset, images=None, features=tokens)
     batches = Batches(embedded, config.with_values({"model.frozen": True}), device)
-    return partial(predict_out_of_fold, [from_tokens(network) for network in networks], batches)
+    judges = [from_tokens(network) for network in networks]
+    return lambda rows, fold: predict_out_of_fold(judges, batches, rows, fold)[:, 1]
 
 
 def plot_missing(curves: dict[str, list[dict[str, Any]]], masking: float, path: Path, synthetic: bool) -> None:

@@ -17,7 +17,7 @@ from data.views import MISSING
 from mmnet.config import Config
 from mmnet.metrics import evaluate
 from mmnet.predict import predict_ensemble
-from mmnet.records import read_trials, whole_file, write_json
+from study.records import read_trials, whole_file, write_json
 
 RESAMPLES = 1000
 
@@ -27,6 +27,7 @@ def write_held_out(folder: Path, development: Dataset, slides: tuple[str, ...], 
     chosen = np.flatnonzero(np.isin(development.table.slide, slides))
     dataset = development.select_rows(chosen)
     probability, views, index = predict_ensemble(folder / "weights", config, dataset, device)
+    probability = probability[..., 1]
     slide = index.slides[views.slide]
     patient_of, subtype_of = dataset.table.of_slides("patient"), dataset.table.of_slides("subtype")
     with whole_file(folder / "held_out.npz") as building, building.open("wb") as file:

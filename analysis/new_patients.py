@@ -17,10 +17,10 @@ from data.dataset import Dataset
 from data.errors import DataError, LeakageError, shortlist
 from data.splits import Splits
 from data.table import UNKNOWN
-from mmnet.command_line import say
 from mmnet.metrics import patient_mean
-from mmnet.records import write_json
-from mmnet.study_folder import read_study
+from study.command_line import say
+from study.folder import read_study
+from study.records import write_json
 
 CLASSES = {1: "malignant", 0: "benign", UNKNOWN: ""}
 SHOWN = ("auc", "balanced_accuracy", "sensitivity", "specificity", "brier")

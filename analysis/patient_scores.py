@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from mmnet.metrics import patient_mean
+from mmnet.metrics import patient_mean, recalibrated
 
 BLOCK = 256  # configurations whose pairs of patients are held at once
 
@@ -56,6 +56,9 @@ def patient_scores(metric: str, probability: np.ndarray, label: np.ndarray, pati
         first = patient_mean(probability[0], label, patient)[1]
         probability = np.stack([patient_mean(row, label, patient)[0] for row in probability])
         metric, label, number = metric.removeprefix("patient_"), label[first], number[first]
+    if metric == "refinement":  # the slope and bias of all patients, whatever the weights: to fit them anew for each sample moves little
+        probability = np.stack([recalibrated(row, label)[:, 1] for row in probability])
+        metric = "log_loss"
     if metric == "auc":
         return _pairs(probability, label, number)
     groups = [np.ones(len(label), dtype=bool)] if metric == "accuracy" else [label == value for value in np.unique(label)]
@@ -67,8 +70,7 @@ def _loss(metric: str, probability: np.ndarray, label: np.ndarray) -> np.ndarray
     """(C, U) what a unit adds to a mean; the formulas of mmnet.metrics."""
     probability = probability.astype(np.float64)
     if metric == "log_loss":
-        clipped = np.clip(probability, 1e-7, 1 - 1e-7)
-        return -np.log(np.where(label == 1, clipped, 1 - clipped))
+        return -np.log(np.clip(np.where(label == 1, probability, 1 - probability), 1e-7, 1))
     if metric == "brier":
         return (probability - label) ** 2
     assert metric in ("accuracy", "balanced_accuracy")

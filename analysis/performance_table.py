@@ -9,8 +9,8 @@ from rich.console import Console
 from analysis.performance import NAMES, by_fold, performance_intervals
 from analysis.predictions import LEVELS, Predictions, study_predictions
 from analysis.tables import interval_text, narrow_table, write_table
-from mmnet.records import write_json
-from mmnet.study_folder import read_study
+from study.folder import read_study
+from study.records import write_json
 
 RESAMPLES = 1000
 FOLDS_SHOWN = 5  # in the terminal; more do not fit 80 columns

@@ -11,7 +11,7 @@ from analysis.figure import BLUE, GREEN, GREY, ORANGE, VERMILION, save_figure
 from analysis.importance import Importance
 from analysis.leaderboard import best_trial, rank
 from mmnet.metrics import METRICS
-from mmnet.records import TrialRecord
+from study.records import TrialRecord
 
 COLORS = {"done": BLUE, "stopped": GREY, "failed": VERMILION, "running": ORANGE, "best": GREEN}
 AXES_SHOWN = 10

@@ -13,14 +13,18 @@ import numpy as np
 from analysis.leaderboard import standing_trial
 from data.errors import InputError
 from data.views import MISSING
-from mmnet.members import member_names
 from mmnet.metrics import patient_mean
-from mmnet.records import TrialRecord, read_trials
-from mmnet.study_folder import read_study
+from study.folder import read_study
+from study.members import member_names
+from study.records import TrialRecord, read_trials
 
 LEVELS = ("image", "view", "patient")
 COLUMNS = ("label", "slide", "patient", "subtype", "fold", "rows")
 AGREEMENT = 0.02  # mean difference between probabilities on record and computed again, from precision and device alone
+
+
+class ManyClasses(Exception):
+    """Predictions of more than two classes."""
 
 
 class Level(NamedTuple):
@@ -84,6 +88,11 @@ def read_arrays(path: Path) -> dict[str, np.ndarray]:
     try:
         with np.load(path) as saved:
             arrays = {name: saved[name] for name in saved.files}
+        for name in ("oof", "probability"):
+            if name in arrays and arrays[name].ndim == (3 if name == "oof" else 2):  # (E, V, K) or (V, K)
+                if arrays[name].shape[-1] > 2:
+                    raise ManyClasses
+                arrays[name] = arrays[name][..., 1]
         if "case" in arrays:  # earlier versions called a patient case, and a slide patient
             arrays["slide"], arrays["patient"] = arrays["patient"], arrays.pop("case")
         probability = arrays["oof"] if "oof" in arrays else arrays["probability"][None]
@@ -95,6 +104,8 @@ def read_arrays(path: Path) -> dict[str, np.ndarray]:
         ):
             raise ValueError(f"{probability.shape} probabilities, not all finite or not those of {sorted(lengths)} views")
         return arrays
+    except ManyClasses:
+        raise InputError(f"predictions {path}: of more than two classes, whose tables and intervals this version does not make") from None
     except Exception as error:  # a damaged archive raises something else for every byte that is wrong
         raise InputError(f"predictions {path}: absent or damaged ({error}); let the trial finish by --resume, or train again") from error
 

@@ -1,10 +1,11 @@
 """Which of the tied configurations to use: the simplest that is no more than one standard error worse than the best."""
 
+import math
 from typing import Any
 
 import numpy as np
 
-from mmnet.records import TrialRecord
+from study.records import TrialRecord
 
 RULE = (
     "among the full-length trials whose score is within one standard error of the paired difference to the best of them (the one-standard-"
@@ -17,13 +18,17 @@ def mechanisms_on(config: dict[str, Any]) -> int:
     """How many mechanisms of the network a configuration (nested, as on record) switches on."""
     model = config.get("model", {})
     on = [model.get(name) for name in ("channel_attention", "importance", "cross_attention", "concatenation")]
-    return sum(map(bool, [*on, model.get("pool_scales"), model.get("hierarchy", "none") != "none"]))
+    return sum(map(bool, [*on, model.get("pool", "mean") != "mean", model.get("hierarchy", "none") != "none"]))
 
 
-def simplicity(record: TrialRecord) -> tuple[int, int, float]:
-    """What the rule compares, the smaller the better; seconds to one digit, because a busy machine moves them."""
+def simplicity(record: TrialRecord) -> tuple[int, float, float]:
+    """What the rule compares, the smaller the better; seconds to one digit, because a busy machine moves them.
+
+    A width of None, as many as the maps have channels, counts as wider than any number.
+    """
+    width = record.config.get("model", {}).get("width", 0)
     seconds = record.seconds / max(record.fold_epochs, 1)
-    return mechanisms_on(record.config), record.config.get("model", {}).get("width", 0), float(f"{seconds:.0e}")
+    return mechanisms_on(record.config), math.inf if width is None else width, float(f"{seconds:.0e}")
 
 
 def within_one_error(score: np.ndarray, error: np.ndarray, eligible: np.ndarray) -> np.ndarray:

@@ -10,14 +10,16 @@ from typing import Any
 import numpy as np
 from rich.console import Console
 
-from analysis.joint import joint_values, metrics_of, percentile_interval
+from analysis.bootstrap import draw_patients, strata_of
+from analysis.joint import percentile_interval
 from analysis.noise_floor import repeat_spread
-from analysis.predictions import trial_predictions
+from analysis.patient_scores import patient_scores
+from analysis.predictions import Level, trial_predictions
 from analysis.tables import narrow_table
 from mmnet.config import Config
-from mmnet.metrics import METRICS
-from mmnet.records import read_trials, write_json
-from mmnet.study_folder import read_study
+from mmnet.metrics import METRICS, evaluate
+from study.folder import read_study
+from study.records import read_trials, write_json
 
 RESAMPLES = 1000
 SHOWN = ("log_loss", "auc", "balanced_accuracy", "patient_auc", "patient_balanced_accuracy")
@@ -33,8 +35,8 @@ def write_repeats(study: Path) -> dict[str, Any]:
     about, records = read_study(study), read_trials(study)
     config = about["config"]
     levels = [trial_predictions(record).level("view") for record in records]
-    values, drawn = joint_values(levels, metrics_of, rng=np.random.default_rng(config["seed"]), count=RESAMPLES)
-    low, high = percentile_interval(drawn.mean(1))
+    values = np.array([list(evaluate(level.probability, level.label, level.patient).values()) for level in levels])
+    low, high = percentile_interval(drawn_means(levels, np.random.default_rng(config["seed"])))
     seed = np.array([record.config["seed"] for record in records])
     partition = np.array([record.config["data"]["split_seed"] for record in records])
     metrics = {}
@@ -67,6 +69,19 @@ def write_repeats(study: Path) -> dict[str, Any]:
     }
     write_json(study / "results" / "repeats.json", report)
     return report
+
+
+def drawn_means(levels: list[Level], rng: np.random.Generator) -> np.ndarray:
+    """(RESAMPLES, METRICS) means over repeats of the same patients, each resample drawing the same ones for all of them.
+
+    `refinement` keeps the slope and bias of all patients: fitted anew, every resample would know more than the patients do.
+    """
+    weights = draw_patients(strata_of(levels[0].label, levels[0].patient), RESAMPLES, rng)
+    scores = [
+        [patient_scores(name, level.probability[None], level.label, level.patient).scores(weights)[0] for name in METRICS]
+        for level in levels
+    ]
+    return np.mean(scores, axis=0).T
 
 
 def print_repeats(report: dict[str, Any], study: Path, console: Console) -> None:

@@ -22,9 +22,9 @@ from analysis.sections.search import history, leaderboard, learning
 from analysis.trust import write_trust
 from data.dataset import Dataset
 from data.errors import InputError
-from mmnet.command_line import SYNTHETIC, progress_bar
-from mmnet.records import whole_file
-from mmnet.study_folder import read_study
+from study.command_line import SYNTHETIC, progress_bar
+from study.folder import read_study
+from study.records import whole_file
 
 SECTIONS = (
     answer,
@@ -83,8 +83,8 @@ def report_page(material: Material) -> str:
 
 def open_pixels(study: Path) -> Dataset | None:
     """The data set of a study with its pixels, from the decoded cache; None where it is not on this machine."""
-    from mmnet.command_line import open_data
     from mmnet.config import Config
+    from study.command_line import open_data
 
     about = read_study(study)
     path, config = about["data"].get("path"), about["config"]["data"]

@@ -19,8 +19,8 @@ from analysis.performance import average_precision
 from analysis.predictions import LEVELS, Level, Predictions, study_predictions
 from analysis.tables import interval_text, narrow_table, write_table
 from mmnet.metrics import auc
-from mmnet.records import write_json
-from mmnet.study_folder import read_study
+from study.folder import read_study
+from study.records import write_json
 
 RESAMPLES = 1000
 STEPS = 100  # of the grid on which bands are drawn

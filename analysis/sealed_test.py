@@ -18,9 +18,9 @@ from analysis.bootstrap import bootstrap_interval
 from data.dataset import Dataset, same_images
 from data.errors import InputError
 from data.splits import Splits
-from mmnet.command_line import say
 from mmnet.metrics import evaluate_one, patient_mean
-from mmnet.records import write_json
+from study.command_line import say
+from study.records import write_json
 
 if TYPE_CHECKING:
     import torch

@@ -11,8 +11,8 @@ from analysis.predictions import Predictions, trial_predictions
 from analysis.tables import interval_text, narrow_table, write_table
 from data.views import MISSING
 from mmnet.metrics import evaluate
-from mmnet.records import read_trials, write_json
-from mmnet.study_folder import read_study
+from study.folder import read_study
+from study.records import read_trials, write_json
 
 RESAMPLES = 2000
 COMPARED = ("log_loss", "auc", "patient_log_loss", "patient_auc", "patient_balanced_accuracy")

@@ -12,14 +12,15 @@ from rich.table import Table
 
 from analysis.importance import parameter_importance
 from analysis.leaderboard import is_search, standing_trial, write_leaderboard
+from analysis.many_classes import classes_of
 from analysis.plots import importance_bars, learning_curves, optimisation_history, parallel_coordinates
 from analysis.predictions import Predictions, study_predictions, trial_predictions
 from analysis.tables import write_table
-from mmnet.command_line import say
 from mmnet.config import Config, save_config
-from mmnet.members import member_names
 from mmnet.metrics import METRICS, evaluate
-from mmnet.records import TrialRecord, peak_memory, read_trials, whole_file, write_json
+from study.command_line import say
+from study.members import member_names
+from study.records import TrialRecord, peak_memory, read_trials, whole_file, write_json
 
 SHOWN = ("log_loss", "auc", "balanced_accuracy", "patient_auc", "patient_balanced_accuracy")
 
@@ -62,7 +63,7 @@ def write_best(study: Path, best: TrialRecord, about: dict[str, Any]) -> None:
     with whole_file(study / "best_config.yaml") as building:
         save_config(config, building, note)
     write_models(study, {"": best})
-    if (best.folder / "predictions.npz").exists():  # else still running
+    if (best.folder / "predictions.npz").exists() and not classes_of(about):  # else still running
         write_folds(study, best.name, best.best["epoch"], trial_predictions(best), about["data"]["synthetic"])
 
 

@@ -9,7 +9,7 @@ from typing import Any
 from rich import box
 from rich.table import Table
 
-from mmnet.records import whole_file
+from study.records import whole_file
 
 _LATEX = str.maketrans(
     {symbol: rf"\{symbol}" for symbol in "%&_#${}"}

@@ -16,8 +16,8 @@ from sklearn.metrics import precision_recall_curve, roc_curve
 from analysis.performance import decision_metrics
 from analysis.predictions import LEVELS, Level, Predictions, study_predictions
 from analysis.tables import narrow_table, write_table
-from mmnet.records import write_json
-from mmnet.study_folder import read_study
+from study.folder import read_study
+from study.records import write_json
 
 TARGET_SENSITIVITY = 0.95
 DIGITS = 12  # scores equal to so many decimals are equals: 2/3 - 1/3 is not 1/3 in floating point

@@ -21,10 +21,10 @@ from analysis.tie_set import STOPPED as TIE_STOPPED
 from analysis.tie_set import Paired, paired, stopped_p_value, tie_p_values
 from data.errors import InputError
 from mmnet.config import Config, save_config, text_of
-from mmnet.members import member_names
 from mmnet.metrics import METRICS
-from mmnet.records import TrialRecord, read_trials, whole_file, write_json
-from mmnet.study_folder import read_study
+from study.folder import read_study
+from study.members import member_names
+from study.records import TrialRecord, read_trials, whole_file, write_json
 
 FORMAT = 1
 RESAMPLES = 2000

@@ -14,9 +14,9 @@ from analysis.leaderboard import best_trial
 from analysis.tables import narrow_table
 from data.errors import InputError
 from mmnet.config import text_of
-from mmnet.members import member_names
-from mmnet.records import TrialRecord, read_trial
-from mmnet.study_folder import read_study
+from study.folder import read_study
+from study.members import member_names
+from study.records import TrialRecord, read_trial
 
 SECONDS = 2.0  # between two looks
 SILENT = 300.0  # seconds without a record, after which a process may be gone

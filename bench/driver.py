@@ -33,9 +33,9 @@ from data.store import load_dataset
 from data.synthetic import generate
 from mmnet.config import Config
 from mmnet.metrics import METRICS
-from mmnet.records import TrialRecord, write_json, write_status
 from search_spaces import get_space
 from search_spaces.space import Space
+from study.records import TrialRecord, write_json, write_status
 from tuning.cluster import joining
 from tuning.database import StudyDatabase
 from tuning.progress import ProgressCallback

@@ -34,11 +34,11 @@ from data.dataset import Dataset
 from data.splits import Splits
 from data.synthetic import generate
 from mmnet import crossval
-from mmnet.command_line import prepare
 from mmnet.config import Config
-from mmnet.mirror import TAKEN
-from mmnet.records import TrialRecord, TrialWriter, read_trial, read_trials
-from mmnet.study_folder import read_study
+from study.command_line import prepare
+from study.folder import read_study
+from study.mirror import TAKEN
+from study.records import TrialRecord, TrialWriter, read_trial, read_trials
 from tuning.searcher import NEVER_STARTED
 
 ROOT = Path(__file__).parent.parent

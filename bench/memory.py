@@ -21,10 +21,10 @@ from rich.table import Table
 from bench.machine import describe_machine
 from data.dataset import Dataset
 from data.splits import Splits
-from mmnet.command_line import prepare
 from mmnet.config import Config
 from mmnet.device import best_device
-from mmnet.study_folder import read_study
+from study.command_line import prepare
+from study.folder import read_study
 from tuning.cluster import joining, shareable
 
 PARTS = {"Pss": "all", "Pss_Anon": "own", "Pss_File": "libraries, cached files", "Pss_Shmem": "object store"}

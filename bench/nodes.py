@@ -41,8 +41,8 @@ from data.synthetic import generate
 from mmnet.config import Config
 from mmnet.crossval import EpochReport, OutOfFold, derive_seed
 from mmnet.metrics import METRICS
-from mmnet.records import TrialRecord, read_trials
 from search_spaces import get_space
+from study.records import TrialRecord, read_trials
 from tuning.searcher import StudySearcher
 from tuning.settings import StudySettings, rungs
 from tuning.study import run_study
@@ -277,7 +277,7 @@ def study(trials: int, cluster: Cluster, concurrency: int, folder: Path, console
             "ray.tune.experiment.trial.ray": cluster,
             "ray.tune.execution.tune_controller.PlacementGroupResourceManager": lambda: cluster,
             "mmnet.crossval.run": lambda config, *_: Curve(config),
-            "mmnet.records.CHECKPOINT_SHARE": float("inf"),  # an epoch takes no time here, and is to leave a checkpoint as a real one
+            "study.records.CHECKPOINT_SHARE": float("inf"),  # an epoch takes no time here, and is to leave a checkpoint as a real one
             "tuning.study.resources": lambda *_: ({"cpu": 1.0, "gpu": 0.0}, concurrency),
             "tuning.study.StudySearcher": Timed,
             "tuning.study.ray": SimpleNamespace(nodes=lambda: [], shutdown=lambda: None),

@@ -32,6 +32,7 @@ class Level:
     """Predictions of N views, or of N patients."""
 
     loss: dict[str, np.ndarray]  # of metrics that are means of these: (C, E, N) each
+    odds: np.ndarray  # (C, E, N) logarithms
     order: tuple[np.ndarray, np.ndarray]  # (C, E, N) ascending by probability: of equal ones benign first, malignant first
     label: np.ndarray  # (N,)
     patient: np.ndarray  # (N,) index
@@ -41,6 +42,8 @@ class Level:
         positive, negative = weight * self.label, weight * (1 - self.label)
         if metric == "auc":
             return np.mean([weighted_auc(order[rows], positive, negative) for order in self.order], axis=0)
+        if metric == "refinement":
+            return refined(self.odds[rows], positive, negative)
         loss = self.loss[metric][rows]
         if metric == "accuracy":
             return loss @ (weight / weight.sum())
@@ -72,6 +75,37 @@ def weighted_auc(order: np.ndarray, positive: np.ndarray, negative: np.ndarray) 
     return (positive[order] * below).sum(-1) / (positive.sum() * negative.sum())
 
 
+def refined(odds: np.ndarray, positive: np.ndarray, negative: np.ndarray) -> np.ndarray:
+    """odds (..., N), weights (N,) of malignant and of benign -> (...): `mmnet.metrics.refinement`, all fitted at once."""
+    seen = positive + negative > 0
+    odds, label = odds[..., seen].astype(np.float64), (positive > 0)[seen]
+    weight = (positive / positive.sum() + negative / negative.sum())[seen] / 2
+    slope = bias = np.zeros(odds.shape[:-1])
+
+    def loss(slope: np.ndarray, bias: np.ndarray) -> np.ndarray:
+        right = np.where(label, 1, -1) * (slope[..., None] * odds + bias[..., None])
+        return np.logaddexp(0, -right) @ weight + 1e-6 * (slope**2 + bias**2)
+
+    value = loss(slope, bias)
+    for _ in range(50):  # Newton's method, each step halved until it gains
+        called = 0.5 + 0.5 * np.tanh((slope[..., None] * odds + bias[..., None]) / 2)
+        error, curve = weight * (called - label), weight * called * (1 - called)
+        down = (error * odds).sum(-1) + 2e-6 * slope, error.sum(-1) + 2e-6 * bias
+        one, both, other = (curve * odds**2).sum(-1) + 2e-6, (curve * odds).sum(-1), curve.sum(-1) + 2e-6
+        steps = np.stack([other * down[0] - both * down[1], one * down[1] - both * down[0]]) / (one * other - both**2)
+        for _ in range(14):
+            found = loss(slope - steps[0], bias - steps[1])
+            worse = found > value
+            if not worse.any():
+                break
+            steps = steps * np.where(worse, 0.5, 1)
+        gain = np.where(worse, 0, value - found)
+        slope, bias, value = slope - steps[0] * ~worse, bias - steps[1] * ~worse, value - gain
+        if gain.max() < 1e-10:
+            break
+    return np.where(slope < 0, np.log(2), value - 1e-6 * (slope**2 + bias**2))
+
+
 def make_level(probability: np.ndarray, label: np.ndarray, patient: np.ndarray) -> Level:
     """probability (C, E, N) of malignant; losses as in mmnet.metrics."""
     clipped = np.clip(probability.astype(np.float32), CLIP, 1 - CLIP)
@@ -84,7 +118,8 @@ def make_level(probability: np.ndarray, label: np.ndarray, patient: np.ndarray) 
     for first in (0, 1):
         swapped = np.argsort(label != first, kind="stable")
         orders.append(swapped[clipped[..., swapped].argsort(-1, kind="stable")].astype(np.int16))
-    return Level(loss | {"balanced_accuracy": loss["accuracy"]}, (orders[0], orders[1]), label, patient)
+    odds = np.log(clipped) - np.log1p(-clipped)
+    return Level(loss | {"balanced_accuracy": loss["accuracy"]}, odds, (orders[0], orders[1]), label, patient)
 
 
 def load(path: Path) -> Table:

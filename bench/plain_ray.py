@@ -23,12 +23,12 @@ from analysis.mean_of_best import MEMBERS
 from data.dataset import Dataset
 from data.splits import Splits
 from mmnet import crossval
-from mmnet.command_line import prepare
 from mmnet.config import Config, load_config
 from mmnet.metrics import METRICS
-from mmnet.records import write_json
 from search_spaces import get_space
 from search_spaces.space import Space, Suggests
+from study.command_line import prepare
+from study.records import write_json
 from tuning.cluster import shareable
 from tuning.settings import StudySettings, rungs
 

@@ -29,12 +29,12 @@ from data.dataset import Dataset
 from data.errors import InputError
 from data.splits import Splits, build_splits
 from mmnet import crossval
-from mmnet.command_line import prepare
 from mmnet.config import Config, parse_assignment, text_of
 from mmnet.crossval import CrossValidation, TrainingError, derive_seed
-from mmnet.records import whole_file
 from search_spaces import get_space
 from search_spaces.space import Space
+from study.command_line import prepare
+from study.records import whole_file
 
 SAVE_EVERY = 25  # configurations
 BATCH_SIZES = (32, 64)  # instead of the space's, so that no trial takes many times as long as another
@@ -86,6 +86,10 @@ def make_plan(arguments: argparse.Namespace, console: Console) -> Plan:
     space = get_space(arguments.space, base).with_choices("optim.batch_size", BATCH_SIZES)
     space.check(base)
     dataset = prepare(base, arguments.data, console, "cpu").dataset
+    if len(dataset.table.classes) != 2:
+        raise InputError(
+            f"--data {arguments.data}: classes {', '.join(dataset.table.classes)}; expected two, of which one probability is recorded"
+        )
     splits, other = (
         build_splits(dataset.table, None, folds=base.data.folds, test_fraction=0.0, grouping="patient", seed=base.data.split_seed + turn)
         for turn in (0, 1)
@@ -143,10 +147,10 @@ def both(plan: Plan, values: dict[str, Any]) -> tuple[np.ndarray, np.ndarray]:
 
 
 def curves(config: Config, dataset: Dataset, splits: Splits) -> np.ndarray:
-    """(E, V) float16, views in the order of `view_order`, which no partition changes."""
+    """(E, V) float16 of the second of two classes, views in the order of `view_order`, which no partition changes."""
     trial = crossval.run(config, dataset, splits, device=torch.device("cpu"))
     order = view_order(trial)
-    return np.stack([report.probability[order] for report in trial]).astype(np.float16)
+    return np.stack([report.probability[order, 1] for report in trial]).astype(np.float16)
 
 
 def view_order(trial: CrossValidation) -> np.ndarray:

@@ -18,9 +18,9 @@ from analysis.trust import write_trust
 from bench.machine import describe_machine
 from mmnet.config import Config
 from mmnet.metrics import evaluate
-from mmnet.records import write_json
-from mmnet.study_folder import FORMAT
 from search_spaces import get_space
+from study.folder import FORMAT
+from study.records import write_json
 from tests.analysis.browser import CHROMIUM, ask
 
 PATIENTS, VIEWS, FOLDS = 66, 9, 5

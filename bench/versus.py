@@ -34,11 +34,10 @@ from data.dataset import Dataset
 from data.errors import InputError
 from data.splits import make_splits
 from mmnet import crossval
-from mmnet.command_line import prepare
 from mmnet.config import Config, save_config
-from mmnet.device_kind import untimed
 from mmnet.metrics import evaluate
-from mmnet.records import TrialRecord, read_trials, write_json
+from study.command_line import prepare
+from study.records import TrialRecord, read_trials, write_json
 
 ROOT = Path(__file__).parents[1]
 OURS, ONE, RAY, RAY_MEAN = METHODS = ("ours", "ours, single", "plain Ray", "plain Ray, mean of 3")
@@ -65,7 +64,7 @@ def main() -> None:
     torch.set_num_threads(1)
     console, out = Console(width=160), arguments.out.resolve()
     console.print(describe_machine(), highlight=False, soft_wrap=True)
-    base = untimed(Config().with_values(VALUES | {"model.weights": arguments.weights}), "cpu")
+    base = Config().with_values(VALUES | {"model.weights": arguments.weights})
     dataset = prepare(base, arguments.data, console, "cpu").dataset  # features are cached before a clock runs
     searches = []
     for seed in range(arguments.seeds):

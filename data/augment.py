@@ -8,6 +8,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -15,6 +16,7 @@ from torch.nn import functional as F
 # Ruifrok & Johnston 2001: optical density of hematoxylin, eosin and a residual, one stain a row
 STAINS = ((0.65, 0.70, 0.29), (0.07, 0.99, 0.11), (0.27, 0.57, 0.78))
 MIRROR_X, MIRROR_Y, TRANSPOSE = 1, 2, 4  # bits of a symmetry of the square: transposed first, then mirrored
+CELLS, BEND = 32, 1.63  # of a field of displacements: cells a side, standard deviation in px
 TURNS = (0, MIRROR_X | MIRROR_Y, TRANSPOSE | MIRROR_X, TRANSPOSE | MIRROR_Y)
 
 
@@ -57,7 +59,10 @@ def draw(
     crop: float,
     rotation: float,
     color: float,
+    hue: float,
     stain: float,
+    blur: float,
+    elastic: float,
     erase: float,
 ) -> Plan:
     """The plan of `count` images; see `AugmentConfig` for the settings. What is switched off draws nothing and costs nothing."""
@@ -66,10 +71,16 @@ def draw(
     if crop < 1 or rotation > 0:  # flips and turns are for free where the image is sampled anew
         steps.append((warp, draw_cuts(symmetry, generator, smallest=crop, degrees=rotation)))
         symmetry = torch.zeros_like(symmetry)
-    if color > 0:
-        steps.append((adjust_color, _uniform((count, 3), 1 - color, 1 + color, generator)))
+    if elastic > 0:
+        steps.append((bend, draw_bends(count, generator, probability=elastic)))
+    if color > 0 or hue > 0:
+        factors = _uniform((count, 3), 1 - color, 1 + color, generator)
+        steps.append((adjust_color, torch.cat([factors, _uniform((count, 1), -hue, hue, generator)], 1)))
     if stain > 0:
         steps.append((adjust_stain, draw_stains(count, generator, strength=stain)))
+    if blur > 0:
+        chosen = _uniform((count, 1), 0.0, 1.0, generator) < blur
+        steps.append((soften, chosen * _uniform((count, 1), 0.1, 2.0, generator)))
     if erase > 0:
         steps.append((fill, draw_boxes(count, generator, probability=erase)))
     return Plan(symmetry, tuple(steps))
@@ -149,11 +160,44 @@ def warp(images: Tensor, cuts: Tensor) -> Tensor:
     return F.grid_sample(images, torch.view_as_real(grid), padding_mode="reflection", align_corners=False)
 
 
+def draw_bends(count: int, generator: torch.Generator, *, probability: float) -> Tensor:
+    """(B, 2, CELLS, CELLS) displacements in pixels, of neighbouring cells independent; none with 1 - `probability`.
+
+    Simard et al., Best Practices for Convolutional Neural Networks, ICDAR 2003, with α 50 and σ 5 px as published: noise in ±1 that a Gaussian
+    of 5 px has smoothed, times 50, has a standard deviation of 50 / √3 / (2 √π 5) = 1.63 px.
+    """
+    chosen = _uniform((count, 1, 1, 1), 0.0, 1.0, generator) < probability
+    return chosen * torch.randn((count, 2, CELLS, CELLS), generator=generator) * BEND
+
+
+def bend(images: Tensor, field: Tensor) -> Tensor:
+    """Images (B, C, H, W) sampled where a smooth field of displacements (B, 2, CELLS, CELLS) leads; what lies outside is mirrored."""
+    height, width = images.shape[2:]
+    smooth = F.interpolate(field, (height, width), mode="bicubic", align_corners=False)
+    x, y = ((torch.arange(size, device=images.device) * 2 + 1) / size - 1 for size in (width, height))
+    grid = torch.stack([x + smooth[:, 0] * (2 / width), y[:, None] + smooth[:, 1] * (2 / height)], 3)
+    return F.grid_sample(images, grid, padding_mode="reflection", align_corners=False)
+
+
+def soften(images: Tensor, sigma: Tensor) -> Tensor:
+    """Gaussian blur with sigma (B, 1) pixels, 0 for none; 5 × 5, one axis after the other."""
+    offset = torch.arange(-2, 3, device=images.device)
+    kernel = torch.softmax(-(offset**2) / (2 * sigma.clamp_min(1e-3) ** 2), 1)  # (B, 5)
+    count, channels = images.shape[:2]
+    kernel = kernel.repeat_interleave(channels, 0)
+    flat = F.pad(images.flatten(0, 1)[None], (2, 2, 2, 2), mode="reflect")  # (1, B·C, H + 4, W + 4)
+    flat = F.conv2d(flat, kernel[:, None, :, None], groups=len(kernel))
+    return F.conv2d(flat, kernel[:, None, None, :], groups=len(kernel))[0].unflatten(0, (count, channels))
+
+
 def adjust_color(images: Tensor, factors: Tensor) -> Tensor:
-    """Factors (B, 3) of brightness, contrast (about the image's mean) and saturation, as one affine map of the channels."""
-    brightness, contrast, saturation = factors[:, :, None, None].unbind(1)
-    gray = torch.full((3, 3), 1 / 3, device=images.device)
-    mix = saturation * torch.eye(3, device=images.device) + (1 - saturation) * gray  # (B, 3, 3)
+    """Factors (B, 4) of brightness, contrast (about the image's mean), saturation, and turns of the hue about the grey axis, as one affine map."""
+    brightness, contrast, saturation, turn = factors[:, :, None, None].unbind(1)
+    gray, one = torch.full((3, 3), 1 / 3, device=images.device), torch.eye(3, device=images.device)
+    # Rodrigues' rotation: what grey has not is turned
+    across = torch.tensor([[0.0, -1.0, 1.0], [1.0, 0.0, -1.0], [-1.0, 1.0, 0.0]], device=images.device) / math.sqrt(3)
+    angle = 2 * math.pi * turn
+    mix = gray + saturation * (angle.cos() * (one - gray) + angle.sin() * across)  # (B, 3, 3)
     mean = images.mean((1, 2, 3))[:, None, None]  # (B, 1, 1)
     matrix, offset = brightness * contrast * mix, brightness * (1 - contrast) * mean
     return torch.baddbmm(offset, matrix, images.flatten(2)).view_as(images).clamp_(0, 1)
@@ -197,13 +241,13 @@ def fill(images: Tensor, boxes: Tensor) -> Tensor:
 
 
 def mixup(inputs: Tensor, mask: Tensor, target: Tensor, *, alpha: float, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
-    """Blend each view with another of the batch: inputs (B, M, …), mask (B, M), target (B,); generator and mask are the host's.
+    """Blend each view with another of the batch: inputs (B, M, …), mask (B, M), target (B, K); generator and mask are the host's.
 
     Zhang et al., mixup, ICLR 2018: λ ~ Beta(α, α), one a view. Only magnifications that both views have are blended and
     kept; views that share none stay as they are.
     """
-    gamma = torch._standard_gamma(torch.full((2, len(inputs)), alpha), generator=generator)
-    share = gamma[0] / gamma.sum(0).clamp_min(1e-8)
+    rng = np.random.default_rng(int(torch.randint(2**62, (), generator=generator)))  # torch's own Beta takes no generator
+    share = torch.from_numpy(rng.beta(alpha, alpha, len(inputs)).astype(np.float32))
     partner = torch.randperm(len(inputs), generator=generator)
     both = mask & mask[partner]
     share = torch.where(both.any(1), share, torch.ones_like(share))
@@ -212,4 +256,4 @@ def mixup(inputs: Tensor, mask: Tensor, target: Tensor, *, alpha: float, generat
     wide = share.view(-1, *[1] * (inputs.dim() - 1))
     mixed = wide * inputs + (1 - wide) * inputs[partner]
     mixed = mixed.masked_fill(hidden.view(*kept.shape, *[1] * (inputs.dim() - 2)), 0)
-    return mixed, kept, share * target + (1 - share) * target[partner]
+    return mixed, kept, share[:, None] * target + (1 - share[:, None]) * target[partner]

@@ -68,6 +68,9 @@ class Dataset:
         return self.select_rows(np.isin(self.table.magnification, magnifications))
 
 
+MultiMagPatientDataset = Dataset  # its name in the published project
+
+
 def _rows_of(values: Values | None, rows: np.ndarray) -> Values | None:
     if values is None:
         return None

@@ -7,6 +7,7 @@ literature splits and which leaks the patients that `patient_leaks` lists.
 import csv
 import warnings
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -231,3 +232,16 @@ def build_splits(table: PatientTable, source: str | None, *, folds: int, test_fr
             splits = replace(splits, folds=inner.folds)
     check_splits(splits, table)
     return splits
+
+
+class PatientWiseKFoldSplitter:
+    """scikit-learn's interface for notebooks: `split(table)` gives (rows to train on, rows held out) of each fold; see `make_splits`."""
+
+    def __init__(self, folds: int = 5, *, seed: int, grouping: str = "patient"):
+        self.folds, self.seed, self.grouping = folds, seed, grouping
+
+    def split(self, table: PatientTable) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Indices into the table's rows. Raises DataError when a class has too few groups."""
+        for fold in make_splits(table, folds=self.folds, test_fraction=0.0, grouping=self.grouping, seed=self.seed).folds:
+            held_out = np.isin(table.slide, fold)
+            yield np.flatnonzero(~held_out), np.flatnonzero(held_out)

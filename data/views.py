@@ -53,30 +53,10 @@ class ViewIndex:
         equally over classes, over patients, or over classes and the patients in them. Within a slide images are
         drawn without replacement until all were shown.
         """
-        views, _ = self.training_together([slides], balance=balance, per_slide=per_slide, rng=rng)
-        return views
-
-    def training_together(
-        self, slides: list[np.ndarray], *, balance: str, per_slide: int | None, rng: np.random.Generator
-    ) -> tuple[Views, np.ndarray]:
-        """One epoch's views for K sets of slides that overlap, as folds do, and (K, V) bool: which set trains on which view.
-
-        Each set's part is distributed as `training` of it alone: of a slide's views it takes the first ones, as many as
-        its own balance says. The order is random, and evenly so: the slides of the same sets are spread over the epoch.
-        """
-        counts = np.zeros((len(slides), len(self.slides)), dtype=int)
-        for number, members in enumerate(slides):
-            counts[number, members] = balanced_counts(
-                self.natural(per_slide)[members], self.label[members], self.patient[members], balance, rng
-            )
-        most = counts.max(0)
-        shown = np.flatnonzero(most)
-        views = self._assemble(shown, most[shown], rng)
-        turn = np.concatenate([np.arange(count) for count in most[shown]])  # of a view among its slide's
-        trains = turn < counts[:, views.slide]
-        order = rng.permutation(len(turn))
-        order = order[spread(trains_on(slides, len(self.slides))[views.slide[order]], rng)]
-        return Views(views.rows[order], views.slide[order]), trains[:, order]
+        counts = balanced_counts(self.natural(per_slide)[slides], self.label[slides], self.patient[slides], balance, rng)
+        views = self._assemble(slides, counts, rng)
+        order = rng.permutation(len(views.rows))
+        return Views(views.rows[order], views.slide[order])
 
     def _assemble(self, slides: np.ndarray, counts: np.ndarray, rng: np.random.Generator | None) -> Views:
         columns = []
@@ -93,23 +73,6 @@ def _cycle(rows: np.ndarray, count: int, rng: np.random.Generator | None) -> np.
     if rng is None:
         return np.tile(rows, rounds)[:count]
     return np.concatenate([rng.permutation(rows) for _ in range(rounds)] or [rows])[:count]
-
-
-def trains_on(slides: list[np.ndarray], count: int) -> np.ndarray:
-    """(count,) a number for each slide, equal for those that stand in the same of K sets."""
-    member = np.zeros((count, len(slides)), dtype=bool)
-    for number, members in enumerate(slides):
-        member[members, number] = True
-    return np.unique(member, axis=0, return_inverse=True)[1].ravel()
-
-
-def spread(group: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """group (V,) -> the order (V,) in which every stretch holds each group's share of it; within a group nothing moves."""
-    place = np.empty(len(group))
-    for value in np.unique(group):
-        members = np.flatnonzero(group == value)
-        place[members] = (np.arange(len(members)) + rng.random()) / len(members)
-    return place.argsort(kind="stable")
 
 
 def hide(rows: np.ndarray, share: float, rng: np.random.Generator) -> np.ndarray:

@@ -14,7 +14,7 @@ from data import augment
 from data.augment import send
 from data.dataset import Dataset, Rows
 from data.views import MISSING
-from mmnet.config import Config, ModelConfig
+from mmnet.config import Config
 
 PART = 4  # images augmented at once on a CPU: what comes between stays in its cache
 SPARE = 0.5  # share of a GPU's free memory that the data set may take
@@ -46,8 +46,8 @@ class Batches:
         plan = augment.nothing(int(there.sum()))
         return self._inputs(rows, there, plan), torch.from_numpy(there)
 
-    def training(self, rows: np.ndarray, label: np.ndarray, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
-        """As `evaluation`, augmented, with targets (B,) that mixup may have softened. The generator is the host's."""
+    def training(self, rows: np.ndarray, target: np.ndarray, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
+        """As `evaluation`, augmented, with targets (B, K) that mixup may have softened. The generator is the host's."""
         settings, there = self.config.augment, rows != MISSING
         if self.frozen:
             plan = augment.nothing(int(there.sum()))
@@ -60,7 +60,10 @@ class Batches:
                 crop=settings.crop,
                 rotation=settings.rotation,
                 color=settings.color,
+                hue=settings.hue,
                 stain=settings.stain,
+                blur=settings.blur,
+                elastic=settings.elastic,
                 erase=settings.erase,
             )
         inputs = self._inputs(rows, there, plan)
@@ -69,10 +72,10 @@ class Batches:
             own = torch.Generator(self.device).manual_seed(seed)  # one number a channel is too much to send at every step
             noise = torch.empty(inputs.shape[:3], device=self.device).normal_(1.0, settings.feature_noise, generator=own)
             inputs = inputs * noise[..., None, None]
-        mask, target = torch.from_numpy(there), send(torch.from_numpy(label).to(torch.float32), self.device)
+        mask, wanted = torch.from_numpy(there), send(torch.from_numpy(target), self.device)
         if settings.mixup:
-            return augment.mixup(inputs, mask, target, alpha=settings.mixup, generator=generator)
-        return inputs, mask, target
+            return augment.mixup(inputs, mask, wanted, alpha=settings.mixup, generator=generator)
+        return inputs, mask, wanted
 
     def _inputs(self, rows: np.ndarray, there: np.ndarray, plan: augment.Plan) -> Tensor:
         """The K images or feature maps that are there, in their places of (B, M, …) float32, zeros elsewhere."""
@@ -106,17 +109,6 @@ class Batches:
         working.wait_stream(self._copies)
         values.record_stream(working)
         return values
-
-
-def default_batch_size(model: ModelConfig, device: torch.device, views: int) -> int:
-    """Views a step: as published for fine-tuning (16 CUDA, 8 MPS, 4 CPU), 32 for frozen maps.
-
-    Pooled features are so small that a step mostly reads and writes weights: as many as leave an epoch of `views` its 16 steps,
-    32 to 256.
-    """
-    if model.frozen:
-        return min(max(32, views // 16), 256) if model.pooled else 32
-    return {"cuda": 16, "mps": 8}.get(device.type, 4)
 
 
 def has_room(device: torch.device, needed: int) -> bool:

@@ -1,27 +1,19 @@
 """Channel attention: which feature channels matter in this image."""
 
+import torch
 from torch import Tensor, nn
-
-from mmnet.magnification_linear import MagnificationLinear
 
 
 class ChannelAttention(nn.Module):
-    """Squeeze-and-excitation gates, one network for each magnification. Hu et al., CVPR 2018, eq. 2-3, reduction 16.
+    """Gates of the channels from their means and maxima over the positions, side by side. After Woo et al., CBAM, ECCV 2018, eq. 2."""
 
-    Returns the gate instead of the gated maps: the pooling that follows is linear in the maps, so it can apply the gate
-    to its (M, B, C) result without ever writing a second copy of the (B, M, C, H, W) maps.
-    """
-
-    def __init__(self, magnifications: int, channels: int, reduction: int = 16):
+    def __init__(self, channels: int, dropout: float, reduction: int = 12):
         super().__init__()
-        hidden = max(channels // reduction, 4)
+        hidden = max(channels // reduction, 8)
         self.gate = nn.Sequential(
-            MagnificationLinear(magnifications, channels, hidden),
-            nn.ReLU(),
-            MagnificationLinear(magnifications, hidden, channels),
-            nn.Sigmoid(),
+            nn.Linear(2 * channels, hidden, bias=False), nn.ReLU(), nn.Dropout(dropout), nn.Linear(hidden, channels, bias=False), nn.Sigmoid()
         )
 
-    def forward(self, means: Tensor) -> Tensor:
-        """(M, B, C) means of maps over their positions -> (M, B, C) gate in (0, 1)."""
-        return self.gate(means)
+    def forward(self, maps: Tensor) -> Tensor:
+        """(B, C, H, W) -> (B, C) gates in (0, 1), which the pool applies."""
+        return self.gate(torch.cat([maps.mean((2, 3)), maps.amax((2, 3))], 1))

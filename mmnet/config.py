@@ -93,7 +93,10 @@ class AugmentConfig:
     crop: float = 0.8  # smallest side of a random crop, share of the image; 1: no crop
     rotation: float = 0.0  # degrees either way of a free rotation; 0: none
     color: float = 0.1  # brightness, contrast, saturation factors 1 ± this
+    hue: float = 0.0  # turns either way of a shift of the hue
     stain: float = 0.1  # amount of each stain 1 ± this
+    blur: float = 0.0  # probability of a Gaussian blur, sigma 0.1 to 2 px
+    elastic: float = 0.0  # probability of an elastic deformation of 1.6 px
     erase: float = 0.0  # probability of erasing a rectangle
     mixup: float = 0.0  # alpha of the Beta distribution; 0: off
     feature_noise: float = 0.0  # standard deviation of multiplicative noise on frozen features
@@ -102,46 +105,57 @@ class AugmentConfig:
     def __post_init__(self) -> None:
         _between("augment.crop", self.crop, 0.1, 1)
         _between("augment.rotation", self.rotation, 0, 180)
-        for name, high in (("color", 0.9), ("stain", 0.9), ("erase", 1), ("mixup", 10), ("feature_noise", 2), ("masking", 0.9)):
+        for name, high in (("color", 0.9), ("hue", 0.5), ("stain", 0.9), ("blur", 1), ("elastic", 1), ("erase", 1), ("mixup", 10), ("feature_noise", 2), ("masking", 0.9)):
             _between(f"augment.{name}", getattr(self, name), 0, high)
 
 
 @dataclass(frozen=True)
 class ModelConfig:
-    backbone: str = "efficientnet_b0"  # a torchvision name, timm:<name>, or tiny
-    weights: str | None = "imagenet"  # imagenet, a .safetensors or .pth file, None: random
+    name: str = "mmnet"  # or package.module:function of a network of one's own, see mmnet.build
+    params: dict[str, Any] = field(default_factory=dict)  # of a network of one's own; may be searched as model.params.NAME
+    backbone: str = "efficientnet_b0"  # a torchvision name, timm:<name>, timm:hf-hub:<name>, or tiny
+    weights: str | None = "imagenet"  # imagenet (for timm: its own pretrained ones), a .safetensors or .pth file, None: random
+    kwargs: dict[str, Any] = field(default_factory=dict)  # arguments of timm.create_model, as a model card gives them
+    mean: tuple[float, ...] | None = None  # of the normalisation, one a channel; None: as the weights' own configuration says
+    std: tuple[float, ...] | None = None  # likewise
     frozen: bool = False  # the backbone runs once per image and is not trained
     input_size: int | None = None  # px that the backbone is shown, shrunk on the device; None: data.image_size, as stored
-    pooled: bool = False  # frozen features are averaged over positions: faster and smaller, nothing left for pool_scales to weigh
+    pooled: bool = False  # frozen features are averaged over positions: faster and smaller, nothing left for model.pool to weigh
     shared: bool = True  # one backbone for all magnifications, or one each
     channel_attention: bool = True
-    pool_scales: tuple[int, ...] = (1, 3, 5)  # neighbourhoods (cells) of spatial attention; empty: average pooling
-    hierarchy: str = "causal"  # attention between magnifications: causal, bidirectional, none
+    pool: str = "softmax"  # positions of a map become one vector by: gate (published), softmax, or mean
+    pool_scales: tuple[int, ...] = (1, 2, 4)  # sides, in cells, at which the gate sees a map
+    hierarchy: str = "causal"  # attention between magnifications: causal (each to lower ones), bidirectional, none
     importance: bool = True  # learned weight of each magnification; off: equal weights
-    cross_attention: bool = True  # fusion branch: multi-head attention of the fused view on its magnifications
+    cross_attention: bool = True  # fusion branch: self-attention over the weighted magnifications
     concatenation: bool = True  # fusion branch: all magnifications side by side through an MLP
-    mixing: str = "learned"  # how fusion branches are added to the weighted mean: learned, or equal
-    width: int = 128  # of a magnification's embedding
-    heads: int = 4  # of every attention; divides width
+    mixing: str = "learned"  # share of the first branch against the second: learned from 0.5, or equal
+    width: int | None = 128  # of a magnification's embedding; None: as many as the maps have channels (published)
+    heads: int = 4  # of every attention; divides width (8 published)
+    hidden: int | None = None  # units before the last layer (512 published); None: the last layer only
 
     def __post_init__(self) -> None:
         if self.input_size is not None:
             _between("model.input_size", self.input_size, 32, 1024)
+        _one_of("model.pool", self.pool, ("gate", "softmax", "mean"))
         _one_of("model.hierarchy", self.hierarchy, ("causal", "bidirectional", "none"))
         _one_of("model.mixing", self.mixing, ("learned", "equal"))
-        _between("model.width", self.width, 4, 4096)
         _between("model.heads", self.heads, 1, 64)
-        _require(self.width % self.heads == 0, "model.heads", self.heads, f"a divisor of model.width = {self.width}")
-        odd = all(scale > 0 and scale % 2 for scale in self.pool_scales)
-        _require(odd, "model.pool_scales", self.pool_scales, "odd neighbourhood sizes such as [1, 3, 5]")
+        if self.width is not None:
+            _between("model.width", self.width, 4, 4096)
+            _require(self.width % self.heads == 0, "model.heads", self.heads, f"a divisor of model.width = {self.width}")
+        if self.hidden is not None:
+            _between("model.hidden", self.hidden, 4, 4096)
+        right = len(self.pool_scales) > 0 and all(0 < scale <= 64 for scale in self.pool_scales)
+        _require(right, "model.pool_scales", self.pool_scales, "sides in cells such as [1, 2, 4]")
 
 
 @dataclass(frozen=True)
 class DropoutConfig:
     classifier: float = 0.75  # before the last layer
     fusion: float = 0.1  # in the embedding and the fusion branches
-    attention: float = 0.1  # on attention weights between magnifications
-    path: float = 0.0  # stochastic depth: probability of skipping a residual branch
+    attention: float = 0.1  # in channel attention, and on attention weights between magnifications
+    path: float = 0.0  # stochastic depth: probability of hiding a whole feature map (0.1 published)
 
     def __post_init__(self) -> None:
         for item in fields(self):
@@ -151,9 +165,9 @@ class DropoutConfig:
 @dataclass(frozen=True)
 class LossConfig:
     name: str = "focal"  # focal, or cross_entropy (focal with gamma 0 and alpha 0.5)
-    alpha: float = 0.5  # weight of the malignant class; 1 - alpha weighs the benign one
+    alpha: float = 0.5  # weight of the second of two classes; 1 - alpha weighs the first
     gamma: float = 3.0  # focusing: 0 is cross-entropy
-    label_smoothing: float = 0.0  # targets move from {0, 1} towards 0.5 by this share
+    label_smoothing: float = 0.0  # targets move towards equal ones by this share
 
     def __post_init__(self) -> None:
         _one_of("loss.name", self.name, ("focal", "cross_entropy"))
@@ -168,21 +182,21 @@ class OptimConfig:
     backbone_lr: float = 1.0  # of a trained backbone, as a share of lr
     weight_decay: float = 1e-4
     schedule: str = "plateau"  # plateau (halved after 3 epochs without gain), cosine, constant
-    warmup: float = 0.0  # share of all steps with linearly growing lr
+    warmup: float = 0.0  # epochs of linearly growing lr, at most one: a first rung must not see a network that has not begun to learn
     clip: float = 1.0  # norm to which gradients are clipped
     batch_size: int | None = None  # views; None: fine-tuning 16 on CUDA, 8 on MPS, 4 on CPU; frozen 32, pooled 32 to 256
     epochs: int = 27  # at most
     patience: int | None = 7  # epochs without a better metric before a run ends; None: never
-    precision: str = AUTO  # of the networks' operations: float32, bfloat16, or auto: what a timing says when a study starts
-    compile: bool | None = None  # torch.compile for a trained backbone; None: on a GPU as a timing says when a study starts, else not
+    precision: str = AUTO  # float32, bfloat16, float16, or auto: bfloat16 where a GPU computes it, float16 on other CUDA, else float32
+    compile: bool = False  # torch.compile for a trained backbone
 
     def __post_init__(self) -> None:
         _require(0 < self.lr <= 1, "optim.lr", self.lr, "above 0, at most 1")
         _between("optim.backbone_lr", self.backbone_lr, 0, 10)
         _between("optim.weight_decay", self.weight_decay, 0, 1)
-        _one_of("optim.precision", self.precision, (AUTO, "float32", "bfloat16"))
+        _one_of("optim.precision", self.precision, (AUTO, "float32", "bfloat16", "float16"))
         _one_of("optim.schedule", self.schedule, ("plateau", "cosine", "constant"))
-        _between("optim.warmup", self.warmup, 0, 0.9)
+        _between("optim.warmup", self.warmup, 0, 1)
         _require(self.clip > 0, "optim.clip", self.clip, "above 0")
         if self.batch_size is not None:
             _between("optim.batch_size", self.batch_size, 1, 4096)
@@ -293,12 +307,15 @@ def parse_assignment(text: str) -> tuple[str, Any]:
 
 
 def field_paths(config: Any = None, prefix: str = "") -> list[str]:
-    """Every path that can be set: seed, metric, data.folds, …"""
+    """Every path that can be set: seed, metric, data.folds, … and what stands in a dictionary, such as model.params.depth."""
     config = config or Config()
     paths = []
     for item in fields(config):
-        value = getattr(config, item.name)
-        paths += field_paths(value, f"{prefix}{item.name}.") if is_dataclass(value) else [prefix + item.name]
+        value, path = getattr(config, item.name), prefix + item.name
+        if is_dataclass(value):
+            paths += field_paths(value, f"{path}.")
+        else:
+            paths += [f"{path}.{name}" for name in value] if isinstance(value, dict) and value else [path]
     return paths
 
 
@@ -306,9 +323,12 @@ def get_value(config: Config, path: str) -> Any:
     """The value at a path. Raises ConfigError when there is none."""
     value: Any = config
     for name in path.split("."):
-        if not (is_dataclass(value) and hasattr(value, name)):
+        if isinstance(value, dict):
+            value = value.get(name)
+        elif is_dataclass(value) and hasattr(value, name):
+            value = getattr(value, name)
+        else:
             raise _unknown(path)
-        value = getattr(value, name)
     return value
 
 
@@ -337,17 +357,22 @@ def _merge(base: Any, values: dict, prefix: str) -> Any:
                     f"configuration {path} = {value!r}: expected a section with keys {', '.join(get_type_hints(type(current)))}"
                 )
             changes[name] = _merge(current, value, f"{path}.")
+        elif isinstance(current, dict):
+            if not isinstance(value, dict) or not all(isinstance(key, str) for key in value):
+                raise ConfigError(f"configuration {path} = {reprlib.repr(value)}: expected a section of names and values")
+            changes[name] = current | value
         else:
             changes[name] = _typed(path, value, kinds[name])
     return replace(base, **changes)
 
 
 def _renamed(values: dict, prefix: str) -> dict:
-    """Values by today's names. Earlier studies say `optim.amp`, which was bfloat16 on CUDA, as `auto` is where nothing decided it; they
-    call a patient case, and a slide patient."""
+    """Values by today's names: earlier studies say `optim.amp`, leave `optim.compile` open, and call a patient case, a slide patient."""
     if prefix == "optim." and isinstance(values.get("amp"), bool):
         values = {"precision": AUTO if values["amp"] else "float32"} | values
         return {name: value for name, value in values.items() if name != "amp"}
+    if prefix == "optim." and "compile" in values and values["compile"] is None:
+        return values | {"compile": False}
     if prefix == "data." and values.get("grouping") == "case":
         return values | {"grouping": "patient"}
     if prefix == "sampling." and "views_per_patient" in values:

@@ -5,9 +5,10 @@ from contextlib import AbstractContextManager, nullcontext
 
 import torch
 
-from mmnet.device_kind import computes_in_bfloat16
-
 BFLOAT16_FLAGS = {"avx2", "avx512f", "avx512_bf16", "amx_bf16"}
+DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16}
+# as CUDA, cuBLAS, cuDNN, MPS and the host say it where they raise a plain RuntimeError
+NO_MEMORY = ("out of memory", "allocate memory", "ALLOC_FAILED", "not enough memory")
 
 
 def best_device() -> torch.device:
@@ -21,18 +22,22 @@ def best_device() -> torch.device:
 
 def is_out_of_memory(error: Exception) -> bool:
     """Whether a device, or the host, had no more memory to give."""
-    return isinstance(error, MemoryError | torch.OutOfMemoryError) or (isinstance(error, RuntimeError) and "allocate memory" in str(error))
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return True
+    return isinstance(error, RuntimeError) and any(words.lower() in str(error).lower() for words in NO_MEMORY)
 
 
 def free_unused(device: torch.device) -> None:
     """Give back what the allocator keeps for later, so that what is asked for next need not fit between its pieces."""
     if device.type == "cuda":
         torch.cuda.empty_cache()
+    elif device.type == "mps":
+        torch.mps.empty_cache()
 
 
 def autocast(device: torch.device, precision: str) -> AbstractContextManager:
-    """The precision of what runs within; bfloat16 needs no loss scaling."""
-    return torch.autocast(device.type, dtype=torch.bfloat16) if computes_in_bfloat16(device.type, precision) else nullcontext()
+    """The precision of what runs within, see `precision_of`; float16 needs a gradient scaler."""
+    return torch.autocast(device.type, dtype=DTYPES[precision]) if precision in DTYPES else nullcontext()
 
 
 def machine_name(device: torch.device) -> str:

@@ -3,7 +3,7 @@
 import importlib.metadata
 from contextlib import suppress
 
-from mmnet.config import AUTO, Config
+from mmnet.config import AUTO, Config, ModelConfig
 
 
 def device_kind() -> str:
@@ -16,17 +16,29 @@ def device_kind() -> str:
     return best_device().type
 
 
-def computes_in_bfloat16(kind: str, precision: str) -> bool:
-    """Whether networks run in bfloat16; `auto` that nothing has decided means on CUDA only. Never on MPS, where it is not faster."""
-    return kind != "mps" and (precision == "bfloat16" or (precision == AUTO and kind == "cuda"))
+def precision_of(precision: str, kind: str) -> str:
+    """What `auto` means on a kind of device: bfloat16 where a GPU computes it itself, float16 on other CUDA devices, else float32."""
+    if precision != AUTO:
+        return precision
+    if kind != "cuda":
+        return "float32"
+    import torch
+
+    return "bfloat16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float16"
 
 
-def untimed(config: Config, kind: str) -> Config:
-    """Precision and compiling of a frozen backbone, where they are left open: there is little to speed up, so nothing is timed.
+def default_batch_size(model: ModelConfig, kind: str, views: int) -> int:
+    """Views a step: as published for fine-tuning (16 CUDA, 8 MPS, 4 CPU), 32 for frozen maps.
 
-    Of others see `mmnet.precision` and `mmnet.worth_compiling`.
+    Pooled features are so small that a step mostly reads and writes weights: as many as leave an epoch of `views` its 16 steps,
+    32 to 256.
     """
-    precision = config.optim.precision
-    if precision == AUTO:
-        precision = "bfloat16" if computes_in_bfloat16(kind, AUTO) else "float32"
-    return config.with_values({"optim.precision": precision, "optim.compile": bool(config.optim.compile)})
+    if model.frozen:
+        return min(max(32, views // 16), 256) if model.pooled else 32
+    return {"cuda": 16, "mps": 8}.get(kind, 4)
+
+
+def resolved(config: Config, kind: str, views: int) -> Config:
+    """What of precision and batch size the configuration leaves to the device, so that it is the same experiment on another one."""
+    batch_size = config.optim.batch_size or default_batch_size(config.model, kind, views)
+    return config.with_values({"optim.precision": precision_of(config.optim.precision, kind), "optim.batch_size": batch_size})

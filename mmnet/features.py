@@ -13,16 +13,22 @@ from data.cache import atomic_folder, cache_root, require_space
 from data.dataset import Dataset
 from data.errors import InputError
 from mmnet.config import Config, ConfigError, ModelConfig
-from mmnet.device_kind import computes_in_bfloat16
+from mmnet.device_kind import precision_of
 
-FORMAT = 1
+FORMAT = 2
 
 
-def with_features(dataset: Dataset, config: Config, kind: str, progress: Callable[[int, int], None] | None = None) -> Dataset:
+def with_features(
+    dataset: Dataset,
+    config: Config,
+    kind: str,
+    progress: Callable[[int, int], None] | None = None,
+    tell: Callable[[str], None] = lambda note: None,
+) -> Dataset:
     """The data set with its pixels replaced by feature maps (N, C, h, w) float16, from the cache or computed now on a `kind` of device.
 
     Pooled features are the mean over the positions of the same maps, (N, C, 1, 1), made of cached ones where there are any.
-    The cache key is everything that decides a feature: the images' contents and order, their size, backbone and weights.
+    `tell`: what is to be said of the backbone's weights where it runs. The cache key is everything that decides a feature: the images' contents and order, their size, backbone and weights.
     """
     images = dataset.images
     if images is None:
@@ -34,8 +40,10 @@ def with_features(dataset: Dataset, config: Config, kind: str, progress: Callabl
         "size": config.model.input_size or images.shape[1],
         "fit": config.data.fit,
         "backbone": config.model.backbone,
+        "kwargs": config.model.kwargs,
+        "normalisation": [config.model.mean, config.model.std],
         "weights": weights_digest(config.model, config.seed),
-        "bfloat16": computes_in_bfloat16(kind, config.optim.precision),
+        "precision": precision_of(config.optim.precision, kind),
     }
     maps, pooled = _place(key), _place(key | {"pooled": True})
     path = pooled if config.model.pooled else maps
@@ -44,7 +52,7 @@ def with_features(dataset: Dataset, config: Config, kind: str, progress: Callabl
 
         with atomic_folder(path.parent) as building:
             known = config.model.pooled and maps.exists()
-            blocks = feature_maps.stored(maps) if known else feature_maps.computed(images, config, kind)
+            blocks = feature_maps.stored(maps) if known else feature_maps.computed(images, config, kind, tell)
             _write(building / path.name, map(feature_maps.pooled, blocks) if config.model.pooled else blocks, len(images), progress)
             (building / "key.json").write_text(json.dumps(key | {"pooled": config.model.pooled}, indent=1))
     try:

@@ -4,67 +4,65 @@ import torch
 from torch import Tensor, nn
 
 from mmnet.config import DropoutConfig, ModelConfig
-from mmnet.dropout import Dropout
-from mmnet.hierarchical_attention import MultiHeadAttention
-from mmnet.stochastic_depth import StochasticDepth
+from mmnet.hierarchical_attention import attend
 
-PRIOR_GAIN = 10.0  # Adam moves a parameter by about lr a step: without a gain, a prior could not leave 0 within a trial
+MIXINGS = ("learned", "equal")
 
 
 class MagnificationImportance(nn.Module):
-    """Masked softmax weights of the magnifications: a learned prior of each plus what the view's own token says."""
+    """Softmax weights of the magnifications that are there, from what each of them shows."""
 
-    def __init__(self, magnifications: int, width: int):
+    def __init__(self, width: int):
         super().__init__()
-        self.prior = nn.Parameter(torch.zeros(magnifications))
-        self.content = nn.Linear(width, 1, bias=False)
-        nn.init.zeros_(self.content.weight)  # start with equal weights
+        self.score = nn.Sequential(nn.Linear(width, width // 4), nn.ReLU(), nn.Linear(width // 4, 1))
 
     def forward(self, tokens: Tensor, mask: Tensor) -> Tensor:
         """tokens (B, M, D), mask (B, M) with one True a row -> (B, M), rows sum to 1, 0 where masked."""
-        scores = PRIOR_GAIN * self.prior + self.content(tokens).squeeze(2)
-        return scores.masked_fill(~mask, -torch.inf).softmax(1)
+        return self.score(tokens).squeeze(2).masked_fill(~mask, -torch.inf).softmax(1)
 
 
 class HybridCrossMagFusion(nn.Module):
-    """Weighted mean of the magnifications plus residual branches: cross-attention and a concatenation MLP.
+    """r · attention + (1 − r) · concatenation of the aligned magnifications, as published.
 
-    Tokens are normalised first, so that a magnification cannot make up for a small weight by a long token, and every
-    branch sees each token scaled by its weight (times how many there are, so that equal weights change nothing): a
-    magnification without weight has no way into the result. `learned` mixing gives each
-    branch a gain that starts at 0 (Bachlechner et al., ReZero, UAI 2021); `equal` adds them as they are.
+    Attention runs over the magnifications times their importance, concatenation over all as they are; r is learned and starts at
+    0.5, so that both branches learn from the first step (`mixing` equal: it stays there). One branch alone, or without both the
+    importance-weighted mean, are the ablations. LayerNorm stands where BatchNorm is published: it has as many parameters, does not
+    mix the views of a batch, nor those that lack a magnification with others, and takes a last batch of one.
     """
 
-    def __init__(self, magnifications: int, config: ModelConfig, dropout: DropoutConfig):
+    def __init__(self, magnifications: int, width: int, config: ModelConfig, dropout: DropoutConfig):
         super().__init__()
-        width = config.width
-        self.importance = MagnificationImportance(magnifications, width) if config.importance else None
-        self.norm = nn.LayerNorm(width, elementwise_affine=False)
-        self.cross_attention = MultiHeadAttention(width, config.heads, dropout.attention) if config.cross_attention else None
+        self.align = nn.ModuleList(nn.Sequential(nn.Linear(width, width), nn.LayerNorm(width), nn.ReLU()) for _ in range(magnifications))
+        self.importance = MagnificationImportance(width) if config.importance else None
+        self.cross_attention = (
+            nn.MultiheadAttention(width, config.heads, dropout.attention, batch_first=True) if config.cross_attention else None
+        )
         self.concatenation = (
-            nn.Sequential(nn.Linear(magnifications * width, width), nn.GELU(), Dropout(dropout.fusion), nn.Linear(width, width))
+            nn.Sequential(
+                nn.Linear(magnifications * width, 2 * width),
+                nn.LayerNorm(2 * width),
+                nn.ReLU(),
+                nn.Dropout(dropout.fusion),
+                nn.Linear(2 * width, width),
+            )
             if config.concatenation
             else None
         )
-        branches = int(config.cross_attention) + int(config.concatenation)
-        self.gain = nn.Parameter(torch.zeros(branches)) if config.mixing == "learned" else None
-        self.dropout = Dropout(dropout.fusion)
-        self.path = StochasticDepth(dropout.path)
+        both = config.cross_attention and config.concatenation
+        self.ratio = nn.Parameter(torch.tensor(0.5), requires_grad=config.mixing == "learned") if both else None
 
     def forward(self, tokens: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
         """tokens (B, M, D), mask (B, M) -> fused (B, D), weights (B, M) that sum to 1."""
         present = mask.to(tokens.dtype)
-        tokens = self.norm(tokens)
-        weights = self.importance(tokens, mask) if self.importance else present / present.sum(1, keepdim=True)
-        mean = (weights[:, :, None] * tokens).sum(1)  # (B, D)
-        scaled = tokens * (weights * present.sum(1, keepdim=True))[:, :, None]
+        aligned = torch.stack([align(tokens[:, m]) for m, align in enumerate(self.align)], 1) * present[:, :, None]
+        weights = self.importance(aligned, mask) if self.importance else present / present.sum(1, keepdim=True)
+        weighted = aligned * weights[:, :, None]
         branches = []
         if self.cross_attention:
-            branches.append(self.cross_attention(self.norm(mean)[:, None], scaled, mask[:, None]).squeeze(1))
+            seen = attend(self.cross_attention, weighted, weighted, mask) * present[:, :, None]
+            branches.append(seen.sum(1) / present.sum(1, keepdim=True))
         if self.concatenation:
-            branches.append(self.concatenation(scaled.flatten(1)))
-        fused = mean
-        for number, branch in enumerate(branches):
-            gain = 1.0 if self.gain is None else self.gain[number]
-            fused = fused + gain * self.path(self.dropout(branch))
-        return fused, weights
+            branches.append(self.concatenation(aligned.flatten(1)))
+        if not branches:
+            return weighted.sum(1), weights
+        return (branches[0] if self.ratio is None else self.ratio * branches[0] + (1 - self.ratio) * branches[1]), weights

@@ -1,55 +1,53 @@
 """Attention between magnifications: from the overview to the detail, as a pathologist looks."""
 
-import math
-
 import torch
 from torch import Tensor, nn
 
-from mmnet.dropout import Dropout
-from mmnet.stochastic_depth import StochasticDepth
+HIERARCHIES = ("causal", "bidirectional", "none")
 
 
-class MultiHeadAttention(nn.Module):
-    """Scaled dot-product attention over tokens with a boolean permission per (query, key). Vaswani et al. 2017, eq. 1."""
-
-    def __init__(self, width: int, heads: int, dropout: float):
-        super().__init__()
-        self.heads, self.dropout = heads, Dropout(dropout)
-        self.query, self.key_value, self.out = nn.Linear(width, width), nn.Linear(width, 2 * width), nn.Linear(width, width)
-
-    def forward(self, queries: Tensor, tokens: Tensor, allowed: Tensor) -> Tensor:
-        """queries (B, Q, D), tokens (B, T, D), allowed (B, Q, T) bool with one True per query -> (B, Q, D)."""
-
-        def split(x: Tensor) -> Tensor:  # (B, T, D) -> (B, heads, T, D / heads)
-            return x.unflatten(2, (self.heads, -1)).transpose(1, 2)
-
-        key, value = self.key_value(tokens).chunk(2, dim=2)
-        # written out: with four tokens a fused kernel gains nothing, and those of the CPU cannot run the networks of k folds at once
-        scores = split(self.query(queries)) @ split(key).mT / math.sqrt(key.shape[2] // self.heads)  # (B, heads, Q, T)
-        weights = scores.masked_fill(~allowed[:, None], -torch.inf).softmax(3)
-        mixed = self.dropout(weights) @ split(value)
-        return self.out(mixed.transpose(1, 2).flatten(2))
+def attend(attention: nn.Module, query: Tensor, tokens: Tensor, mask: Tensor) -> Tensor:
+    """By a `nn.MultiheadAttention`: query (B, Q, D), tokens (B, T, D), mask (B, T) bool of the tokens that are there -> (B, Q, D), zero where there is none."""
+    some = mask.any(1, keepdim=True)  # a softmax over no token is no number
+    seen, _ = attention(query, tokens, tokens, key_padding_mask=~(mask | ~some), need_weights=False)
+    return seen * some[:, :, None]
 
 
 class HierarchicalMagnificationAttention(nn.Module):
-    """One pre-norm residual attention block over the magnifications of a view.
+    """Each magnification attends to all lower ones, which have attended before; the lowest passes. As published.
 
-    `causal`: each magnification attends to itself and to lower ones (40 → 100 → 200 → 400X); `bidirectional`: to all.
+    A learned embedding says which magnification a token is; attention of its own for each, LayerNorm(query + attended).
     """
 
-    def __init__(self, width: int, heads: int, *, causal: bool, dropout: float, path_dropout: float):
+    def __init__(self, magnifications: int, width: int, heads: int, dropout: float):
         super().__init__()
-        self.causal = causal
-        self.norm = nn.LayerNorm(width)
-        self.attention = MultiHeadAttention(width, heads, dropout)
-        self.path = StochasticDepth(path_dropout)
+        self.embedding = nn.Parameter(torch.randn(magnifications, width))
+        higher = range(magnifications - 1)
+        self.attention = nn.ModuleList(nn.MultiheadAttention(width, heads, dropout, batch_first=True) for _ in higher)
+        self.norm = nn.ModuleList(nn.LayerNorm(width) for _ in higher)
 
     def forward(self, tokens: Tensor, mask: Tensor) -> Tensor:
-        """tokens (B, M, D), mask (B, M) bool -> (B, M, D); masked tokens are never attended to."""
-        count = tokens.shape[1]
-        itself = torch.eye(count, dtype=torch.bool, device=tokens.device)  # so that masked queries have a key, too
-        allowed = mask[:, None, :].expand(-1, count, -1)
-        if self.causal:
-            allowed = allowed & torch.ones(count, count, dtype=torch.bool, device=tokens.device).tril()
-        normed = self.norm(tokens)
-        return tokens + self.path(self.attention(normed, normed, allowed | itself))
+        """tokens (B, M, D), mask (B, M) bool -> (B, M, D); nothing attends to what is masked."""
+        tokens = tokens + self.embedding
+        done = [tokens[:, :1]]
+        for number, (attention, norm) in enumerate(zip(self.attention, self.norm, strict=True), start=1):
+            query = tokens[:, number : number + 1]
+            done.append(norm(query + attend(attention, query, torch.cat(done, 1), mask[:, :number])))
+        return torch.cat(done, 1)
+
+
+class BidirectionalMagnificationAttention(nn.Module):
+    """One encoder block: every magnification attends to all that are there. The published variant; Vaswani et al. 2017, post-norm."""
+
+    def __init__(self, magnifications: int, width: int, heads: int, dropout: float):
+        super().__init__()
+        self.embedding = nn.Parameter(torch.randn(magnifications, width))
+        self.attention = nn.MultiheadAttention(width, heads, dropout, batch_first=True)
+        self.norm, self.last_norm = nn.LayerNorm(width), nn.LayerNorm(width)
+        self.feed_forward = nn.Sequential(nn.Linear(width, 2 * width), nn.ReLU(), nn.Dropout(dropout), nn.Linear(2 * width, width))
+
+    def forward(self, tokens: Tensor, mask: Tensor) -> Tensor:
+        """As `HierarchicalMagnificationAttention.forward`."""
+        tokens = tokens + self.embedding
+        tokens = self.norm(tokens + attend(self.attention, tokens, tokens, mask))
+        return self.last_norm(tokens + self.feed_forward(tokens))

@@ -1,81 +1,88 @@
-"""MMNet: one view (an image of each magnification) -> the logit of malignant."""
+"""MMNet: one view (an image of each magnification) -> logits."""
 
 from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from data.augment import send
-from mmnet.attention_pool import MultiScaleAttentionPool
-from mmnet.backbones import Backbone
+from mmnet.attention_pool import build_pool
 from mmnet.channel_attention import ChannelAttention
 from mmnet.config import DropoutConfig, ModelConfig
-from mmnet.dropout import Dropout
 from mmnet.fusion import HybridCrossMagFusion
-from mmnet.hierarchical_attention import HierarchicalMagnificationAttention
-from mmnet.magnification_linear import MagnificationLinear
+from mmnet.hierarchical_attention import BidirectionalMagnificationAttention, HierarchicalMagnificationAttention
 
 
 class Output(NamedTuple):
-    logit: Tensor  # (B,)
+    logit: Tensor  # (B, L): of two classes one logit, of the positive one; else one a class
     importance: Tensor  # (B, M), rows sum to 1, 0 where masked
 
 
-class MagnificationEmbeddings(nn.Module):
-    """The feature maps of a view's magnifications -> a token each, by layers of their own that run as one batched product."""
+class MagnificationEmbedding(nn.Module):
+    """The feature maps of one magnification -> a token, as wide as the maps have channels or as `model.width` says."""
 
-    def __init__(self, channels: int, magnifications: int, config: ModelConfig, dropout: DropoutConfig):
+    def __init__(self, channels: int, config: ModelConfig, dropout: DropoutConfig):
         super().__init__()
-        self.attention = ChannelAttention(magnifications, channels) if config.channel_attention else None
-        self.pool = MultiScaleAttentionPool(magnifications, channels, config.pool_scales)
-        self.norm = nn.LayerNorm(channels, elementwise_affine=False)  # the linear layer that follows holds gain and shift
-        self.embed = nn.Sequential(MagnificationLinear(magnifications, channels, config.width), nn.GELU(), Dropout(dropout.fusion))
+        self.path = dropout.path
+        self.attention = ChannelAttention(channels, dropout.attention) if config.channel_attention else None
+        self.pool = build_pool(config.pool, channels, config.pool_scales)
+        self.embed = (
+            nn.Sequential(nn.LayerNorm(channels), nn.Linear(channels, config.width), nn.GELU(), nn.Dropout(dropout.fusion))
+            if config.width
+            else nn.Identity()
+        )
 
     def forward(self, maps: Tensor) -> Tensor:
-        """(B, M, C, H, W) -> (M, B, D)."""
-        flat = maps.flatten(3)  # (B, M, C, P)
-        if flat.shape[3] == 1:
-            flat = flat.transpose(0, 1).contiguous().transpose(0, 1)  # laid out once as the products of each magnification read it
-        means = flat.squeeze(3) if flat.shape[3] == 1 else flat.mean(3)
-        gate = self.attention(means.transpose(0, 1)) if self.attention else None
-        return self.embed(self.norm(self.pool(flat, gate, tuple(maps.shape[3:]))))
+        """(B, C, H, W) -> (B, D)."""
+        if self.training and self.path:  # stochastic depth: Huang et al., ECCV 2016; whole maps, as published
+            maps = maps * F.dropout(maps.new_ones(len(maps), 1, 1, 1), self.path)
+        return self.embed(self.pool(maps, self.attention(maps) if self.attention else None))
 
 
 class Head(nn.Module):
     """Everything after the backbone: all that is trained when the backbone is frozen."""
 
-    def __init__(self, channels: int, magnifications: int, config: ModelConfig, dropout: DropoutConfig):
+    def __init__(self, channels: int, magnifications: int, logits: int, config: ModelConfig, dropout: DropoutConfig):
         super().__init__()
-        self.embeddings = MagnificationEmbeddings(channels, magnifications, config, dropout)
-        self.hierarchy = (
-            HierarchicalMagnificationAttention(
-                config.width,
-                config.heads,
-                causal=config.hierarchy == "causal",
-                dropout=dropout.attention,
-                path_dropout=dropout.path,
+        self.width = width = config.width or channels
+        self.embeddings = nn.ModuleList(MagnificationEmbedding(channels, config, dropout) for _ in range(magnifications))
+        kind = {"causal": HierarchicalMagnificationAttention, "bidirectional": BidirectionalMagnificationAttention}.get(config.hierarchy)
+        # one token has nothing to attend to
+        self.hierarchy = kind(magnifications, width, config.heads, dropout.attention) if kind and magnifications > 1 else None
+        self.fusion = HybridCrossMagFusion(magnifications, width, config, dropout)
+        hidden = config.hidden
+        self.classifier = (
+            nn.Sequential(
+                nn.Dropout(dropout.classifier),
+                nn.Linear(width, hidden),
+                nn.LayerNorm(hidden),
+                nn.ReLU(),
+                nn.Dropout(dropout.classifier),
+                nn.Linear(hidden, logits),
             )
-            if config.hierarchy != "none" and magnifications > 1
-            else None  # one token has nothing to attend to
+            if hidden
+            else nn.Sequential(nn.LayerNorm(width), nn.Dropout(dropout.classifier), nn.Linear(width, logits))
         )
-        self.fusion = HybridCrossMagFusion(magnifications, config, dropout)
-        self.classifier = nn.Sequential(nn.LayerNorm(config.width), Dropout(dropout.classifier), nn.Linear(config.width, 1))
 
     def forward(self, maps: Tensor, mask: Tensor) -> Output:
         """maps (B, M, C, H, W) finite, mask (B, M) bool with one True a row."""
-        tokens = self.embeddings(maps).transpose(0, 1)  # (B, M, D)
-        tokens = tokens.masked_fill(~mask[:, :, None], 0)
+        tokens = self.embed(maps).masked_fill(~mask[:, :, None], 0)
         if self.hierarchy:
             tokens = self.hierarchy(tokens, mask).masked_fill(~mask[:, :, None], 0)
         fused, importance = self.fusion(tokens, mask)
-        return Output(self.classifier(fused).squeeze(1), importance)
+        return Output(self.classifier(fused), importance)
+
+    def embed(self, maps: Tensor) -> Tensor:
+        """(B, M, C, H, W) -> (B, M, D), each magnification by itself."""
+        return torch.stack([embedding(maps[:, m]) for m, embedding in enumerate(self.embeddings)], 1)
 
 
 class MMNet(nn.Module):
     """Backbones and head. `backbones`: one for all magnifications, one each, or none where inputs are feature maps."""
 
-    def __init__(self, backbones: list[Backbone], head: Head):
+    def __init__(self, backbones: list[nn.Module], head: Head):
         super().__init__()
         self.backbones = nn.ModuleList(backbones)
         self.head = head

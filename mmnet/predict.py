@@ -1,7 +1,8 @@
 """Probabilities from trained networks, without gradients and in large batches."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -9,16 +10,18 @@ import numpy as np
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from data.dataset import Dataset
 from data.errors import InputError
 from data.views import ViewIndex, Views
 from mmnet.batches import Batches
-from mmnet.build import build_network
+from mmnet.build import build_networks, outputs_of
 from mmnet.config import Config
 from mmnet.device import autocast, free_unused, is_out_of_memory
-from mmnet.network import MMNet, Output
+from mmnet.device_kind import precision_of
+from mmnet.losses import log_probabilities
+from mmnet.network import Output
 
 VIEWS_AT_ONCE = {True: 256, False: 64}  # by frozen
 CACHED_VALUES = 2**20  # of frozen features at once on a CPU, float32: more does not stay in its cache
@@ -26,13 +29,13 @@ T = TypeVar("T")
 
 
 @torch.inference_mode()
-def predict(network: MMNet, batches: Batches, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Rows (V, M) of the table -> ((V,) probability of malignant, (V, M) importance), float32."""
+def predict(network: nn.Module, batches: Batches, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Rows (V, M) of the table -> ((V, K) probabilities, (V, M) importance), float32."""
     network.eval()
-    outputs: list[Output] = in_parts(network, batches, rows)
+    outputs: list[Output] = in_parts(partial(outputs_of, network), batches, rows)
     logit = torch.cat([output.logit.float() for output in outputs])
     importance = torch.cat([output.importance.float() for output in outputs])
-    return logit.sigmoid().cpu().numpy(), importance.cpu().numpy()
+    return log_probabilities(logit).exp().cpu().numpy(), importance.cpu().numpy()
 
 
 def in_parts(work: Callable[[Tensor, Tensor], T], batches: Batches, rows: np.ndarray) -> list[T]:
@@ -48,7 +51,7 @@ def in_parts(work: Callable[[Tensor, Tensor], T], batches: Batches, rows: np.nda
     while done < len(rows):
         part = rows[done : done + size]
         try:
-            with autocast(batches.device, batches.config.optim.precision):
+            with autocast(batches.device, precision_of(batches.config.optim.precision, batches.device.type)):
                 made.append(work(*batches.evaluation(part)))
             done += len(part)
             continue
@@ -60,16 +63,14 @@ def in_parts(work: Callable[[Tensor, Tensor], T], batches: Batches, rows: np.nda
     return made
 
 
-def load_networks(folder: Path, config: Config, dataset: Dataset, device: torch.device) -> list[MMNet]:
+def load_networks(folder: Path, config: Config, dataset: Dataset, device: torch.device) -> list[nn.Module]:
     """The fold networks that `records.write_weights` left in a folder. Raises InputError when they are damaged or absent."""
     try:
         folds = json.loads((folder / "network.json").read_text())["folds"]
-        networks = []
-        for number in range(1, folds + 1):
-            network = build_network(config.with_values({"model.weights": None}), dataset, seed=0)
+        networks = build_networks(config.with_values({"model.weights": None, "optim.compile": False}), dataset, folds)
+        for number, network in enumerate(networks, start=1):
             network.load_state_dict(load_file(folder / f"fold_{number}.safetensors"))
-            networks.append(network.to(device))
-        return networks
+        return [network.to(device) for network in networks]
     except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
         raise InputError(
             f"models {folder}: absent, damaged or of another configuration: {str(error).splitlines()[0]}; train again with main.py"
@@ -77,7 +78,7 @@ def load_networks(folder: Path, config: Config, dataset: Dataset, device: torch.
 
 
 def predict_ensemble(folder: Path, config: Config, dataset: Dataset, device: torch.device) -> tuple[np.ndarray, Views, ViewIndex]:
-    """Probability (K, V) by each of K fold networks of the evaluation views of every slide of a data set.
+    """Probability (F, V, K) by each of F fold networks of the evaluation views of every slide of a data set.
 
     The ensemble's probability is the mean over the networks.
     """
@@ -88,10 +89,8 @@ def predict_ensemble(folder: Path, config: Config, dataset: Dataset, device: tor
     return np.stack([predict(network, batches, views.rows)[0] for network in networks]), views, index
 
 
-def predict_out_of_fold(networks: list[MMNet], batches: Batches, rows: np.ndarray, fold: np.ndarray) -> np.ndarray:
-    """rows (V, M), fold (V,) -> (V,) probability, each view by the network that did not see its fold."""
-    probability = np.empty(len(fold), dtype=np.float32)
-    for number, network in enumerate(networks):
-        chosen = fold == number
-        probability[chosen] = predict(network, batches, rows[chosen])[0]
-    return probability
+def predict_out_of_fold(networks: Sequence[nn.Module], batches: Batches, rows: np.ndarray, fold: np.ndarray) -> np.ndarray:
+    """rows (V, M), fold (V,) -> (V, K) probability, each view by the network that did not see its fold."""
+    place = np.concatenate([np.flatnonzero(fold == number) for number in range(len(networks))])
+    found = np.concatenate([predict(network, batches, rows[fold == number])[0] for number, network in enumerate(networks)])
+    return found[place.argsort()]

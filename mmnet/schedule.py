@@ -36,13 +36,13 @@ def plateau_factor(scores: Sequence[float], metric: str) -> float:
     return factor
 
 
-def lr_factor(schedule: str, progress: float, warmup: float, scores: Sequence[float], metric: str) -> float:
-    """Share of the full learning rate at `progress` (0 to 1) of all steps: linear warm-up, then the schedule.
+def lr_factor(schedule: str, done: float, epochs: int, warmup: float, scores: Sequence[float], metric: str) -> float:
+    """Share of the full learning rate after `done` of `epochs`: linear warm-up over the first `warmup` epochs, then the schedule.
 
     cosine: Loshchilov & Hutter, SGDR, ICLR 2017, eq. 5 without restarts; plateau follows the scores of past epochs.
     """
-    if progress < warmup:
-        return max(progress / warmup, 1e-3)
+    if done < warmup:
+        return max(done / warmup, 1e-3)
     if schedule == "cosine":
-        return 0.5 * (1 + math.cos(math.pi * (progress - warmup) / (1 - warmup)))
+        return 0.5 * (1 + math.cos(math.pi * (done - warmup) / (epochs - warmup)))
     return plateau_factor(scores, metric) if schedule == "plateau" else 1.0

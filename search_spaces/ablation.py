@@ -34,7 +34,7 @@ MECHANISMS = (
     Mechanism(
         "channel attention", "is it worth its parameters?", {"model.channel_attention": True}, {"model.channel_attention": False}
     ),
-    Mechanism("spatial pooling scales", "attention in neighbourhoods against the mean", {"model.pool_scales": (1, 3, 5)}, {"model.pool_scales": ()}),
+    Mechanism("attention pooling", "against the mean over positions", {"model.pool": "softmax"}, {"model.pool": "mean"}),
     Mechanism("hierarchical attention", "does detail need the overview?", {"model.hierarchy": "causal"}, {"model.hierarchy": "none"}, 2),
     Mechanism(
         "magnification fusion",

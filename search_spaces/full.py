@@ -40,7 +40,7 @@ def space(base: Config) -> Space:
 def _idle(base: Config) -> tuple[str, ...]:
     """What has nothing to act on: attention between magnifications where there is one, between positions where they are averaged."""
     alone = ("model.hierarchy", "model.importance") if len(base.data.magnifications) == 1 else ()
-    return (*alone, "model.pool_scales") if base.model.frozen and base.model.pooled else alone
+    return (*alone, "model.pool") if base.model.frozen and base.model.pooled else alone
 
 
 def _trained(base: Config) -> tuple[Dimension, ...]:

@@ -13,7 +13,7 @@ SPACE = Space(
             "nuisance",
             "protects pretrained weights from the first steps; by plan only",
             low=0.0,
-            high=0.2,
+            high=1.0,
             when=("optim.schedule", ("cosine",)),
         ),
         Dimension("optim.clip", "nuisance", "focal loss has rare large gradients", low=0.1, high=10.0, log=True),

@@ -26,15 +26,15 @@ class Mutation:
 
 MUTATIONS = (
     Mutation("promotion count", "tuning/promotion.py", "max(len(scores) // eta, least)", "max(-(-len(scores) // eta), least)", "tests/tuning tests/test_properties.py"),
-    Mutation("mask", "mmnet/hierarchical_attention.py", "allowed = mask[:, None, :].expand(", "allowed = torch.ones_like(mask)[:, None, :].expand(", "tests/mmnet tests/test_properties.py"),
-    Mutation("mask of importance", "mmnet/fusion.py", "scores.masked_fill(~mask, -torch.inf)", "scores", "tests/mmnet tests/test_properties.py"),
+    Mutation("mask", "mmnet/hierarchical_attention.py", "key_padding_mask=~(mask | ~some), ", "", "tests/mmnet tests/test_properties.py"),
+    Mutation("mask of importance", "mmnet/fusion.py", ".masked_fill(~mask, -torch.inf)", "", "tests/mmnet tests/test_properties.py"),
     Mutation("patient grouping", "data/splits.py", 'group_of, label_of = table.groups(grouping),', 'group_of, label_of = table.groups("slide"),', "tests/data tests/test_properties.py"),
     Mutation("leak check", "data/splits.py", 'if leaks and splits.grouping == "patient":', 'if len(leaks) > 1 and splits.grouping == "patient":', "tests/data tests/test_properties.py"),
     Mutation("class balance", "mmnet/metrics.py", "np.mean([loss[label == value].mean() for value in np.unique(label)])", "np.mean(loss)", "tests/mmnet/test_metrics.py tests/mmnet/test_crossval.py tests/analysis"),
     Mutation("best epoch", "mmnet/crossval.py", "scores[best] if best is not None", "scores[-1] if best is not None", "tests/mmnet"),
     Mutation("weights of the best epoch", "mmnet/crossval.py", "        if best == epoch:\n", "        if best is not None:\n", "tests/mmnet"),
     Mutation("sealed test read twice", "analysis/sealed_test.py", "if openings and not again:", "if openings and again:", "tests/analysis/test_sealed_test.py tests/test_main.py"),
-    Mutation("resume", "mmnet/crossval.py", "            learner.optimizer.load_state_dict(moments)\n", "            pass\n", "tests/mmnet tests/tuning/test_trainable.py"),
+    Mutation("resume", "mmnet/crossval.py", "((self.networks, \"networks\"), (self.optimizers, \"optimizers\"), ", "((self.networks, \"networks\"), ", "tests/mmnet tests/tuning/test_trainable.py"),
     Mutation("tie set", "analysis/tie_set.py", "(draws >= largest).mean()", "(draws >= largest / 2).mean()", "tests/analysis/test_tie_set.py tests/analysis/test_trust.py"),
     Mutation("threshold cross-fit", "analysis/thresholds.py", "chosen = ~here if others else here", "chosen = here if others else ~here", "tests/analysis/test_thresholds.py tests/analysis/test_report.py"),
 )  # fmt: skip

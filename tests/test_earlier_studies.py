@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from mmnet.config import load_config
-from mmnet.records import read_trials
-from mmnet.study_folder import read_study
+from study.folder import read_study
+from study.records import read_trials
 
 FIXTURE = Path(__file__).parent / "fixtures" / "study_v2"
 

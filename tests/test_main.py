@@ -13,8 +13,8 @@ import yaml
 
 from data.errors import InputError
 from mmnet.config import load_config, save_config
-from mmnet.members import differences
-from mmnet.records import read_trials
+from study.members import differences
+from study.records import read_trials
 from tests.data.trees import write_png
 from tests.gate import Gate
 from tests.mmnet.tiny import tiny_config

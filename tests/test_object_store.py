@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mmnet.bucket import Bucket
-from mmnet.mirror import Mirror
-from mmnet.records import read_trials
+from study.bucket import Bucket
+from study.mirror import Mirror
+from study.records import read_trials
 from tests.gate import Gate
 from tests.object_store import google_store, object_store  # noqa: F401
 from tests.test_verbs import SMALL
@@ -80,7 +80,7 @@ def test_a_study_whose_driver_is_killed_goes_on_from_another_machine_with_the_sa
     with Gate() as gate:
         words = ["--data", data, "--name", "cut", "--output", object_store.url(), *SEARCH]
         command = gate.start("tune_mmnet.py", *words, environment=machine("one"))
-        gate.after(8, command)
+        gate.after(10, command)
         os.killpg(command.process.pid, signal.SIGKILL)
         command.ends(-signal.SIGKILL)
     before = fetched(object_store, "cut", tmp_path / "before")

@@ -14,7 +14,7 @@ import pytest
 from optuna.trial import TrialState
 
 from mmnet.config import load_config
-from mmnet.records import read_trials
+from study.records import read_trials
 from tests.gate import Gate
 from tests.verbs import caller
 
@@ -138,8 +138,8 @@ def test_backbones_that_cannot_be_had_are_left_out_and_a_resumed_study_keeps_its
     import tune_mmnet
     from mmnet import backbones
     from mmnet.config import Config
-    from mmnet.study_folder import StudyFolder
     from search_spaces import get_space
+    from study.folder import StudyFolder
 
     space, console = get_space("full", Config()), Console(width=200)
     monkeypatch.setattr(
@@ -165,8 +165,8 @@ def test_the_leak_audit_also_speaks_where_the_magnifications_leave_slides_out(ca
     from rich.console import Console
 
     from data.splits import Splits
-    from mmnet.command_line import Prepared, describe
     from mmnet.config import Config
+    from study.command_line import Prepared, describe
     from tests.mmnet.tiny import feature_dataset
 
     dataset = feature_dataset(patients=6, images=1)

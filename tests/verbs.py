@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from contextlib import redirect_stderr, redirect_stdout
 from unittest.mock import patch
 
-from mmnet.command_line import run_verb
+from study.command_line import run_verb
 from tests.test_imports import ROOT
 
 Completed = subprocess.CompletedProcess[str]

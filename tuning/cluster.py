@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).parent.parent
 NOT_CODE = [".venv", ".git", "output", "tests", "bench", "**/__pycache__"]
-CARRIED = ("MMNET_CACHE", "TORCH_HOME", "HF_HOME", "HF_ENDPOINT", "HF_HUB_OFFLINE")  # settings of the environment that a worker reads too
+CARRIED = ("OMP_WAIT_POLICY", "MMNET_CACHE", "TORCH_HOME", "HF_HOME", "HF_ENDPOINT", "HF_HUB_OFFLINE")  # settings of the environment that a worker reads too
 
 
 @contextmanager

@@ -18,7 +18,7 @@ from optuna.trial import FrozenTrial
 
 from data.errors import InputError
 from mmnet.metrics import METRICS
-from mmnet.records import StorageError
+from study.records import StorageError
 
 # Optuna's tables; tests hold that Optuna makes the same ones and reads what is written here
 _SCHEMA = Path(__file__).with_name("optuna_schema.sql")

@@ -8,7 +8,7 @@ from typing import Any
 
 from ray import tune
 
-from mmnet.mirror import CHECKPOINTS, EVENTS, WEIGHTS, Mirror
+from study.mirror import CHECKPOINTS, EVENTS, WEIGHTS, Mirror
 from tuning.trainable import trial_name
 
 

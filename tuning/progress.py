@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from mmnet.metrics import is_better
-from mmnet.records import TrialRecord
+from study.records import TrialRecord
 
 PARAMS_SHOWN = 12
 

@@ -7,7 +7,7 @@ from ray.tune.experiment import Trial
 from ray.tune.schedulers import AsyncHyperBandScheduler, TrialScheduler
 
 from mmnet.metrics import METRICS
-from mmnet.records import TrialRecord
+from study.records import TrialRecord
 from tuning.forgetting import Forgetting
 from tuning.trainable import trial_name
 

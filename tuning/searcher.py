@@ -22,9 +22,9 @@ from ray.tune.search import Searcher
 
 from mmnet.config import Config
 from mmnet.metrics import METRICS
-from mmnet.records import TrialRecord
 from mmnet.seeds import derive_seed
 from search_spaces.space import Space
+from study.records import TrialRecord
 from tuning.database import StudyDatabase
 from tuning.promotion import Ladder, Step
 from tuning.proposals import Proposer
@@ -40,7 +40,7 @@ SAVE_EVERY = 3.0  # seconds
 class StudySearcher(Searcher):
     """Suggests what to train next: {"number", "params", "since": epoch it rested at, "until": epoch it rests at next, or ends, "take"}.
 
-    `take` counts what was suggested, in this run: of two processes with one trial the one with the higher take has it, see mmnet.hold.
+    `take` counts what was suggested, in this run: of two processes with one trial the one with the higher take has it, see study.hold.
 
     First those whose process was lost, then the trials that an earlier run left unfinished, then whoever is to be promoted, then new
     ones, and when there are enough of those the best that still rest.

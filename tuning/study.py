@@ -21,9 +21,9 @@ from data.errors import DISK, InputError, StorageError
 from data.splits import Splits
 from mmnet.config import Config
 from mmnet.metrics import METRICS
-from mmnet.mirror import CHECKPOINTS, EVENTS, Mirror
-from mmnet.records import TrialRecord, read_trials, record_failure, sweep, write_status
 from search_spaces.space import Space
+from study.mirror import CHECKPOINTS, EVENTS, Mirror
+from study.records import TrialRecord, read_trials, record_failure, sweep, write_status
 from tuning.cluster import joining, resources, shareable
 from tuning.database import StudyDatabase
 from tuning.forgetting import Forgetting, NoProgress

@@ -27,8 +27,8 @@ from tensorboard.util.tensor_util import make_tensor_proto
 
 from mmnet.config import Config, get_value, text_of
 from mmnet.metrics import METRICS
-from mmnet.records import TrialRecord
 from search_spaces.space import Dimension, Space
+from study.records import TrialRecord
 from tuning.trainable import trial_name
 
 BEST, FINAL, WENT_ON = "best/", "oof/", "rung/went_on"

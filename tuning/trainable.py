@@ -11,8 +11,8 @@ from data.dataset import Dataset
 from data.errors import DISK, StorageError
 from data.splits import Splits
 from mmnet.config import Config
-from mmnet.mirror import TakenOver
-from mmnet.records import TrialWriter, peak_memory, record_failure
+from study.mirror import TakenOver
+from study.records import TrialWriter, peak_memory, record_failure
 from tuning.heap import give_back
 from tuning.trial_place import TrialPlace
 

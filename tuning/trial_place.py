@@ -17,7 +17,7 @@ from pathlib import Path
 
 from data.errors import StorageError
 from mmnet.config import ModelConfig
-from mmnet.mirror import EVENTS, Mirror, scratch
+from study.mirror import EVENTS, Mirror, scratch
 
 MARKER = ".seen-from-every-node-"
 ANSWER = 60  # seconds in which a node says what it sees; one that does not is asked again by its first trial
@@ -30,7 +30,7 @@ class TrialPlace:
     study: Path  # on the driver's node; on every node, unless `url`
     url: str = ""  # of the study in an object store
     marker: str = ""  # name of a file in the study's folder
-    run: str = ""  # that the worker belongs to, see mmnet.hold
+    run: str = ""  # that the worker belongs to, see study.hold
     weights: str = ""  # file that every trial reads, see `weights_read`
 
     def mirror(self) -> Mirror:

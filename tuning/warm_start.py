@@ -16,9 +16,9 @@ from data.errors import InputError
 from data.splits import Splits
 from mmnet.config import Config
 from mmnet.metrics import METRICS
-from mmnet.records import TrialRecord, read_trials
-from mmnet.study_folder import read_study
 from search_spaces.space import Space
+from study.folder import read_study
+from study.records import TrialRecord, read_trials
 from tuning.searcher import distributions
 
 POINTS = 3  # best configurations of the earlier study that are tried again

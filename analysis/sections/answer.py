@@ -8,7 +8,7 @@ from analysis.page import Html, Section, bullets, drawn, error_bars, figure, hea
 from analysis.performance import NAMES
 from analysis.tables import interval_text
 from mmnet.config import text_of
-from mmnet.members import member_names
+from study.members import member_names
 
 SHOWN = ("log_loss", "auc", "balanced_accuracy", "patient_auc", "patient_balanced_accuracy")
 ROWS = 30  # of the figure of the tie set

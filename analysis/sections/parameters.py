@@ -11,7 +11,7 @@ from analysis.page import Html, Section, drawn, error_bars, figure, heading, joi
 from analysis.plots import AXES_SHOWN, value_scale
 from analysis.sections.answer import metric_name
 from mmnet.config import text_of
-from mmnet.records import TrialRecord
+from study.records import TrialRecord
 
 GROUPS = 10  # of trials by rank, one colour each
 VIRIDIS = ("#440154", "#482878", "#3e4989", "#31688e", "#26828e", "#1f9e89", "#35b779", "#6ece58", "#b5de2b", "#fde725")

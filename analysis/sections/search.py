@@ -13,7 +13,7 @@ from analysis.plots import metric_label
 from analysis.sections.answer import metric_name, shown_metrics
 from analysis.sections.cost import rung_lines
 from mmnet.metrics import METRICS
-from mmnet.records import TrialRecord
+from study.records import TrialRecord
 
 COLORS = {"done": BLUE, "stopped": GREY, "running": ORANGE, "failed": VERMILION}
 STATUS_NAMES = {"stopped": "stopped early"}

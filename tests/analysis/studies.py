@@ -9,8 +9,8 @@ from data.splits import Splits
 from mmnet.config import Config
 from mmnet.crossval import CrossValidation
 from mmnet.metrics import METRICS
-from mmnet.records import TrialRecord, TrialWriter
-from mmnet.study_folder import FORMAT
+from study.folder import FORMAT
+from study.records import TrialRecord, TrialWriter
 from tests.mmnet.tiny import CPU, deal, feature_dataset, tiny_config
 
 CONFIG = tiny_config({"model.frozen": True, "optim.epochs": 3, "optim.patience": None})
@@ -66,7 +66,7 @@ def run_trial(study: Path, number: int, params: dict[str, Any], status: str, *, 
 
 MEMBERS: dict[str, dict[str, Any]] = {
     "0026": {},
-    "0011": {"optim.lr": 3e-2, "model.pool_scales": [1, 3], "sampling.views_per_slide": 3},
+    "0011": {"optim.lr": 3e-2, "model.pool": "mean", "sampling.views_per_slide": 3},
     "0007": {"model.width": 16, "loss.gamma": 1.0, "optim.epochs": 2},
 }
 
@@ -96,8 +96,8 @@ def write_about(study: Path, verb: str, name: str, config: Config, **more: Any) 
 def make_study(study: Path, config: Config = CONFIG) -> Path:
     """Two finished trials, one stopped, one failed after an epoch, one that failed at once, one that never started."""
     run_trial(study, 0, {"optim.lr": 1e-9}, "done", epochs=3)
-    run_trial(study, 1, {"optim.lr": 3e-2, "model.pool_scales": (1, 3)}, "done", epochs=3)
-    run_trial(study, 2, {"optim.lr": 1e-9, "model.pool_scales": ()}, "stopped", epochs=1, reason="below the best")
+    run_trial(study, 1, {"optim.lr": 3e-2, "model.pool": "softmax"}, "done", epochs=3)
+    run_trial(study, 2, {"optim.lr": 1e-9, "model.pool": "mean"}, "stopped", epochs=1, reason="below the best")
     run_trial(study, 3, {"optim.lr": 2e-2}, "failed", epochs=1, reason="loss is nan")
     run_trial(study, 4, {"optim.lr": 1.0}, "failed", epochs=0, reason="out of memory")
     (study / "trials" / "0005").mkdir()

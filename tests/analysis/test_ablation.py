@@ -20,9 +20,9 @@ from analysis.bootstrap import Interval, resamples
 from analysis.patient_scores import patient_scores
 from analysis.predictions import Predictions
 from mmnet.config import Config
-from mmnet.records import TrialRecord, read_trials, write_json, write_status
-from mmnet.study_folder import FORMAT
 from search_spaces.ablation import space
+from study.folder import FORMAT
+from study.records import TrialRecord, read_trials, write_json, write_status
 from tests.analysis.test_plots import assert_shows_something
 from tests.mmnet.tiny import tiny_config
 from tests.test_imports import ROOT
@@ -56,7 +56,7 @@ PLAN = [
             (3, {"model.channel_attention": False}),
             (3, {"augment.mixup": 0.2}),
             (3, {"model.cross_attention": False, "model.concatenation": False}),
-            (3, {"model.pool_scales": ()}),
+            (3, {"model.pool": "mean"}),
             (4, {}),
             (4, {"model.channel_attention": False}),
             (4, {"augment.mixup": 0.2}),
@@ -71,7 +71,7 @@ PLAN = [
         ("channel attention", [0, 5], [1, 6]),
         ("mixup", [2, 7], [0, 5]),  # off in the base: the base is the off side
         ("magnification fusion", [0], [3]),
-        ("spatial pooling scales", [0], [4]),
+        ("attention pooling", [0], [4]),
         ("focal loss", [], []),
     ],
 )
@@ -99,20 +99,13 @@ def test_a_trial_that_differs_in_something_else_as_well_makes_no_pair():
 def test_every_pair_of_a_plan_is_found():
     planned = space(BASE)
     trials = [
-        record(n, {key: tuple(v) if isinstance(v, list) else v for key, v in decoded(planned, n).items()}) for n in range(planned.trials)
+        record(n, {key: tuple(v) if isinstance(v, list) else v for key, v in planned.point(n, BASE).items()}) for n in range(planned.trials)
     ]
     block = 1 + len(planned.mechanisms)
     for which, mechanism in enumerate(planned.mechanisms, start=1):
         on, off = numbers_of(pairs_of(as_stored(mechanism), BASE.to_dict(), trials))
         base, turned = [0, block, 2 * block], [which, block + which, 2 * block + which]
         assert (on, off) == ((turned, base) if mechanism.name in ("mixup", "masked magnifications") else (base, turned))
-
-
-def decoded(planned, number):
-    """The values of a planned trial as its configuration holds them."""
-    point = planned.point(number, BASE)
-    scales = {"model.pool_scales": () if point["model.pool_scales"] == "none" else tuple(map(int, point["model.pool_scales"].split(",")))}
-    return point | scales
 
 
 # effects -------------------------------------------------------------------------------------------------------------

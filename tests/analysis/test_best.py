@@ -11,7 +11,7 @@ from rich.console import Console
 from analysis.best import cross_fitted_choice, print_best_trials, write_best_trials
 from data.errors import InputError
 from mmnet.config import Config, load_config
-from mmnet.records import read_trials, write_status
+from study.records import read_trials, write_status
 from tests.analysis.studies import record
 
 

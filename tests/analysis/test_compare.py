@@ -13,7 +13,7 @@ from analysis.compare import AT_PATIENTS, differences, every_metric, partition, 
 from analysis.predictions import Level
 from data.errors import InputError
 from mmnet.metrics import METRICS
-from mmnet.records import read_trial
+from study.records import read_trial
 
 
 @pytest.fixture(autouse=True)

@@ -28,7 +28,7 @@ from analysis.ensembles import (
 )
 from data.errors import InputError
 from mmnet.metrics import METRICS, evaluate, evaluate_one
-from mmnet.records import read_trials
+from study.records import read_trials
 from tests.analysis.studies import record, run_trial
 
 EVERYONE = np.ones(48, dtype=bool)

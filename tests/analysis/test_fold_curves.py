@@ -14,7 +14,7 @@ from analysis.figure import BLUE
 from analysis.fold_curves import curves_of, print_fold_curves, summary, write_fold_curves
 from analysis.predictions import chosen_trial
 from data.errors import InputError
-from mmnet.records import read_trials, write_status
+from study.records import read_trials, write_status
 from tests.analysis.studies import record
 from tests.analysis.test_plots import assert_shows_something
 

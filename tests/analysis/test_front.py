@@ -12,8 +12,8 @@ from analysis.material import Material
 from analysis.report import report_page
 from analysis.sections.front import pareto
 from data.errors import InputError
-from mmnet.records import read_trials
-from mmnet.study_folder import read_study
+from study.folder import read_study
+from study.records import read_trials
 from tests.analysis.studies import CONFIG, record
 from tests.analysis.test_plots import assert_shows_something
 from tests.analysis.trust_record import NOT_READY

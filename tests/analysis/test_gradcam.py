@@ -37,8 +37,8 @@ from mmnet.config import DropoutConfig
 from mmnet.crossval import CrossValidation
 from mmnet.features import with_features
 from mmnet.network import Head, MMNet, Output
-from mmnet.records import TrialWriter, write_weights
-from mmnet.study_folder import FORMAT
+from study.folder import FORMAT
+from study.records import TrialWriter, write_weights
 from tests.analysis.test_plots import assert_shows_something
 from tests.mmnet.tiny import CPU, deal, pixel_dataset, randomise, tiny_config
 
@@ -117,7 +117,7 @@ MASKS = {"all there": [True, True, True], "the middle missing": [True, False, Tr
 @pytest.mark.parametrize("backbones", [1, 3], ids=["shared", "one each"])
 def test_grad_cam_is_what_the_paper_says(backbones, malignant, mask):
     config = tiny_config().model
-    network = MMNet([build_backbone(config, 32, seed) for seed in range(backbones)], Head(64, 3, config, DropoutConfig()))
+    network = MMNet([build_backbone(config, 32, seed) for seed in range(backbones)], Head(64, 3, 1, config, DropoutConfig()))
     randomise(network.head).eval()
     network.eval()
     images, there = torch.rand(1, 3, 3, 32, 32, generator=torch.Generator().manual_seed(1)), torch.tensor([mask])
@@ -135,7 +135,7 @@ def test_grad_cam_is_what_the_paper_says(backbones, malignant, mask):
 
 
 def test_explaining_leaves_no_gradient_behind():
-    network = MMNet([build_backbone(tiny_config().model, 32, 0)], Head(64, 1, tiny_config().model, DropoutConfig())).eval()
+    network = MMNet([build_backbone(tiny_config().model, 32, 0)], Head(64, 1, 1, tiny_config().model, DropoutConfig())).eval()
     found = grad_cam(network, torch.rand(1, 1, 3, 32, 32), torch.tensor([[True]]), malignant=True)
     assert not found.requires_grad and all(parameter.grad is None for parameter in network.parameters())
 
@@ -149,7 +149,7 @@ class Difference(nn.Module):
 
     def forward(self, maps: torch.Tensor, mask: torch.Tensor) -> Output:
         colour = maps.mean((3, 4))  # (B, M, 3)
-        return Output((colour[:, :, self.malignant] - colour[:, :, self.benign]).sum(1), mask / mask.sum(1, keepdim=True))
+        return Output((colour[:, :, self.malignant] - colour[:, :, self.benign]).sum(1, keepdim=True), mask / mask.sum(1, keepdim=True))
 
 
 RED, GREEN, BLUE = range(3)
@@ -241,7 +241,7 @@ def test_networks_on_pixels_say_what_the_trial_recorded(explained_study):
     images = to_float(torch.from_numpy(DATASET.images[predictions.rows.ravel()])).unflatten(0, tuple(there.shape))
     images[~there] = 0
     with torch.no_grad():
-        said = np.stack([network(images, there).logit.sigmoid().numpy() for network in networks])
+        said = np.stack([network(images, there).logit[:, 0].sigmoid().numpy() for network in networks])
     of_fold = np.arange(len(predictions.fold))
     np.testing.assert_allclose(said[predictions.fold, of_fold], predictions.probability, atol=2e-3)  # features are float16
     assert np.abs(said[1 - predictions.fold, of_fold] - predictions.probability).max() > 0.05

@@ -5,7 +5,7 @@ import numpy as np
 from analysis.bootstrap import resamples
 from analysis.joint import joint_values, metrics_of, percentile_interval
 from analysis.predictions import Level
-from mmnet.metrics import evaluate
+from mmnet.metrics import METRICS, evaluate
 
 
 def level(seed, views=3, patients=12, shuffled=False):
@@ -35,7 +35,7 @@ def test_each_draw_takes_the_same_patients_for_all_and_counts_a_patient_drawn_tw
 def test_units_may_differ_in_number_and_order_as_long_as_the_patients_are_the_same():
     many = level(1, views=4, shuffled=True)
     values, drawn = joint_values((level(1), many), metrics_of, rng=np.random.default_rng(0), count=20)
-    assert values.shape == (2, 10) and drawn.shape == (20, 2, 10)
+    assert values.shape == (2, len(METRICS)) and drawn.shape == (20, 2, len(METRICS))
     alone, drawn_alone = joint_values((many,), metrics_of, rng=np.random.default_rng(0), count=20)
     np.testing.assert_allclose(values[1], alone[0])
     np.testing.assert_allclose(drawn[:, 1], drawn_alone[:, 0])

@@ -5,7 +5,7 @@ import csv
 import pytest
 
 from analysis.leaderboard import COLUMNS, best_trial, leaderboard_rows, rank, write_leaderboard
-from mmnet.records import read_trials
+from study.records import read_trials
 from tests.analysis.studies import record
 
 REQUIRED = (
@@ -57,11 +57,11 @@ def test_a_real_study_has_every_trial_that_started_with_the_required_columns_bef
     with (tmp_path / "leaderboard.csv").open(newline="") as file:
         reader = csv.DictReader(file)
         rows = list(reader)
-    assert reader.fieldnames[-2:] == ["optim.lr", "model.pool_scales"]
+    assert reader.fieldnames[-2:] == ["optim.lr", "model.pool"]
     assert set(REQUIRED) <= set(reader.fieldnames[:-2])
     assert [(row["trial"], row["status"]) for row in rows[:1] + rows[-2:]] == [("0001", "done"), ("0003", "failed"), ("0004", "failed")]
     assert len(rows) == 5 and all(rows[0][name] for name in REQUIRED)
     best = records[1].best
     assert float(rows[0]["log_loss"]) == best["metrics"]["log_loss"] and float(rows[0]["patient_auc"]) == best["metrics"]["patient_auc"]
-    assert (rows[0]["epoch"], rows[0]["fold_epochs"], rows[0]["model.pool_scales"]) == ("3", "6", "1,3")
+    assert (rows[0]["epoch"], rows[0]["fold_epochs"], rows[0]["model.pool"]) == ("3", "6", "softmax")
     assert (rows[-1]["epoch"], rows[-1]["log_loss"], rows[-1]["reason"]) == ("0", "", "out of memory")

@@ -9,7 +9,7 @@ from analysis.ensembles import Candidates
 from analysis.mean_of_best import FOLDER, MEMBERS, furthest, judge_mean, mean_in_words, write_members
 from mmnet.config import load_config
 from mmnet.metrics import evaluate, evaluate_one
-from mmnet.records import read_trials
+from study.records import read_trials
 from tests.analysis.studies import record
 
 FOLD = np.repeat([0, 1], 6)

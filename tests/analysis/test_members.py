@@ -24,7 +24,7 @@ from data.errors import InputError
 from mmnet.config import Config
 from mmnet.metrics import METRICS, evaluate
 from mmnet.predict import predict_ensemble
-from mmnet.records import read_trials
+from study.records import read_trials
 from tests.analysis.studies import CONFIG, DATASET, MEMBERS, make_mean, patients_of, splits
 from tests.analysis.test_new_patients import strangers
 from tests.mmnet.tiny import CPU
@@ -53,9 +53,9 @@ def study(finished, tmp_path, monkeypatch):
 
 
 def on_record(study) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-    """((T, V) what each member said at its best epoch, the columns of the first) as it stands on disk."""
+    """((T, V) the probability of malignant by each member at its best epoch, the columns of the first) as it stands on disk."""
     saved = [np.load(study / "trials" / f"{number:04d}" / "predictions.npz") for number in range(len(MEMBERS))]
-    said = np.stack([one["oof"][int(one["best_epoch"]) - 1].astype(np.float64) for one in saved])
+    said = np.stack([one["oof"][int(one["best_epoch"]) - 1, :, 1].astype(np.float64) for one in saved])
     return said, {name: saved[0][name] for name in ("label", "patient", "fold", "rows")}
 
 
@@ -64,7 +64,7 @@ def by_networks(study, dataset) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     made = []
     for number, params in enumerate(MEMBERS.values()):
         probability, views, index = predict_ensemble(study / f"trials/{number:04d}/weights", CONFIG.with_values(params), dataset, CPU)
-        made.append(probability)
+        made.append(probability[..., 1])
     return np.stack(made), index.slides[views.slide], index.label[views.slide]
 
 
@@ -179,7 +179,7 @@ def test_the_page_and_the_model_card_speak_of_the_mean(study):
     np.testing.assert_allclose(material.judged.predictions.probability, said.mean(0), rtol=1e-12)
     card, page = model_card(material), report_page(material)
     assert "3 configurations were trained as they were given (0026, 0011, 0007)" in card and "nothing was chosen" not in card
-    assert "| member 0011 | optim.lr=0.03, model.pool\\_scales=1,3, sampling.views\\_per\\_slide=3 |" in card
+    assert "| member 0011 | optim.lr=0.03, model.pool=mean, sampling.views\\_per\\_slide=3 |" in card
     assert "Out-of-fold predictions of the mean of 0026, 0011, 0007." in page
 
 

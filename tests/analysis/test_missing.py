@@ -31,7 +31,7 @@ GAPPY = GAPPY[(GAPPY != MISSING).any(1)]
 
 def predictions_of(trial, dataset: Dataset) -> Predictions:
     oof = trial.out_of_fold
-    probability = predict_out_of_fold(trial.networks, trial.batches, oof.rows, oof.fold)
+    probability = predict_out_of_fold(trial.networks, trial.batches, oof.rows, oof.fold)[:, 1]
     return Predictions(probability, oof.label, oof.slide, oof.patient, oof.subtype, oof.fold, oof.rows, trial.config.data.magnifications)
 
 
@@ -136,7 +136,7 @@ def test_judging_from_tokens_is_judging_with_the_whole_network_of_the_right_fold
     batches = Batches(dataset, config, CPU)
     for share in (0.0, 0.5, 1.0):
         rows = hide_in_views(predictions.rows, share, np.random.default_rng(0)).rows
-        expected = predict_out_of_fold(trial.networks, batches, rows, predictions.fold)
+        expected = predict_out_of_fold(trial.networks, batches, rows, predictions.fold)[:, 1]
         np.testing.assert_allclose(judge(rows, predictions.fold), expected, atol=1e-5)
     assert not np.allclose(judge(predictions.rows, 1 - predictions.fold), predictions.probability, atol=1e-3)
 

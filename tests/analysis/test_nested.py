@@ -19,12 +19,12 @@ from data.splits import Splits
 from data.views import MISSING
 from main import planned_trials
 from mmnet.batches import Batches
-from mmnet.command_line import Prepared
 from mmnet.metrics import evaluate
 from mmnet.predict import load_networks, predict
-from mmnet.records import read_trials
-from mmnet.study_folder import StudyFolder
-from mmnet.training import train_all
+from study.command_line import Prepared
+from study.folder import StudyFolder
+from study.records import read_trials
+from study.training import train_all
 from tests.mmnet.tiny import CPU, deal, feature_dataset, tiny_config
 
 CONFIG = tiny_config({"model.frozen": True, "optim.epochs": 2})
@@ -126,7 +126,7 @@ def test_a_patient_is_judged_by_the_mean_of_the_networks_of_its_inner_folds(trai
         networks = load_networks(record.folder / "weights", CONFIG, DEVELOPMENT, CPU)
         assert len(networks) == CONFIG.data.folds
         here = judged.fold == number
-        said = [predict(network, Batches(DEVELOPMENT, CONFIG, CPU), judged.rows[here])[0] for network in networks]
+        said = [predict(network, Batches(DEVELOPMENT, CONFIG, CPU), judged.rows[here])[0][:, 1] for network in networks]
         np.testing.assert_allclose(judged.probability[here], np.mean(said, axis=0), atol=1e-6)
 
 

@@ -132,7 +132,7 @@ def test_each_patient_has_one_row_with_mean_and_spread_of_the_fold_models(study,
     patient_of = dataset.table.of_slides("patient")
     for row in rows:
         (number,) = (n for n, slide in enumerate(index.slides.tolist()) if patient_of[slide] == row["patient"])
-        of_models = by_model[:, views.slide == number].mean(1)
+        of_models = by_model[:, views.slide == number, 1].mean(1)
         told = [float(row[column]) for column in ("probability", "sd", "lowest", "highest")]
         assert told == pytest.approx([of_models.mean(), np.std(of_models, ddof=1), of_models.min(), of_models.max()], abs=1e-6)
         assert row["label"] == ("malignant" if index.label[number] else "benign")

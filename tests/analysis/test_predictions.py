@@ -10,7 +10,7 @@ from analysis.predictions import LEVELS, Predictions, chosen_trial, read_arrays,
 from data.errors import InputError
 from data.views import MISSING
 from mmnet.metrics import evaluate
-from mmnet.records import read_trial, write_status
+from study.records import read_trial, write_status
 
 # slide a, fold 1: images 0 and 1 at 40X, 2 at 100X; b, fold 0: image 3 at 40X; c, fold 1: image 4 at 100X
 HAND = Predictions(

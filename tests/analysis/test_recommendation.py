@@ -13,8 +13,8 @@ ALL = np.ones(3, dtype=bool)
 
 
 def test_mechanisms_are_counted():
-    assert mechanisms_on(Config().to_dict()) == 6
-    off = {"model.channel_attention": False, "model.pool_scales": (), "model.hierarchy": "none", "model.importance": False}
+    assert mechanisms_on(Config().to_dict()) == mechanisms_on(Config().with_values({"model.pool": "gate"}).to_dict()) == 6
+    off = {"model.channel_attention": False, "model.pool": "mean", "model.hierarchy": "none", "model.importance": False}
     assert mechanisms_on(Config().with_values(off).to_dict()) == 2
     assert mechanisms_on(Config().with_values(off | {"model.cross_attention": False, "model.concatenation": False}).to_dict()) == 0
 
@@ -23,6 +23,7 @@ def test_fewer_mechanisms_come_before_a_smaller_width_before_less_time():
     def of(values, seconds=1.0):
         return simplicity(replace(record(0, [0.5]), config=Config().with_values(values).to_dict(), seconds=seconds))
 
+    assert of({}) < of({"model.width": None}, 1e-3)  # as wide as the maps have channels
     plain, narrow, base = of({"model.importance": False}, 9.0), of({"model.width": 64}, 9.0), of({})
     assert plain < narrow < base < of({}, 9.0) and of({}, 1.01) == base
     twice = replace(record(0, [0.5, 0.5]), config=Config().to_dict(), seconds=2.0)

@@ -12,10 +12,10 @@ from analysis.predictions import trial_predictions
 from analysis.repeats import print_repeats, repeat_plan, write_repeats
 from data.errors import LeakageError
 from main import planned_repeats
-from mmnet.command_line import Prepared
 from mmnet.metrics import METRICS, evaluate
-from mmnet.records import read_trials
-from mmnet.study_folder import StudyFolder
+from study.command_line import Prepared
+from study.folder import StudyFolder
+from study.records import read_trials
 from tests.analysis.test_nested import CONFIG, DATASET, PREPARED, train_here
 
 REPEATS = 5

@@ -23,7 +23,7 @@ from analysis.roc_curves import write_roc_curves
 from analysis.sections.audit import leak_checks
 from analysis.sections.patients import patient_rows, worst_images
 from data.errors import InputError
-from mmnet.records import read_trial, read_trials, write_json, write_status
+from study.records import read_trial, read_trials, write_json, write_status
 from tests.analysis.browser import CHROMIUM, ask
 from tests.analysis.studies import DATASET, development, patients_of, splits
 from tests.analysis.trust_record import NOT_READY, made_up_trust

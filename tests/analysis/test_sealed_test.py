@@ -48,6 +48,7 @@ def test_it_judges_the_sealed_patients_and_nobody_else(opened):
     study, config, result = opened
     assert [row["patient"] for row in result["patients"]] == sorted(patients_of(splits().test))
     by_model, views, index = predict_ensemble(study / "models", config, DATASET.select_slides(splits().test), CPU)
+    by_model = by_model[..., 1]
     probability = by_model.mean(0)
     slide_of = {patient: slide for slide, patient in DATASET.table.of_slides("patient").items()}  # each has one
     expected = evaluate(probability, index.label[views.slide], index.slides[views.slide])

@@ -15,7 +15,7 @@ from analysis.single_magnification import COMPARED, compare, mean_of_present, on
 from data.views import MISSING
 from mmnet.crossval import CrossValidation
 from mmnet.metrics import evaluate
-from mmnet.records import TrialWriter, read_trial
+from study.records import TrialWriter, read_trial
 from tests.analysis.studies import CONFIG
 from tests.mmnet.tiny import CPU, deal, feature_dataset
 

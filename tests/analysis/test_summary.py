@@ -12,7 +12,7 @@ from rich.console import Console
 from analysis.summary import print_summary, write_results
 from mmnet.config import Config, load_config
 from mmnet.predict import load_networks
-from mmnet.records import read_trial, write_status
+from study.records import read_trial, write_status
 from tests.analysis.studies import DATASET
 from tests.mmnet.tiny import CPU
 
@@ -46,7 +46,7 @@ def test_results_figures_models_and_the_best_configuration_are_written(finished)
 def test_the_best_configuration_loads_and_fits_its_models(finished):
     study, best = finished
     config = load_config(study / "best_config.yaml")
-    assert config == Config().with_values(best.config) and config.model.pool_scales == (1, 3)
+    assert config == Config().with_values(best.config) and config.model.pool == "softmax"
     assert "SYNTHETIC DATA" in (study / "best_config.yaml").read_text()
     assert len(load_networks(study / "models", config, DATASET, CPU)) == 2
 

@@ -12,7 +12,7 @@ from rich.console import Console
 from analysis.mean_of_best import FOLDER
 from analysis.trust import end_by_noise, print_trust, write_trust
 from mmnet.metrics import METRICS
-from mmnet.records import read_trials, write_status
+from study.records import read_trials, write_status
 
 
 def with_stopped_predictions(study):
@@ -108,8 +108,8 @@ def search_of(study, signal):
             ("epochs.jsonl", epochs),
         ):
             (folder / name).write_text(content)
-        logit = known * (2 * arrays["label"] - 1) + 0.3 * rng.normal(size=arrays["oof"].shape)
-        np.savez(folder / "predictions.npz", **arrays | {"oof": 1 / (1 + np.exp(-logit))})
+        logit = known * (2 * arrays["label"] - 1) + 0.3 * rng.normal(size=arrays["oof"].shape[:2])
+        np.savez(folder / "predictions.npz", **arrays | {"oof": 1 / (1 + np.exp(np.stack([logit, -logit], -1)))})
     return study
 
 

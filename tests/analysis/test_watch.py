@@ -8,7 +8,7 @@ from rich.console import Console
 
 from analysis.watch import SILENT, Records, ended, planned, view, watch
 from data.errors import InputError
-from mmnet.records import write_status
+from study.records import write_status
 from tests.analysis.studies import record
 
 ABOUT = {

@@ -5,7 +5,7 @@ from typing import Any
 from analysis.leaderboard import rank
 from mmnet.config import text_of
 from mmnet.metrics import METRICS
-from mmnet.records import TrialRecord
+from study.records import TrialRecord
 
 NOT_READY = {"format": 1, "ready": False, "why": "no trial has predictions on record yet.", "synthetic": True, "metric": "log_loss"}
 

@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -103,12 +104,20 @@ def test_a_probability_belongs_to_its_view(plan):
     found = curves(config, plan.dataset, plan.splits)[0]
     trial = record.crossval.run(config, plan.dataset, plan.splits, device=record.torch.device("cpu"))
     report = next(trial)
-    expected = {int(row): value for row, value in zip(trial.out_of_fold.rows[:, 0], report.probability, strict=True)}
+    expected = {int(row): value for row, value in zip(trial.out_of_fold.rows[:, 0], report.probability[:, 1], strict=True)}
     np.testing.assert_array_equal(found, np.array([expected[row] for row in range(len(found))], np.float16))
 
 
 def test_a_configuration_is_the_same_whichever_were_drawn_before(plan):
     assert draw(plan.space, BASE, 3) == draw(plan.space, BASE, 3) != draw(plan.space, BASE, 4)
+
+
+def test_data_of_three_classes_are_refused(monkeypatch):
+    dataset = pooled()
+    three = replace(dataset, table=replace(dataset.table, classes=("a", "b", "c")))
+    monkeypatch.setattr(record, "prepare", lambda *_: SimpleNamespace(dataset=three))
+    with pytest.raises(InputError, match="--data three: classes a, b, c; expected two"):
+        record.make_plan(SimpleNamespace(views=1, set=[], space="full", data="three", channels=4), QUIET)
 
 
 def test_projection_is_linear_and_keeps_lengths_on_average():

@@ -6,7 +6,7 @@ import pytest
 from bench.versus import FRESH, OURS, RAY, digest, fresh, judge_mean, judged, mean_interval, once, ours_took, report, run_both
 from data.errors import InputError
 from mmnet.config import Config
-from mmnet.records import TrialRecord
+from study.records import TrialRecord
 
 
 def found(ours, one, ray):

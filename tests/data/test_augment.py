@@ -5,11 +5,14 @@ import torch
 from torch.nn import functional as F
 
 from data.augment import (
+    CELLS,
     STAINS,
     adjust_color,
     adjust_stain,
+    bend,
     dihedral,
     draw,
+    draw_bends,
     draw_boxes,
     draw_cuts,
     draw_stains,
@@ -17,21 +20,25 @@ from data.augment import (
     fill,
     mixup,
     nothing,
+    soften,
     to_float,
     warp,
 )
 
 SIDE = 12
-NOTHING = {"flip": False, "turn": False, "crop": 1.0, "rotation": 0.0, "color": 0.0, "stain": 0.0, "erase": 0.0}
+NOTHING = {"flip": False, "turn": False, "crop": 1.0, "rotation": 0.0, "color": 0.0, "hue": 0.0, "stain": 0.0, "blur": 0.0, "elastic": 0.0, "erase": 0.0}
 EACH = {
     "flip": NOTHING | {"flip": True},
     "turn": NOTHING | {"turn": True},
     "crop": NOTHING | {"crop": 0.3},
     "rotation": NOTHING | {"rotation": 180.0},
     "color": NOTHING | {"color": 0.9},
+    "hue": NOTHING | {"hue": 0.5},
     "stain": NOTHING | {"stain": 0.9},
+    "blur": NOTHING | {"blur": 1.0},
+    "elastic": NOTHING | {"elastic": 1.0},
     "erase": NOTHING | {"erase": 1.0},
-    "all": {"flip": True, "turn": True, "crop": 0.5, "rotation": 30.0, "color": 0.2, "stain": 0.2, "erase": 0.5},
+    "all": {"flip": True, "turn": True, "crop": 0.5, "rotation": 30.0, "color": 0.2, "hue": 0.05, "stain": 0.2, "blur": 0.3, "elastic": 0.2, "erase": 0.5},
 }
 
 
@@ -121,7 +128,7 @@ def test_every_step_at_strength_zero_changes_nothing(images):
     generator = seeded()
     darkest = 1 / 255 + 1e-5  # optical density starts at the darkest 8-bit step
     torch.testing.assert_close(crop(images, generator, smallest=1.0), images, atol=1e-5, rtol=0)
-    torch.testing.assert_close(adjust_color(images, torch.ones(64, 3)), images, atol=1e-5, rtol=0)
+    torch.testing.assert_close(adjust_color(images, torch.tensor([1.0, 1, 1, 0]).expand(64, 4)), images, atol=1e-5, rtol=0)
     torch.testing.assert_close(stain(images, generator, strength=0.0), images, atol=darkest, rtol=0)
     torch.testing.assert_close(erase(images, generator, probability=0.0), images, atol=0, rtol=0)
 
@@ -275,7 +282,7 @@ def one_hot(views, magnifications):
 
 def test_mixup_blends_inputs_and_targets_by_the_same_lambda():
     views = 64
-    target = torch.rand(views, generator=seeded(1))
+    target = torch.rand(views, 2, generator=seeded(1))
     inputs, mask = one_hot(views, 2), torch.ones(views, 2, dtype=torch.bool)
     mixed, mask, blended = mixup(inputs, mask, target, alpha=0.8, generator=seeded())
     torch.testing.assert_close(mixed[:, 0], mixed[:, 1])  # one λ and one partner a view
@@ -288,7 +295,7 @@ def test_mixup_blends_inputs_and_targets_by_the_same_lambda():
 @pytest.mark.parametrize("alpha", [0.4, 2.0])
 def test_mixup_draws_lambda_from_the_beta_distribution(alpha):
     views = 500
-    mixed, _, _ = mixup(one_hot(views, 1), torch.ones(views, 1, dtype=torch.bool), torch.zeros(views), alpha=alpha, generator=seeded())
+    mixed, _, _ = mixup(one_hot(views, 1), torch.ones(views, 1, dtype=torch.bool), torch.zeros(views, 2), alpha=alpha, generator=seeded())
     share = mixed[:, 0].diagonal()
     assert abs(share.mean() - 0.5) < 0.05
     assert abs(share.var() - 1 / (4 * (2 * alpha + 1))) < 0.02
@@ -298,7 +305,7 @@ def test_mixup_keeps_only_magnifications_that_both_views_have():
     views = 60
     has = torch.tensor([[True, True, False], [False, True, True], [True, True, True]]).repeat(views // 3, 1)
     inputs = one_hot(views, 3) * has[:, :, None]
-    mixed, mask, _ = mixup(inputs, has, torch.zeros(views), alpha=1.0, generator=seeded())
+    mixed, mask, _ = mixup(inputs, has, torch.zeros(views, 2), alpha=1.0, generator=seeded())
     partner = torch.where(mixed[:, 1] * (1 - torch.eye(views)) > 0, 1, 0).argmax(1)  # the one they all have shows whom
     assert torch.equal(mask, has & has[partner])
     torch.testing.assert_close(mixed.sum(2), mask.float())  # a blend where both are, and zeros where not
@@ -306,7 +313,7 @@ def test_mixup_keeps_only_magnifications_that_both_views_have():
 
 def test_mixup_leaves_views_that_share_nothing_as_they_are():
     has = torch.tensor([[True, False], [False, True]])
-    inputs, target = torch.rand(2, 2, 3, generator=seeded(1)) * has[:, :, None], torch.tensor([0.0, 1.0])
+    inputs, target = torch.rand(2, 2, 3, generator=seeded(1)) * has[:, :, None], torch.eye(2)
     for seed in range(10):
         mixed, mask, blended = mixup(inputs, has, target, alpha=1.0, generator=seeded(seed))
         torch.testing.assert_close(mixed, inputs)
@@ -320,3 +327,38 @@ def test_mixup_repeats_by_seed_and_takes_images():
     first, again, other = (mixup(inputs, mask, target, alpha=1.0, generator=seeded(seed)) for seed in (3, 3, 4))
     assert torch.equal(first[0], again[0]) and torch.equal(first[2], again[2]) and not torch.equal(first[0], other[0])
     assert first[0].shape == inputs.shape and first[0].min() >= 0 and first[0].max() <= 1
+
+
+# blur, elastic deformation, hue ---------------------------------------------------------------------------------------
+
+
+def test_a_blur_is_a_normalised_gaussian_of_its_sigma():
+    image = torch.zeros(2, 1, 9, 9)
+    image[:, 0, 4, 4] = 1.0
+    out = soften(image, torch.tensor([[1.0], [0.0]]))
+    kernel = torch.exp(-torch.tensor([4.0, 1, 0, 1, 4]) / 2)
+    kernel /= kernel.sum()
+    torch.testing.assert_close(out[0, 0, 2:7, 2:7], kernel[:, None] * kernel)
+    torch.testing.assert_close(out[1], image[1])
+    torch.testing.assert_close(soften(torch.full((1, 3, 9, 9), 0.3), torch.tensor([[2.0]])), torch.full((1, 3, 9, 9), 0.3))
+
+
+def test_a_field_of_displacements_moves_what_is_there_by_so_many_pixels():
+    image = torch.arange(40.0).expand(1, 1, 40, 40) / 40
+    field = torch.zeros(1, 2, CELLS, CELLS)
+    field[:, 0] = 2.0  # two pixels to the right
+    torch.testing.assert_close(bend(image, field)[..., 5:30], image[..., 7:32], atol=1e-5, rtol=0)
+    torch.testing.assert_close(bend(image, torch.zeros_like(field)), image)
+
+
+def test_displacements_have_the_published_size_and_as_many_images_are_bent_as_asked():
+    field = draw_bends(4000, seeded(), probability=0.25)
+    bent = field.abs().amax((1, 2, 3)) > 0
+    assert bent.float().mean() == pytest.approx(0.25, abs=0.03)
+    assert field[bent].std() == pytest.approx(50 / 3**0.5 / (2 * 3.14159**0.5 * 5), rel=0.02)
+
+
+def test_a_third_of_a_turn_of_the_hue_takes_red_to_green_and_grey_stays():
+    images = torch.tensor([[0.6, 0.2, 0.2], [0.4, 0.4, 0.4]]).view(2, 3, 1, 1)
+    out = adjust_color(images, torch.tensor([[1.0, 1, 1, 1 / 3]] * 2))
+    torch.testing.assert_close(out.view(2, 3), torch.tensor([[0.2, 0.6, 0.2], [0.4, 0.4, 0.4]]))

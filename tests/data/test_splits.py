@@ -12,6 +12,7 @@ from data.grammar import file_name
 from data.split_files import read_splits
 from data.splits import (
     OFFICIAL_FOLDS,
+    PatientWiseKFoldSplitter,
     Splits,
     build_splits,
     check_splits,
@@ -320,6 +321,15 @@ def test_one_patient_may_be_left_out_at_a_time_where_the_others_are_of_both_clas
     one_benign = [*([name] for name in CLASSES if CLASSES[name]), [name for name in CLASSES if not CLASSES[name]]]
     with pytest.raises(DataError, match=r"fold 5 \(4 slides\) holds no slide of class malignant"):
         build_splits(PEOPLE, str(_list(tmp_path / "wrong.json", one_benign)), folds=5, test_fraction=0.2, grouping="patient", seed=0)
+
+
+def test_the_splitter_of_notebooks_gives_rows_of_disjoint_patients_that_cover_everything():
+    parts = list(PatientWiseKFoldSplitter(3, seed=0).split(TABLE))
+    assert len(parts) == 3
+    for train, held_out in parts:
+        assert not set(TABLE.patient[train]) & set(TABLE.patient[held_out])
+        assert sorted([*train.tolist(), *held_out.tolist()]) == list(range(len(TABLE)))
+    assert sorted(np.concatenate([held_out for _, held_out in parts]).tolist()) == list(range(len(TABLE)))
 
 
 def written(folder, text, name="folds.csv"):

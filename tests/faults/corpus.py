@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from mmnet.command_line import run_verb
+from study.command_line import run_verb
 
 VERBS = {"tune": "tune_mmnet", "main": "main", "eval": "eval", "analysis": "analysis.__main__"}
 NOTED = ("ended", "cost")  # how a run ended, in study.json

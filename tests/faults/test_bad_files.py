@@ -58,13 +58,19 @@ for name, columns, *words in (
     ("a column twice", "path,patient,label,path", "repeated columns ['path']; expected each once: remove or rename the others"),
 ):
     add(name, "--data {root}/own.csv", partial(manifest, GOOD[0], columns=columns), "manifest {root}/own.csv", *words)
-THREE = tuple(f"{number}.png,p{number},{number % 3},40" for number in range(9))
+THREE = tuple(f"{number}.png,p{number},{number % 3},40" for number in range(8))
 add(
-    "three classes",
+    "a third class of two patients",
     "--data {root}/own.csv --magnifications 40",
     partial(manifest, THREE[0], others=THREE[1:]),
-    "data {root}/own.csv: 3 classes (0, 1, 2)",
-    "choose two by --classes 0,1, or one against the rest by --positive 0",
+    "2 patients of class 2 for 2 folds and a sealed test: expected at least 3",
+)
+NAMELESS = tuple(f"{number}.png,p{number},{'xy'[number % 2]},40" for number in range(8))
+add(
+    "two classes of which none is known as positive",
+    "--data {root}/own.csv --magnifications 40",
+    partial(manifest, NAMELESS[0], others=NAMELESS[1:]),
+    "labels x and y: expected two of which one is known as positive; say which, as --positive x",
 )
 MALIGNANT = tuple(f"{number}.png,p{number},1,40" for number in range(6))
 add(
@@ -169,7 +175,7 @@ def saved(root: Path, content: object, file: str = "w.pth") -> None:
 DAMAGED = ("model.weights = '{root}/w.pth': damaged, or more than plain tensors", "download it again or save it as .safetensors")
 for name, file, make, *words in (
     ("empty", "w.pth", partial(write, "w.pth", b""), *DAMAGED),
-    ("code", "w.pth", lambda root: saved(root, {"a": Hostile()}), *DAMAGED),
+    ("code", "w.pth", lambda root: saved(root, {"a": Hostile()}), "model.weights = '{root}/w.pth': it holds more than plain tensors: _pytest.", "save its state_dict() alone"),
     ("a pickle", "w.pth", partial(write, "w.pth", pickle.dumps({"a": Hostile()}, protocol=2)), *DAMAGED),
     ("half a file", "w.pth", lambda root: (saved(root, {"a": torch.ones(999)}), write("w.pth", (root / "w.pth").read_bytes()[:2000], root)), *DAMAGED),
     ("a list", "w.pth", lambda root: saved(root, [torch.ones(1)]), "expected a dictionary of tensors, got list"),

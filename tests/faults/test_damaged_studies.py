@@ -19,8 +19,8 @@ from safetensors.torch import save_file
 import main
 from data.store import load_dataset
 from data.synthetic import generate
-from mmnet.hold import Hold
-from mmnet.mirror import Mirror
+from study.hold import Hold
+from study.mirror import Mirror
 from tests.faults.corpus import Bad, attempt, contents, hold
 
 SMALL = (

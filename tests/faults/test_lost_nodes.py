@@ -5,7 +5,7 @@ import pytest
 from rich.console import Console
 
 from bench.nodes import Cluster, faults, study
-from mmnet.records import read_trials
+from study.records import read_trials
 
 
 @pytest.mark.slow

@@ -14,8 +14,8 @@ from bench.faults import SEARCH, differences
 from bench.ray_nodes import Nodes
 from data.errors import StorageError
 from data.splits import make_splits
-from mmnet.mirror import LOCK, TAKEN
-from mmnet.records import read_trial, read_trials
+from study.mirror import LOCK, TAKEN
+from study.records import read_trial, read_trials
 from tests.faults.corpus import attempt
 from tests.gate import Gate
 from tests.mmnet.tiny import tiny_config

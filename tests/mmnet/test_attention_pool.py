@@ -1,69 +1,57 @@
-"""Multi-scale attention pooling against a naive one that scores, smooths and gates whole maps."""
+"""Spatial attention: each pool by hand, with and without the gates of the channels."""
 
 import pytest
 import torch
-from torch.nn import functional as F
 
-from mmnet.attention_pool import MultiScaleAttentionPool
+from mmnet.attention_pool import MeanPool, MultiScaleAttentionPool, SoftmaxPool, build_pool
 from tests.mmnet.tiny import randomise
 
-SIZE = (4, 5)
-MAPS = torch.randn(3, 2, 6, *SIZE, generator=torch.Generator().manual_seed(0))  # of two magnifications
-GATE = torch.rand(2, 3, 6, generator=torch.Generator().manual_seed(1))
+MAPS = torch.randn(3, 8, 4, 5, generator=torch.Generator().manual_seed(0))
+GATE = torch.rand(3, 8, generator=torch.Generator().manual_seed(1))
+KINDS = ("gate", "softmax", "mean")
 
 
-def naive(pool: MultiScaleAttentionPool, maps: torch.Tensor) -> torch.Tensor:
-    """Smooth the features, then score them; a softmax over positions at each scale; maps (B, M, C, H, W) -> (M, B, C)."""
-    tokens = []
-    for weight, mix, own in zip(pool.weight, pool.mix, maps.unbind(1), strict=True):
-        pooled = []
-        for number, scale in enumerate(pool.scales):
-            smooth = F.avg_pool2d(own, scale, stride=1, padding=scale // 2, count_include_pad=False)
-            score = torch.einsum("c,bchw->bhw", weight[number], smooth)
-            attention = score.flatten(1).softmax(1).view_as(score)
-            pooled.append(torch.einsum("bhw,bchw->bc", attention, own))
-        tokens.append(sum(share * part for share, part in zip(mix.softmax(0), pooled, strict=True)))
-    return torch.stack(tokens)
+@pytest.mark.parametrize("kind", KINDS)
+def test_pooling_with_gates_is_pooling_of_gated_maps(kind):
+    pool = randomise(build_pool(kind, 8, (1, 2, 4)))
+    torch.testing.assert_close(pool(MAPS, GATE), pool(MAPS * GATE[:, :, None, None], None))
 
 
-def mean(maps):
-    return maps.mean((3, 4)).transpose(0, 1)
+@pytest.mark.parametrize("kind", KINDS)
+def test_one_position_is_a_multiple_of_itself(kind):
+    pooled = randomise(build_pool(kind, 8, (1, 2)))(MAPS[:, :, :1, :1], None)
+    ratio = pooled / MAPS[:, :, 0, 0]
+    torch.testing.assert_close(ratio, ratio[:, :1].expand_as(ratio))
+    assert kind == "gate" or torch.allclose(pooled, MAPS[:, :, 0, 0])
 
 
-def pooled(pool, maps, gate=None):
-    return pool(maps.flatten(3), gate, tuple(maps.shape[3:]))
+def test_the_published_pool_has_the_published_parameters():
+    pool = MultiScaleAttentionPool(1280, (1, 2, 4))
+    assert sum(parameter.numel() for parameter in pool.parameters()) == 1_230_727
 
 
-@pytest.mark.parametrize("scales", [(1,), (3,), (1, 3, 5), (7,)])
-def test_score_then_smooth_is_smooth_then_score(scales):
-    pool = randomise(MultiScaleAttentionPool(2, 6, scales))
-    torch.testing.assert_close(pooled(pool, MAPS), naive(pool, MAPS))
+def test_a_gate_that_is_open_everywhere_is_the_mean_and_a_closed_one_nothing():
+    pool = MultiScaleAttentionPool(8, (1, 2))
+    torch.nn.init.constant_(pool.combine[0].bias, 100.0)
+    torch.testing.assert_close(pool(MAPS, None), MAPS.mean((2, 3)))
+    torch.nn.init.constant_(pool.combine[0].bias, -100.0)
+    torch.testing.assert_close(pool(MAPS, None), torch.zeros(3, 8))
 
 
-@pytest.mark.parametrize("scales", [(), (1,), (1, 3, 5)])
-def test_pooling_with_a_gate_is_pooling_of_gated_maps(scales):
-    pool = randomise(MultiScaleAttentionPool(2, 6, scales))
-    torch.testing.assert_close(pooled(pool, MAPS, GATE), pooled(pool, MAPS * GATE.transpose(0, 1)[..., None, None]))
-    assert not torch.allclose(pooled(pool, MAPS, GATE), pooled(pool, MAPS))
+def test_the_gate_of_one_scale_by_hand():
+    """One cell sees the mean of the map: the gate is the same everywhere."""
+    pool = randomise(MultiScaleAttentionPool(8, (1,)))
+    score, combine = pool.score[0], pool.combine[0]
+    mean = MAPS.mean((2, 3))
+    hidden = torch.relu(mean @ score[0].weight.flatten(1).T + score[0].bias)
+    seen = torch.sigmoid(hidden @ score[2].weight.flatten(1).T + score[2].bias)
+    gate = torch.sigmoid(seen * combine.weight.flatten() + combine.bias)
+    torch.testing.assert_close(pool(MAPS, None), mean * gate)
 
 
-@pytest.mark.parametrize("scales", [(), (1,), (1, 3, 5)])
-def test_it_starts_as_average_pooling(scales):
-    torch.testing.assert_close(pooled(MultiScaleAttentionPool(2, 6, scales), MAPS), mean(MAPS))
-
-
-def test_a_high_score_draws_the_result_to_its_position():
-    pool = MultiScaleAttentionPool(2, 6, (1,))
-    with torch.no_grad():
-        pool.weight[1, 0, 2] = 1000.0
-    where = MAPS[0, 1, 2].flatten().argmax()
-    torch.testing.assert_close(pooled(pool, MAPS)[1, 0], MAPS[0, 1].flatten(1)[:, where])
-
-
-def test_one_position_is_its_own_mean():
-    pool = randomise(MultiScaleAttentionPool(2, 6, (1, 3)))
-    torch.testing.assert_close(pooled(pool, MAPS[..., :1, :1]), MAPS[..., 0, 0].transpose(0, 1))
-
-
-def test_without_scales_nothing_is_learned():
-    assert list(MultiScaleAttentionPool(2, 6, ()).parameters()) == []
+def test_the_softmax_pool_starts_as_the_mean_and_follows_its_scores():
+    pool = SoftmaxPool(8)
+    torch.testing.assert_close(pool(MAPS, None), MeanPool()(MAPS, None))
+    pool.score.data[0] = 1000.0
+    place = MAPS[:, 0].flatten(1).argmax(1)
+    torch.testing.assert_close(pool(MAPS, None), MAPS.flatten(2)[torch.arange(3), :, place])

@@ -1,15 +1,18 @@
 """Backbones: maps of the promised shape from every source, and weights that fit or say why not."""
 
+import copy
 import pickle
+from dataclasses import replace
 from pathlib import Path
 from urllib.error import URLError
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from torch import nn
 
 from mmnet.backbones import IMAGENET_MEAN, IMAGENET_STD, build_backbone, obtainable, read_weights
-from mmnet.build import build_network
+from mmnet.build import build_networks
 from mmnet.config import ConfigError
 from mmnet.features import weights_digest, with_features
 from mmnet.torchvision_ops import import_torchvision
@@ -20,8 +23,9 @@ LITE0 = ROOT.parent / "shared" / "weights" / "tf_efficientnet_lite0_imagenet.saf
 IMAGES = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
 
 
-def build(backbone, weights=None, size=64, seed=0):
-    return build_backbone(tiny_config({"model.backbone": backbone, "model.weights": weights}).model, size, seed).eval()
+def build(backbone, weights=None, size=64, seed=0, **values):
+    config = replace(tiny_config({"model.backbone": backbone, "model.weights": weights}).model, **values)
+    return build_backbone(config, size, seed).eval()
 
 
 @torch.inference_mode()
@@ -29,8 +33,8 @@ def maps(backbone, weights=None, seed=0, images=IMAGES):
     return build(backbone, weights, images.shape[2], seed)(images)
 
 
-def torchvision_model(name):
-    return import_torchvision().models.get_model(name, weights=None)
+def torchvision_model(name, **options):
+    return import_torchvision().models.get_model(name, weights=None, **options)
 
 
 def timm_model(name, **options):
@@ -87,9 +91,121 @@ def test_an_unknown_name_is_an_error_that_names_near_ones(backbone, near):
     assert repr(backbone) in said and near in named.split(", ")
 
 
-def test_a_torchvision_network_without_feature_maps_is_refused():
-    with pytest.raises(ConfigError, match="timm:shufflenet_v2_x0_5"):
-        build("shufflenet_v2_x0_5")
+FAMILIES = {  # a small network of each torchvision family, the layers behind its pooling, and the side that this makes
+    "convnext_tiny": (64, lambda model: model.classifier[1:], 1),
+    "densenet121": (64, lambda model: model.classifier, 1),
+    "efficientnet_b0": (64, lambda model: model.classifier, 1),
+    "googlenet": (64, lambda model: model.fc, 1),
+    "inception_v3": (96, lambda model: model.fc, 1),
+    "maxvit_t": (224, lambda model: model.classifier[3:], 1),
+    "mnasnet0_5": (64, lambda model: model.classifier, 1),
+    "mobilenet_v2": (64, lambda model: model.classifier, 1),
+    "mobilenet_v3_small": (64, lambda model: model.classifier, 1),
+    "regnet_y_400mf": (64, lambda model: model.fc, 1),
+    "resnet18": (64, lambda model: model.fc, 1),
+    "shufflenet_v2_x0_5": (64, lambda model: model.fc, 1),
+    "squeezenet1_1": (64, lambda model: nn.Identity(), 1),
+    "swin_t": (64, lambda model: model.head, 1),
+    "swin_v2_t": (64, lambda model: model.head, 1),
+    "vgg11": (64, lambda model: model.classifier, 7),
+}
+
+
+@pytest.mark.filterwarnings("ignore")  # torchvision's own, of GoogLeNet's initial values
+@pytest.mark.parametrize("name", FAMILIES)
+@torch.inference_mode()
+def test_pooled_maps_and_its_own_last_layers_are_the_network_of_torchvision(name):
+    size, head, side = FAMILIES[name]
+    images = torch.rand(2, 3, size, size, generator=torch.Generator().manual_seed(0))
+    backbone = build(name, size=size)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = torchvision_model(name, **({"input_size": (size, size)} if name == "maxvit_t" else {})).eval()
+    if backbone.norm is not None:
+        next(layer for layer in model.classifier if isinstance(layer, nn.LayerNorm)).load_state_dict(randomise(backbone.norm).state_dict())
+    logits = model((images - backbone.mean) / backbone.std)
+    pooled = nn.functional.adaptive_avg_pool2d(backbone(images), side)
+    found = head(model)(pooled if name == "convnext_tiny" else pooled.flatten(1)).flatten(1)
+    torch.testing.assert_close(found / logits.std(), logits / logits.std(), rtol=1e-4, atol=1e-4)  # sums in another order
+
+
+@torch.inference_mode()
+def test_the_maps_of_a_torchvision_vision_transformer_are_its_last_tokens():
+    backbone = build("vit_b_16")
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model, seen = torchvision_model("vit_b_16", image_size=64).eval(), []
+    model.encoder.register_forward_hook(lambda *found: seen.append(found[2]))
+    model((IMAGES - backbone.mean) / backbone.std)
+    assert torch.equal(backbone(IMAGES).flatten(2).transpose(1, 2), seen[0][:, 1:])
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["test_convnext", "test_vit_relpos", "test_coatnet", "test_efficientnet", "test_resnet", "test_nfnet", "swin_tiny_patch4_window7_224"],
+)
+@torch.inference_mode()
+def test_pooled_maps_are_the_embedding_of_a_timm_network(name):
+    """CNNs, a vision transformer that averages its tokens, one with channels last; layer norms before and behind the pooling."""
+    model = randomise(timm_model(name, num_classes=0)).eval()
+    size = model.pretrained_cfg["input_size"][2]
+    images = torch.rand(2, 3, size, size, generator=torch.Generator().manual_seed(0))
+    backbone = build(f"timm:{name}", size=size)
+    backbone.body.model.load_state_dict(model.state_dict())
+    expected = model((images - backbone.mean) / backbone.std)
+    torch.testing.assert_close(backbone(images).mean((2, 3)) / expected.std(), expected / expected.std(), rtol=1e-3, atol=1e-3)
+
+
+def test_a_torchvision_network_without_pooling_is_refused(monkeypatch):
+    import_torchvision()
+    monkeypatch.setattr("torchvision.models.feature_extraction.get_graph_node_names", lambda model: (["conv1"], ["conv1", "fc"]))
+    with pytest.raises(ConfigError, match="use timm:resnet18"):
+        build("resnet18")
+
+
+@pytest.mark.parametrize("training", [False, True])
+def test_a_copied_backbone_trains_as_the_first(training):
+    backbone = build("efficientnet_b0").train(training)
+    copied = copy.deepcopy(backbone)
+    found = []
+    for module in (backbone, copied):
+        torch.manual_seed(0)
+        module(IMAGES).square().mean().backward()
+        found.append(next(module.parameters()).grad)
+    assert torch.equal(*found) and copied.training == training
+
+
+GIVEN = {"mlp_layer": "timm.layers.SwiGLUPacked", "act_layer": "torch.nn.SiLU", "init_values": "1e-5", "dynamic_img_size": True}
+
+
+def test_arguments_of_a_model_card_shape_the_network():
+    backbone = build("timm:test_vit", kwargs=GIVEN)
+    assert "GluMlp" in str(backbone.body.model.blocks[0]) and "SiLU" in str(backbone.body.model.blocks[0])
+    assert backbone.body.model.blocks[0].ls1.gamma[0].item() == pytest.approx(1e-5)
+    assert backbone(IMAGES).shape == (2, 64, 4, 4)
+
+
+@pytest.mark.parametrize(
+    ("backbone", "given"),
+    [
+        ("timm:test_vit", {"act_layer": "torch.nn.SiLUU"}),
+        ("timm:test_vit", {"patchsize": 8}),
+        ("timm:test_vit", {"features_only": True}),
+        ("resnet18", {"depth": 3}),
+        ("tiny", {"depth": 3}),
+    ],
+)
+def test_an_argument_that_a_network_does_not_take_is_an_error_that_names_it(backbone, given):
+    with pytest.raises(ConfigError, match=r"model\.kwargs") as error:
+        build(backbone, kwargs=given)
+    assert "tiny" in backbone or next(iter(given)) in str(error.value)
+
+
+def test_mean_and_standard_deviation_are_as_configured():
+    backbone = build("timm:test_vit", mean=(0.1, 0.2, 0.3))
+    assert backbone.mean.flatten().tolist() == pytest.approx([0.1, 0.2, 0.3]) and backbone.std.flatten().tolist() == [0.5] * 3
+    with pytest.raises(ConfigError, match="model.std"):
+        build("resnet18", std=(1.0,))
 
 
 @pytest.mark.parametrize("backbone", ["timm:test_vit", "timm:test_coatnet"])
@@ -97,7 +213,7 @@ def test_a_size_that_a_backbone_cannot_take_is_an_error(backbone):
     values = {"model.backbone": backbone, "data.image_size": 40}
     dataset = pixel_dataset(patients=2, images=1, size=40)
     with pytest.raises(ConfigError, match="images of 40 px: the backbone cannot take them"):
-        build_network(tiny_config(values), dataset, 0)
+        build_networks(tiny_config(values), dataset, 1)
     with pytest.raises(ConfigError, match="images of 40 px: the backbone cannot take them"):
         with_features(dataset, tiny_config(values | {"model.frozen": True}), CPU.type)
 

@@ -4,8 +4,8 @@ from argparse import Namespace
 
 import pytest
 
-from mmnet.command_line import base_config
 from mmnet.config import Config, ConfigError, field_paths, get_value, load_config, parse_assignment, save_config
+from study.command_line import base_config
 from tests.test_imports import ROOT
 
 LISTS = ("data.magnifications", "model.pool_scales")
@@ -33,19 +33,28 @@ OTHER = {  # a valid value of every field that is not its default
     "augment.crop": 1.0,
     "augment.rotation": 30.0,
     "augment.color": 0.0,
+    "augment.hue": 0.1,
     "augment.stain": 0.2,
+    "augment.blur": 0.3,
+    "augment.elastic": 0.2,
     "augment.erase": 0.3,
     "augment.mixup": 0.4,
     "augment.feature_noise": 0.1,
     "augment.masking": 0.3,
+    "model.name": "tests.mmnet.test_build:own",
+    "model.params": {"depth": 3},
     "model.backbone": "tiny",
     "model.weights": None,
+    "model.kwargs": {"init_values": 0.1},
+    "model.mean": (0.5, 0.4, 0.3),
+    "model.std": (0.2, 0.2, 0.1),
     "model.frozen": True,
     "model.input_size": 96,
     "model.pooled": True,
     "model.shared": False,
     "model.channel_attention": False,
-    "model.pool_scales": (),
+    "model.pool": "gate",
+    "model.pool_scales": (1, 3),
     "model.hierarchy": "none",
     "model.importance": False,
     "model.cross_attention": False,
@@ -53,6 +62,7 @@ OTHER = {  # a valid value of every field that is not its default
     "model.mixing": "equal",
     "model.width": 64,
     "model.heads": 2,
+    "model.hidden": 64,
     "dropout.classifier": 0.0,
     "dropout.fusion": 0.2,
     "dropout.attention": 0.0,
@@ -87,6 +97,14 @@ def test_every_field_can_be_set_by_its_path_and_nothing_else_changes(path):
     changed = Config().with_values({path: OTHER[path]})
     assert get_value(changed, path) == OTHER[path] != get_value(Config(), path)
     assert [other for other in field_paths() if get_value(changed, other) != get_value(Config(), other)] == [path]
+
+
+def test_what_stands_in_a_dictionary_has_a_path_of_its_own_and_joins_what_is_there():
+    config = Config().with_values({"model.params": {"depth": 3}}).with_values({"model.params.width": 8})
+    assert config.model.params == {"depth": 3, "width": 8}
+    assert get_value(config, "model.params.depth") == 3 and {"model.params.depth", "model.params.width"} <= set(field_paths(config))
+    with pytest.raises(ConfigError, match="configuration model.params = 3: expected a section of names and values"):
+        Config().with_values({"model.params": 3})
 
 
 @pytest.mark.parametrize(
@@ -177,7 +195,7 @@ def test_a_wrong_type_is_an_error_that_names_the_field_and_the_value(path, value
         ("model.mixing", ("gated",), ("learned", "equal")),
         ("model.width", (3, 0, 4098), (4, 4096)),
         ("model.heads", (0, 3, 65, 256), (1, 64)),
-        ("model.pool_scales", ([2], [1, 4], [0], [-1]), ([], [7])),
+        ("model.pool_scales", ([], [0], [-1], [65]), ([1], [7, 64])),
         ("dropout.classifier", (-0.1, 0.96, 1), (0, 0.95)),
         ("dropout.fusion", (-0.1, 0.96), (0, 0.95)),
         ("dropout.attention", (-0.1, 0.96), (0, 0.95)),
@@ -190,10 +208,12 @@ def test_a_wrong_type_is_an_error_that_names_the_field_and_the_value(path, value
         ("optim.backbone_lr", (-0.1, 11), (0, 10)),
         ("optim.weight_decay", (-1e-9, 1.1), (0, 1)),
         ("optim.schedule", ("step",), ("plateau", "cosine", "constant")),
-        ("optim.warmup", (-0.1, 0.95), (0, 0.9)),
+        ("optim.warmup", (-0.1, 1.1), (0, 1)),
         ("optim.clip", (0, -1), (0.01, 1000)),
         ("optim.batch_size", (0, 5000), (1, 4096, None)),
-        ("optim.precision", ("float16", "bf16"), ("auto", "float32", "bfloat16")),
+        ("optim.precision", ("half", "bf16"), ("auto", "float32", "bfloat16", "float16")),
+        ("model.pool", ("max", "gated"), ("gate", "softmax", "mean")),
+        ("augment.blur", (-0.1, 1.1), (0, 1)),
         ("optim.compile", ("auto", 1), (True, False, None)),
         ("optim.epochs", (0, 10_001), (1, 10_000)),
         ("optim.patience", (0, 10_001), (1, None)),
@@ -321,12 +341,11 @@ def test_text_that_assigns_nothing_is_an_error(text):
 
 
 def test_published_rules_are_written_out_and_follow_balanced_accuracy():
-    """They are what the defaults were taken from: all but the metric are the same today."""
     published = load_config(ROOT / "configs" / "published.yaml")
-    assert published.metric == "balanced_accuracy" and (published.optim.patience, published.optim.epochs) == (7, 27)
+    assert published.metric == "balanced_accuracy" and (published.optim.patience, published.optim.epochs) == (7, 25)
     assert (published.loss.name, published.loss.alpha, published.loss.gamma, published.dropout.classifier) == ("focal", 0.5, 3.0, 0.75)
-    assert (published.optim.lr, published.optim.weight_decay, published.optim.schedule) == (1e-4, 1e-4, "plateau")
-    assert published.with_values({"metric": Config().metric}) == Config()
+    assert (published.optim.lr, published.optim.weight_decay, published.optim.schedule) == (1e-4, 3e-3, "plateau")
+    assert (published.augment.mixup, published.loss.label_smoothing, published.optim.clip) == (0.2, 0.1, 1.0)
 
 
 def test_a_configuration_is_found_by_its_name_or_its_path(tmp_path):

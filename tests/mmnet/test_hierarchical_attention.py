@@ -1,73 +1,74 @@
-"""Attention between magnifications: who may see whom, and the arithmetic against torch's own."""
+"""Attention between magnifications: who sees whom, and that nobody sees what is masked."""
 
 import pytest
 import torch
 from torch import nn
 
-from mmnet.hierarchical_attention import HierarchicalMagnificationAttention, MultiHeadAttention
+from mmnet.hierarchical_attention import BidirectionalMagnificationAttention, HierarchicalMagnificationAttention, attend
 from tests.mmnet.tiny import randomise
 
-TOKENS = torch.randn(2, 4, 8, generator=torch.Generator().manual_seed(0))
-EVERYTHING = torch.ones(2, 4, dtype=torch.bool)
+TOKENS = torch.randn(3, 4, 8, generator=torch.Generator().manual_seed(0))
+MASK = torch.tensor([[1, 1, 1, 1], [0, 1, 0, 1], [0, 0, 0, 1]], dtype=torch.bool)
+OTHER = torch.randn(8, generator=torch.Generator().manual_seed(1))
+EVERYONE = torch.ones(3, 4, dtype=torch.bool)
 
 
-def block(causal: bool) -> HierarchicalMagnificationAttention:
-    return randomise(HierarchicalMagnificationAttention(8, 2, causal=causal, dropout=0.0, path_dropout=0.0)).eval()
+def causal():
+    return randomise(HierarchicalMagnificationAttention(4, 8, 2, 0.0)).eval()
 
 
-def moved(tokens: torch.Tensor, place: int) -> torch.Tensor:
-    other = tokens.clone()
-    other[:, place] += torch.linspace(-3, 3, tokens.shape[2])
-    return other
+def bidirectional():
+    return randomise(BidirectionalMagnificationAttention(4, 8, 2, 0.0)).eval()
 
 
-def changed(causal: bool, place: int, mask: torch.Tensor = EVERYTHING) -> list[bool]:
-    """Which magnifications' outputs (of the first view) change with the token at one place."""
-    attention = block(causal)
-    difference = (attention(TOKENS, mask) - attention(moved(TOKENS, place), mask)).abs().amax(2)
-    return (difference[0] > 1e-4).tolist()
+def test_it_has_the_published_parameters():
+    with torch.device("meta"):
+        whole = HierarchicalMagnificationAttention(4, 1280, 8, 0.1)
+    assert sum(parameter.numel() for parameter in whole.parameters()) == 19_688_960
 
 
-@pytest.mark.parametrize("place", range(4))
-def test_causal_attention_hides_a_magnification_from_all_lower_ones(place):
-    assert changed(True, place) == [m >= place for m in range(4)]
+def test_the_lowest_magnification_passes():
+    block = causal()
+    torch.testing.assert_close(block(TOKENS, EVERYONE)[:, 0], TOKENS[:, 0] + block.embedding[0])
 
 
-@pytest.mark.parametrize("place", range(4))
-def test_bidirectional_attention_shows_it_to_all(place):
-    assert changed(False, place) == [True] * 4
+@pytest.mark.parametrize("changed", range(4))
+def test_a_magnification_is_seen_by_itself_and_by_higher_ones_only(changed):
+    block, other = causal(), TOKENS.clone()
+    other[:, changed] += OTHER
+    same = (block(other, EVERYONE) - block(TOKENS, EVERYONE)).abs().amax((0, 2)) < 1e-6
+    assert same.tolist() == [number < changed for number in range(4)]
 
 
-@pytest.mark.parametrize("causal", [True, False])
-def test_a_masked_magnification_is_attended_to_by_none_but_itself(causal):
-    mask = EVERYTHING.clone()
-    mask[:, 1] = False
-    assert changed(causal, 1, mask) == [False, True, False, False]
+def test_of_two_magnifications_the_higher_one_by_hand():
+    block = randomise(HierarchicalMagnificationAttention(2, 8, 2, 0.0)).eval()
+    tokens = TOKENS[:, :2] + block.embedding
+    attention = block.attention[0]
+    value = tokens[:, 0] @ attention.in_proj_weight[16:].T + attention.in_proj_bias[16:]  # one token gets all the attention
+    expected = block.norm[0](tokens[:, 1] + attention.out_proj(value))
+    torch.testing.assert_close(block(TOKENS[:, :2], EVERYONE[:, :2])[:, 1], expected)
 
 
-@pytest.mark.parametrize("causal", [True, False])
-def test_a_view_of_masked_magnifications_only_gives_numbers(causal):
-    assert torch.isfinite(block(causal)(TOKENS, torch.zeros_like(EVERYTHING))).all()
+def test_where_no_lower_one_is_there_a_magnification_is_normed_only():
+    block = causal()
+    torch.testing.assert_close(block(TOKENS, MASK)[2, 3], block.norm[2](TOKENS[2, 3] + block.embedding[3]))
 
 
-def test_reference_torch_multi_head_attention():
-    ours, theirs = randomise(MultiHeadAttention(8, 2, 0.0)), nn.MultiheadAttention(8, 2, batch_first=True)
-    with torch.no_grad():
-        theirs.in_proj_weight.copy_(torch.cat([ours.query.weight, ours.key_value.weight]))
-        theirs.in_proj_bias.copy_(torch.cat([ours.query.bias, ours.key_value.bias]))
-        theirs.out_proj.load_state_dict(ours.out.state_dict())
-    queries = TOKENS[:, :3].flip(2)
-    allowed = torch.rand(2, 3, 4, generator=torch.Generator().manual_seed(1)) < 0.6
-    allowed[:, :, 0] = True
-    expected, _ = theirs(queries, TOKENS, TOKENS, attn_mask=~allowed.repeat_interleave(2, 0))
-    torch.testing.assert_close(ours(queries, TOKENS, allowed), expected)
+@pytest.mark.parametrize("make", [causal, bidirectional])
+def test_what_is_masked_is_not_seen_and_gives_no_nan(make):
+    block, other = make(), torch.where(MASK[:, :, None], TOKENS, 100.0)
+    first, second = block(TOKENS, MASK), block(other, MASK)
+    torch.testing.assert_close(first[MASK], second[MASK])
+    assert torch.isfinite(first).all()
 
 
-def test_attention_weights_are_dropped_in_training_only():
-    attention = randomise(MultiHeadAttention(8, 2, 0.5))
-    allowed = torch.ones(2, 4, 4, dtype=torch.bool)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        first, second = (attention.train()(TOKENS, TOKENS, allowed) for _ in range(2))
-        assert not torch.allclose(first, second)
-    torch.testing.assert_close(attention.eval()(TOKENS, TOKENS, allowed), attention(TOKENS, TOKENS, allowed), rtol=0, atol=0)
+def test_bidirectional_attention_sees_all_that_are_there():
+    block, other = bidirectional(), TOKENS.clone()
+    other[:, 3] += OTHER
+    assert ((block(other, EVERYONE) - block(TOKENS, EVERYONE)).abs().amax((0, 2)) > 1e-3).all()
+
+
+def test_attention_to_nothing_is_zero():
+    attention = nn.MultiheadAttention(8, 2, batch_first=True)
+    nothing = torch.zeros(3, 4, dtype=torch.bool)
+    assert (attend(attention, TOKENS[:, :1], TOKENS, nothing) == 0).all()

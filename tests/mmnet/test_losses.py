@@ -1,76 +1,72 @@
-"""The focal loss against formulas: the paper's, torchvision's and cross-entropy."""
-
-import math
+"""The loss against the formulas of the papers, for two classes and more, hard and soft targets."""
 
 import pytest
 import torch
 from torch.nn import functional as F
 
-from mmnet.losses import focal_loss
-from mmnet.torchvision_ops import import_torchvision
+from mmnet.losses import focal_loss, log_probabilities
 
-GENERATOR = torch.Generator().manual_seed(0)
-LOGIT = 3 * torch.randn(64, generator=GENERATOR, dtype=torch.float64)
-SOFT = torch.rand(64, generator=GENERATOR, dtype=torch.float64)
-HARD = (SOFT > 0.5).double()
+LOGIT = torch.tensor([[-3.0], [-0.4], [0.0], [0.7], [5.0], [1.5]])
+HARD = torch.tensor([0.0, 1, 1, 0, 1, 0])
+THREE = torch.randn(6, 3, generator=torch.Generator().manual_seed(0))
 
 
-def plain(logit, target, alpha, gamma, smoothing):
-    """Lin et al. 2017, eq. 5, one number at a time."""
-    total = 0.0
-    for x, y in zip(logit.tolist(), target.tolist(), strict=True):
-        y = y * (1 - smoothing) + smoothing / 2
-        p = 1 / (1 + math.exp(-x))
-        total -= alpha * y * (1 - p) ** gamma * math.log(p) + (1 - alpha) * (1 - y) * p**gamma * math.log(1 - p)
-    return total / len(logit)
+def both(target):
+    """(B,) of the second class -> (B, 2)."""
+    return torch.stack([1 - target, target], 1)
 
 
-@pytest.mark.parametrize("target", [HARD, SOFT], ids=["hard", "soft"])
-@pytest.mark.parametrize("alpha", [0.5, 0.2])
+def loss(logit, target, alpha=0.5, gamma=0.0, smoothing=0.0):
+    return focal_loss(logit, target, alpha=alpha, gamma=gamma, label_smoothing=smoothing)
+
+
+@pytest.mark.parametrize(("alpha", "gamma"), [(0.25, 2.0), (0.5, 3.0), (0.8, 0.0), (0.5, 0.5)])
+def test_hard_targets_of_two_classes_are_lin_et_al(alpha, gamma):
+    p = LOGIT.squeeze(1).sigmoid()
+    p_t, alpha_t = torch.where(HARD == 1, p, 1 - p), torch.where(HARD == 1, alpha, 1 - alpha)
+    torch.testing.assert_close(loss(LOGIT, both(HARD), alpha, gamma), (-alpha_t * (1 - p_t) ** gamma * p_t.log()).mean())
+
+
+@pytest.mark.parametrize("gamma", [0.0, 2.0])
+def test_hard_targets_of_three_classes_are_its_softmax_form(gamma):
+    label = torch.tensor([0, 1, 2, 2, 1, 0])
+    p_t = THREE.softmax(1)[torch.arange(6), label]
+    torch.testing.assert_close(loss(THREE, F.one_hot(label, 3).float(), gamma=gamma), (-0.5 * (1 - p_t) ** gamma * p_t.log()).mean())
+
+
+def test_without_focus_it_is_half_the_cross_entropy_also_with_label_smoothing():
+    for smoothing in (0.0, 0.1):
+        expected = F.cross_entropy(THREE, torch.tensor([0, 1, 2, 2, 1, 0]), label_smoothing=smoothing) / 2
+        torch.testing.assert_close(loss(THREE, F.one_hot(torch.tensor([0, 1, 2, 2, 1, 0]), 3).float(), smoothing=smoothing), expected)
+
+
 @pytest.mark.parametrize("gamma", [0.0, 0.5, 3.0])
-@pytest.mark.parametrize("smoothing", [0.0, 0.3])
-def test_reference_the_formula_of_the_paper(target, alpha, gamma, smoothing):
-    value = focal_loss(LOGIT, target, alpha=alpha, gamma=gamma, label_smoothing=smoothing)
-    assert value.item() == pytest.approx(plain(LOGIT, target, alpha, gamma, smoothing), rel=1e-12)
+@pytest.mark.parametrize("target", [0.3, 0.5, 0.9])
+def test_a_soft_target_is_reached_exactly_and_focus_fades_there(gamma, target):
+    logit = torch.logit(torch.tensor([[target]])).requires_grad_()
+    (slope,) = torch.autograd.grad(loss(logit, both(torch.tensor([target])), gamma=gamma), logit)
+    wrong = (logit.detach() + 1.0).requires_grad_()
+    (steep,) = torch.autograd.grad(loss(wrong, both(torch.tensor([target])), gamma=gamma), wrong)
+    assert slope.abs().item() < 0.05 * steep.item()
 
 
-def test_without_focus_it_is_half_the_cross_entropy():
-    value = focal_loss(LOGIT, SOFT, alpha=0.5, gamma=0.0, label_smoothing=0.0)
-    torch.testing.assert_close(value, F.binary_cross_entropy_with_logits(LOGIT, SOFT) / 2)
+def test_quality_focal_loss_by_hand():
+    p, y = torch.tensor(0.8), torch.tensor(0.6)
+    cross_entropy = -(y * p.log() + (1 - y) * (1 - p).log())
+    found = loss(torch.logit(p).view(1, 1), both(y.view(1)), gamma=2.0)
+    torch.testing.assert_close(found, 0.5 * (y - p).abs() ** 2 * cross_entropy)
 
 
-@pytest.mark.parametrize(("alpha", "gamma"), [(0.25, 2.0), (0.5, 3.0), (0.8, 0.0)])
-def test_reference_torchvision_for_hard_labels(alpha, gamma):
-    expected = import_torchvision().ops.sigmoid_focal_loss(LOGIT, HARD, alpha=alpha, gamma=gamma, reduction="mean")
-    torch.testing.assert_close(focal_loss(LOGIT, HARD, alpha=alpha, gamma=gamma, label_smoothing=0.0), expected)
-
-
-def test_focusing_lowers_the_share_of_easy_views():
-    easy, hard = torch.tensor([4.0]), torch.tensor([-1.0])
-    one = torch.ones(1)
-
-    def share(gamma):
-        return focal_loss(easy, one, alpha=0.5, gamma=gamma, label_smoothing=0.0) / focal_loss(
-            hard, one, alpha=0.5, gamma=gamma, label_smoothing=0.0
-        )
-
-    assert share(3.0) < share(1.0) < share(0.0)
-
-
-def test_label_smoothing_has_its_least_loss_at_a_finite_logit():
-    logit = torch.zeros(1, requires_grad=True)
-    least = math.log(0.9 / 0.1)  # the smoothed target of 1 is 0.9 where the share is 0.2
-    gradient = [
-        torch.autograd.grad(focal_loss(logit + x, torch.ones(1), alpha=0.5, gamma=0.0, label_smoothing=0.2), logit)[0].item()
-        for x in (least - 1, least, least + 1)
-    ]
-    assert gradient[0] < -0.01 and abs(gradient[1]) < 1e-6 and gradient[2] > 0.01
+def test_one_logit_and_two_that_differ_by_it_say_the_same():
+    two = torch.cat([torch.zeros_like(LOGIT), LOGIT], 1)
+    torch.testing.assert_close(log_probabilities(two), log_probabilities(LOGIT))
+    torch.testing.assert_close(loss(two, both(HARD), 0.3, 2.0), loss(LOGIT, both(HARD), 0.3, 2.0))
 
 
 @pytest.mark.parametrize("gamma", [0.0, 0.1, 0.5, 1.0, 3.0])
-@pytest.mark.parametrize("target", [0.0, 0.3, 1.0])
-def test_loss_and_gradient_are_finite_at_extreme_logits(gamma, target):
-    logit = torch.tensor([-1e4, -200.0, -90.0, 0.0, 90.0, 200.0, 1e4], requires_grad=True)
-    loss = focal_loss(logit, torch.full_like(logit, target), alpha=0.5, gamma=gamma, label_smoothing=0.0)
-    loss.backward()
-    assert torch.isfinite(loss) and torch.isfinite(logit.grad).all()
+@pytest.mark.parametrize("smoothing", [0.0, 0.3])
+def test_loss_and_gradient_are_finite_at_extreme_logits(gamma, smoothing):
+    logit = torch.tensor([[-200.0], [200.0], [0.0], [-200.0], [200.0]], requires_grad=True)
+    value = loss(logit, both(torch.tensor([0.0, 1, 1, 1, 0])), gamma=gamma, smoothing=smoothing)
+    value.backward()
+    assert torch.isfinite(value) and torch.isfinite(logit.grad).all()

@@ -6,7 +6,9 @@ import pytest
 import torch
 
 from mmnet.backbones import build_backbone
+from mmnet.config import load_config
 from mmnet.network import Head, MMNet
+from study.command_line import PRESETS
 from tests.mmnet.tiny import SWITCHES, randomise, tiny_config
 
 MASK = torch.tensor([[1, 1, 1, 1], [1, 0, 1, 1], [0, 0, 1, 0], [1, 1, 0, 0]], dtype=torch.bool)
@@ -20,7 +22,7 @@ FUSIONS = [
 ONE_SWITCH = [{path: choice} for path, choices in SWITCHES.items() for choice in choices]
 ALL_OFF = {
     "model.channel_attention": False,
-    "model.pool_scales": (),
+    "model.pool": "mean",
     "model.hierarchy": "none",
     "model.importance": False,
     "model.cross_attention": False,
@@ -32,13 +34,13 @@ NAMES = {"ids": lambda values: ",".join(f"{path.partition('.')[2]}={value}" for 
 
 def head(values, magnifications=4) -> Head:
     config = tiny_config(values)
-    return Head(6, magnifications, config.model, config.dropout).eval()
+    return Head(6, magnifications, 1, config.model, config.dropout).eval()
 
 
 def network(shared=True) -> MMNet:
     config = tiny_config()
     backbones = [build_backbone(config.model, 32, seed) for seed in range(1 if shared else 4)]
-    return randomise(MMNet(backbones, Head(64, 4, config.model, config.dropout))).eval()
+    return randomise(MMNet(backbones, Head(64, 4, 1, config.model, config.dropout))).eval()
 
 
 @pytest.mark.parametrize("hierarchy", ["causal", "bidirectional", "none"])
@@ -56,13 +58,34 @@ def test_masked_feature_maps_change_nothing_and_get_no_gradient(hierarchy, fusio
     assert (gradient[MASK].abs().sum((1, 2, 3)) > 0).all()  # what is there does count
 
 
-def test_a_view_of_one_magnification_is_the_same_whatever_attends_to_which():
-    """There is nothing to attend to but itself: a masked magnification is not seen as an empty one either."""
-    causal, both = randomise(head({})), head({"model.hierarchy": "bidirectional"})
-    both.load_state_dict(causal.state_dict())
-    only = torch.eye(4, dtype=torch.bool)
-    torch.testing.assert_close(both(MAPS, only).logit, causal(MAPS, only).logit)
-    assert not torch.allclose(both(MAPS, MASK).logit, causal(MAPS, MASK).logit)
+def test_the_whole_network_has_the_published_parameters():
+    config = load_config(PRESETS / "published.yaml").with_values({"model.weights": None})
+    model = config.model
+    assert not model.shared and config.data.magnifications == (40, 100, 200, 400)
+    with torch.device("meta"):
+        whole = Head(1280, 4, 2, model, config.dropout)
+        backbones = build_backbone(model, 224, 0)
+    parts = {name: sum(p.numel() for p in part.parameters()) for name, part in whole.named_children()}
+    assert parts == {"embeddings": 4 * (407_040 + 1_230_727), "hierarchy": 19_688_960, "fusion": 29_930_882, "classifier": 657_922}
+    assert 4 * sum(p.numel() for p in backbones.parameters()) + sum(parts.values()) == 72_859_024
+    with torch.device("meta"):
+        one_logit = Head(1280, 4, 1, model, config.dropout)
+    assert sum(p.numel() for p in one_logit.parameters()) == sum(parts.values()) - 513
+
+
+def test_all_parts_of_the_published_head_have_moved_after_a_few_steps():
+    config = load_config(PRESETS / "published.yaml")
+    torch.manual_seed(0)
+    module = Head(16, 4, 1, config.model, config.dropout).train()
+    before = {name: value.clone() for name, value in module.named_parameters()}
+    optimizer = torch.optim.AdamW(module.parameters(), lr=1e-4)
+    for _ in range(3):
+        loss = (module(torch.rand(8, 4, 16, 3, 3), torch.ones(8, 4, dtype=torch.bool)).logit ** 2).mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    still = [name for name, value in module.named_parameters() if torch.equal(value, before[name])]
+    assert still == [] and module.fusion.ratio.item() != 0.5
 
 
 @pytest.mark.parametrize("shared", [True, False], ids=["one backbone", "one backbone each"])
@@ -111,7 +134,7 @@ def test_a_batch_of_one_works_and_alone_means_the_same_as_in_company(values, tra
     together = module(MAPS, MASK)
     for row in range(4):
         alone = module(MAPS[row : row + 1], MASK[row : row + 1])
-        assert alone.logit.shape == (1,)
+        assert alone.logit.shape == (1, 1)
         torch.testing.assert_close(alone.logit[0], together.logit[row])
 
 
@@ -122,7 +145,7 @@ def test_one_magnification_works_and_has_all_the_weight(values):
     assert (output.importance == 1).all()
 
 
-@pytest.mark.parametrize("values", ONE_SWITCH, **NAMES)
+@pytest.mark.parametrize("values", [values for values in ONE_SWITCH if values != {"model.mixing": "equal"}], **NAMES)
 def test_every_switch_changes_what_the_network_computes(values):
     default, switched = randomise(head({})), head(values)
     shape_of = {key: value.shape for key, value in switched.state_dict().items()}
@@ -131,20 +154,10 @@ def test_every_switch_changes_what_the_network_computes(values):
     assert not torch.allclose(switched(MAPS, MASK).logit, default(MAPS, MASK).logit, atol=1e-3)
 
 
-@pytest.mark.parametrize("values", [values for values in ONE_SWITCH if values != {"model.hierarchy": "bidirectional"}], **NAMES)
-def test_every_switch_but_the_direction_of_attention_changes_the_parameters(values):
-    default, switched = ({key: value.shape for key, value in head(v).state_dict().items()} for v in ({}, values))
-    assert switched != default
-
-
-def test_with_everything_off_only_embedding_and_classifier_are_left():
+def test_with_everything_off_only_embedding_alignment_and_classifier_are_left():
     module = head(ALL_OFF)
-    used = {
-        name
-        for name, parameter in module.named_parameters()
-        if torch.autograd.grad(module(MAPS, MASK).logit.sum(), parameter, allow_unused=True)[0] is not None
-    }
-    assert {name.split(".")[0] for name in used} == {"embeddings", "classifier"}
+    assert {name.split(".")[0] for name, _ in module.named_parameters()} == {"embeddings", "fusion", "classifier"}
+    assert {name.split(".")[1] for name, _ in module.named_parameters() if name.startswith("fusion")} == {"align"}
 
 
 def test_inputs_are_feature_maps_where_there_is_no_backbone():

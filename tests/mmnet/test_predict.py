@@ -9,7 +9,7 @@ import torch
 from data.errors import InputError
 from mmnet.batches import Batches
 from mmnet.predict import load_networks, predict, predict_ensemble, predict_out_of_fold
-from mmnet.records import write_weights
+from study.records import write_weights
 from tests.mmnet.tiny import CPU, feature_dataset, pixel_dataset, tiny_config, train
 
 NEW = feature_dataset(patients=4, seed=5)

@@ -84,18 +84,18 @@ def test_reference_torch_reduces_at_the_same_epochs(metric, mode):
 
 @pytest.mark.parametrize("schedule", ["plateau", "cosine", "constant"])
 def test_warm_up_grows_linearly_to_the_full_rate(schedule):
-    factors = [lr_factor(schedule, progress, 0.2, [], "log_loss") for progress in (0.05, 0.1, 0.15, 0.2)]
+    factors = [lr_factor(schedule, done, 10, 0.8, [], "log_loss") for done in (0.2, 0.4, 0.6, 0.8)]
     assert factors == pytest.approx([0.25, 0.5, 0.75, 1.0])
-    assert 0 < lr_factor(schedule, 0.0, 0.2, [], "log_loss") < 0.01  # the first step is not lost
+    assert 0 < lr_factor(schedule, 0.0, 10, 0.8, [], "log_loss") < 0.01  # the first step is not lost
 
 
 def test_cosine_values():
-    for warmup in (0.0, 0.2):
-        progress = [warmup + share * (1 - warmup) for share in (0, 1 / 3, 1 / 2, 2 / 3, 1)]
-        assert [lr_factor("cosine", p, warmup, [], "auc") for p in progress] == pytest.approx([1, 0.75, 0.5, 0.25, 0], abs=1e-12)
+    for warmup in (0.0, 1.0):
+        done = [warmup + share * (9 - warmup) for share in (0, 1 / 3, 1 / 2, 2 / 3, 1)]
+        assert [lr_factor("cosine", epochs, 9, warmup, [], "auc") for epochs in done] == pytest.approx([1, 0.75, 0.5, 0.25, 0], abs=1e-12)
 
 
 def test_after_warm_up_plateau_follows_the_scores_and_constant_does_not():
     scores = [0.5] * 4
-    assert lr_factor("plateau", 0.5, 0.1, scores, "log_loss") == 0.5
-    assert lr_factor("constant", 0.5, 0.1, scores, "log_loss") == 1.0
+    assert lr_factor("plateau", 4.0, 9, 0.5, scores, "log_loss") == 0.5
+    assert lr_factor("constant", 4.0, 9, 0.5, scores, "log_loss") == 1.0

@@ -27,7 +27,9 @@ TINY = {
 # every mechanism of the head that a configuration can switch, with its other choices
 SWITCHES = {
     "model.channel_attention": (False,),
-    "model.pool_scales": ((), (1,), (3, 5)),
+    "model.pool": ("gate", "mean"),
+    "model.width": (None,),
+    "model.hidden": (6,),
     "model.hierarchy": ("bidirectional", "none"),
     "model.importance": (False,),
     "model.cross_attention": (False,),

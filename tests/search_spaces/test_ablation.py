@@ -74,7 +74,7 @@ def test_fusion_of_which_the_base_has_one_branch_is_on_as_it_is():
 @pytest.mark.parametrize(
     ("name", "value"),
     [
-        ("spatial pooling scales", {"model.pool_scales": (3,)}),
+        ("attention pooling", {"model.pool": "gate"}),
         ("hierarchical attention", {"model.hierarchy": "bidirectional"}),
         ("mixup", {"augment.mixup": 0.4}),
         ("balancing", {"sampling.balance": "patient"}),

@@ -10,7 +10,7 @@ from tests.search_spaces.sampling import asked, random_study
 LR = Dimension("optim.lr", "scientific", "why", low=1e-5, high=1e-2, log=True)
 SCHEDULE = Dimension("optim.schedule", "scientific", "why", choices=("plateau", "cosine"))
 WARMUP = Dimension("optim.warmup", "nuisance", "why", low=0.0, high=0.2, when=("optim.schedule", ("cosine",)))
-SCALES = Dimension("model.pool_scales", "scientific", "why", choices=((), (1,), (1, 3, 5)))
+SCALES = Dimension("model.pool_scales", "scientific", "why", choices=((1,), (2, 4), (1, 3, 5)))
 EPOCHS = Dimension("optim.epochs", "nuisance", "why", low=2, high=64, log=True)
 HELD = Dimension("optim.patience", "fixed", "why", value=7)
 SPACE = Space("tried", (LR, SCHEDULE, WARMUP, SCALES, EPOCHS, HELD))
@@ -32,9 +32,9 @@ def test_a_sample_holds_what_was_searched_in_the_types_of_the_configuration():
 
 
 def test_a_condition_is_seen_against_the_value_drawn_not_the_default():
-    trial = fixed(optim__lr=1e-3, optim__schedule="plateau", model__pool_scales="none", optim__epochs=5)
+    trial = fixed(optim__lr=1e-3, optim__schedule="plateau", model__pool_scales="1", optim__epochs=5)
     sampled = SPACE.sample(trial, Config().with_values({"optim.schedule": "cosine"}))
-    assert "optim.warmup" not in sampled and sampled["model.pool_scales"] == ()
+    assert "optim.warmup" not in sampled and sampled["model.pool_scales"] == (1,)
 
 
 @pytest.mark.parametrize(("schedule", "present"), [("cosine", True), ("constant", False)])
@@ -65,7 +65,7 @@ def test_encoding_follows_conditions():
 
 def test_an_encoded_configuration_is_what_the_sampler_tries_first():
     config = Config().with_values(
-        {"optim.lr": 3e-4, "optim.schedule": "cosine", "optim.warmup": 0.05, "model.pool_scales": (), "optim.epochs": 9}
+        {"optim.lr": 3e-4, "optim.schedule": "cosine", "optim.warmup": 0.05, "model.pool_scales": (2, 4), "optim.epochs": 9}
     )
     study = random_study()
     study.enqueue_trial(SPACE.encode(config))
@@ -164,9 +164,11 @@ def test_what_decides_frozen_features_does_not_vary(path, choices):
 
 def test_a_space_with_fewer_choices_of_a_field_and_without_it_where_one_is_left():
     assert SPACE.choices("optim.schedule") == ("plateau", "cosine") and SPACE.choices("optim.lr") == SPACE.choices("loss.gamma") == ()
-    scales = SPACE.with_choices("model.pool_scales", ((), (1,)))
-    assert scales.choices("model.pool_scales") == ((), (1,)) and len(scales.dimensions) == len(SPACE.dimensions)
-    assert all(SPACE.with_choices("model.pool_scales", left) == SPACE.with_choices("model.pool_scales", ()) for left in (((),), ((1,),)))
+    scales = SPACE.with_choices("model.pool_scales", ((1,), (2, 4)))
+    assert scales.choices("model.pool_scales") == ((1,), (2, 4)) and len(scales.dimensions) == len(SPACE.dimensions)
+    assert all(
+        SPACE.with_choices("model.pool_scales", left) == SPACE.with_choices("model.pool_scales", ()) for left in (((1,),), ((2, 4),))
+    )
     assert "model.pool_scales" not in {dimension.path for dimension in SPACE.with_choices("model.pool_scales", ()).dimensions}
 
 

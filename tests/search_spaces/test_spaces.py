@@ -81,7 +81,7 @@ def test_full_leaves_out_what_has_nothing_to_act_on():
     between = {"model.hierarchy", "model.importance", "augment.masking"}
     assert searched({}) - searched({"data.magnifications": (200,)}) == between
     frozen = {"model.frozen": True}
-    assert searched(frozen) - searched(frozen | {"model.pooled": True}) == {"model.pool_scales"}
+    assert searched(frozen) - searched(frozen | {"model.pooled": True}) == {"model.pool"}
 
 
 @pytest.mark.parametrize(

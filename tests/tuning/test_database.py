@@ -9,7 +9,7 @@ from optuna.distributions import CategoricalDistribution, FloatDistribution, Int
 from optuna.trial import TrialState, create_trial
 
 from data.errors import InputError
-from mmnet.records import StorageError
+from study.records import StorageError
 from tuning.database import StudyDatabase
 from tuning.searcher import all_trials, new_study
 

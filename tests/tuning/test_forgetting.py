@@ -8,7 +8,7 @@ import numpy as np
 from rich.console import Console
 
 from bench.nodes import Cluster, study
-from mmnet.records import read_trials
+from study.records import read_trials
 from tuning.progress import ProgressCallback
 
 AT_ONCE = 4

@@ -7,8 +7,8 @@ import pytest
 
 from data.errors import InputError
 from mmnet.config import Config
-from mmnet.mirror import Mirror
-from mmnet.records import TrialRecord
+from study.mirror import Mirror
+from study.records import TrialRecord
 from tuning import study as study_module
 from tuning.limits import Kept, hourly_price, surplus
 from tuning.study import CostCallback, DiskCallback, StatusCallback, StudyStopper

@@ -8,9 +8,9 @@ import pytest
 from optuna.trial import TrialState
 
 from mmnet.config import Config
-from mmnet.records import TrialRecord
 from search_spaces import get_space
 from search_spaces.space import Space
+from study.records import TrialRecord
 from tuning.database import StudyDatabase
 from tuning.promotion import Ladder
 from tuning.searcher import LOST_RETRIES, StudySearcher, all_trials, new_study, rebuild

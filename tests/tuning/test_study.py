@@ -7,8 +7,8 @@ from rich.console import Console
 
 from data.errors import InputError
 from data.splits import make_splits
-from mmnet.records import read_trials
 from search_spaces.space import Dimension, Space
+from study.records import read_trials
 from tests.mmnet.tiny import tiny_config
 from tuning import study as study_module
 from tuning.cluster import joining

@@ -11,9 +11,9 @@ from tensorboard.plugins.hparams import metadata
 
 from mmnet.config import Config
 from mmnet.metrics import METRICS
-from mmnet.records import TrialRecord
 from search_spaces import get_space, space_names
 from search_spaces.space import Dimension, Space
+from study.records import TrialRecord
 from tuning.tensorboard import TensorBoardCallback, experiment, hparams, scalars, write_figures
 
 SPACE = Space(

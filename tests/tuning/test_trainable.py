@@ -12,8 +12,8 @@ import torch
 
 from data.splits import make_splits
 from mmnet.crossval import CrossValidation, TrainingError
-from mmnet.mirror import Mirror, TakenOver
-from mmnet.records import read_trial
+from study.mirror import Mirror, TakenOver
+from study.records import read_trial
 from tests.mmnet.tiny import tiny_config
 from tuning.trainable import MMNetTrainable, failure_reason, trial_name
 from tuning.trial_place import TrialPlace

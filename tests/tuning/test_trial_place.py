@@ -15,10 +15,10 @@ from data.errors import InputError, StorageError
 from data.splits import make_splits
 from data.store import load_dataset
 from mmnet.backbones import build_backbone
-from mmnet.bucket import Bucket
 from mmnet.config import Config
-from mmnet.mirror import Mirror
-from mmnet.records import read_trials
+from study.bucket import Bucket
+from study.mirror import Mirror
+from study.records import read_trials
 from tests.mmnet.tiny import tiny_config
 from tests.object_store import object_store  # noqa: F401
 from tests.tuning.test_study import heads

@@ -14,7 +14,7 @@ import yaml
 from bench.faults import SEARCH as KILLED
 from bench.ray_nodes import GIVEN_UP, descendants
 from data.synthetic import generate
-from mmnet.records import read_trials
+from study.records import read_trials
 from tests.gate import Gate
 from tests.test_imports import ROOT
 from tests.test_verbs import SMALL

@@ -8,8 +8,8 @@ from optuna.trial import TrialState
 from data.errors import InputError
 from data.splits import Splits
 from mmnet.config import Config
-from mmnet.records import write_json
 from search_spaces import get_space
+from study.records import write_json
 from tests.tuning.test_searcher import made, result
 from tuning.searcher import all_trials, new_study
 from tuning.warm_start import LEARNED, POINTS, earlier_trials, read_earlier, warm_space

@@ -21,7 +21,10 @@ from data.dataset import same_data
 from data.errors import DataError, InputError, shortlist
 from data.splits import Splits, patient_leaks
 from data.table import BREAKHIS, ONE_MAGNIFICATION
-from mmnet.command_line import (
+from data.views import ViewIndex
+from mmnet.config import AUTO, Config, ConfigError, get_value
+from mmnet.device_kind import resolved
+from study.command_line import (
     OUTPUT,
     SYNTHETIC,
     Prepared,
@@ -32,11 +35,9 @@ from mmnet.command_line import (
     prepare,
     resolve_data,
 )
-from mmnet.config import AUTO, Config, ConfigError, get_value
-from mmnet.device_kind import untimed
-from mmnet.hold import Hold
-from mmnet.members import differences
-from mmnet.mirror import CHECKPOINTS, Mirror, open_output
+from study.hold import Hold
+from study.members import differences
+from study.mirror import CHECKPOINTS, Mirror, open_output
 
 FORMAT = 3
 # what the readers of study.json rely on
@@ -86,7 +87,7 @@ class StudyFolder:
         return bool(self.about)
 
     def prepare(self, console: Console, kind: str | None, *, trains_here: bool = True) -> Prepared:
-        """Data and splits, described to the console; where a study starts that trains on this machine, what a timing decides is decided.
+        """Data and splits, described to the console; where a study starts that trains on this machine, what that decides is recorded, see `resolved`.
 
         `kind` of device that trains, see `mmnet.device_kind`; None: nothing will be trained.
         Raises DataError when the data of a resumed study changed.
@@ -105,31 +106,17 @@ class StudyFolder:
             )
         describe(prepared, self.config, console)
         if kind is not None and trains_here and not self.resumed:
-            self._decide(prepared, console, kind)
+            development, folds = prepared.development.table, len(prepared.splits.folds)
+            shown = ViewIndex(development, self.config.data.magnifications).natural(self.config.sampling.views_per_slide)
+            self.config = resolved(self.config, kind, int(shown.sum()) * (folds - 1) // folds)
         return prepared
-
-    def _decide(self, prepared: Prepared, console: Console, kind: str) -> None:
-        """What of precision and compiling the configuration leaves open."""
-        if self.config.model.frozen:
-            self.config = untimed(self.config, kind)
-            return
-        import torch
-
-        from mmnet import precision, worth_compiling
-
-        self.config, line = precision.decided(self.config, torch.device(kind))
-        if line:
-            console.print(f"precision {line}", soft_wrap=True, highlight=False)
-        self.config, line = worth_compiling.decided(self.config, torch.device(kind), prepared.dataset.table, prepared.splits)
-        if line:
-            console.print(f"compile   {line}", soft_wrap=True, highlight=False)
 
     def write(self, prepared: Prepared, **more: Any) -> None:
         """Make the folder and study.json, and hold them while this process lives.
 
         A resumed study keeps its own but for `more`, and has not ended any more. Raises InputError when another process holds it.
         """
-        from mmnet.records import write_json  # here, as Ray starts beside what it imports
+        from study.records import write_json  # here, as Ray starts beside what it imports
 
         dataset, splits = prepared.dataset, prepared.splits
         about = self.about or {
@@ -219,8 +206,8 @@ def _require_unchanged(what: str, began: Config, wanted: Config) -> None:
     """Raises ConfigError naming what differs between the configuration that a study was started with and the one that is wanted."""
     if wanted.optim.precision == AUTO:
         wanted = wanted.with_values({"optim.precision": began.optim.precision})  # as it was decided
-    if wanted.optim.compile is None:
-        wanted = wanted.with_values({"optim.compile": began.optim.compile})  # likewise
+    if wanted.optim.batch_size is None:
+        wanted = wanted.with_values({"optim.batch_size": began.optim.batch_size})  # likewise
     if began.data.magnifications == (ONE_MAGNIFICATION,) and wanted.data.magnifications == Config().data.magnifications:
         wanted = wanted.with_values({"data.magnifications": [ONE_MAGNIFICATION]})  # likewise
     changed = differences(began, wanted)
@@ -268,7 +255,7 @@ def find_study(output: Path, name: str | None) -> Path:
 
 def record_end(path: Path, reason: str, **more: Any) -> None:
     """Note in study.json that the run is over, why ("" where everything planned was done), and `more`: who watches has no other sign."""
-    from mmnet.records import write_json  # as in `StudyFolder.write`
+    from study.records import write_json  # as in `StudyFolder.write`
 
     about = read_study(path)
     write_json(path / "study.json", about | more | {"ended": {"at": time.strftime("%Y-%m-%dT%H:%M:%S%z"), "reason": reason}})

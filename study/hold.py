@@ -24,7 +24,7 @@ from contextlib import suppress
 from typing import TextIO
 
 from data.errors import InputError, StorageError
-from mmnet.mirror import LOCK, Mirror
+from study.mirror import LOCK, Mirror
 
 RENEWED = 30  # seconds
 STALE = 150  # seconds; the store's clock may be some off

@@ -13,10 +13,10 @@ from rich.console import Console
 
 from data.errors import InputError
 from data.splits import Splits
-from mmnet import training
 from mmnet.batches import Batches
-from mmnet.records import read_trials
-from mmnet.training import PlannedTrial, train_all
+from study import training
+from study.records import read_trials
+from study.training import PlannedTrial, train_all
 from tests.mmnet.tiny import CPU, deal, feature_dataset, tiny_config
 
 EPOCHS = 4

@@ -3,7 +3,7 @@
 import pytest
 
 from data.errors import InputError, LeakageError
-from mmnet.command_line import Parser, run_verb
+from study.command_line import Parser, run_verb
 
 
 def ending(result):

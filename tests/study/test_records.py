@@ -14,10 +14,10 @@ import pytest
 import torch
 
 from data.errors import InputError
-from mmnet import records
 from mmnet.config import Config
 from mmnet.crossval import CrossValidation
-from mmnet.records import (
+from study import records
+from study.records import (
     StorageError,
     TrialWriter,
     peak_memory,

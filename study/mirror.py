@@ -22,12 +22,12 @@ from typing import IO, TYPE_CHECKING
 
 from data.cache import cache_root, only_process
 from data.errors import StorageError
-from mmnet.bucket import Bucket, is_url
+from study.bucket import Bucket, is_url
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-LOCK = ".lock"  # names the run that a study belongs to, see mmnet.hold
+LOCK = ".lock"  # names the run that a study belongs to, see study.hold
 TAKEN = ".taken"  # in a trial's folder: the run and number of its last handing out to a process, likewise
 CHECKPOINTS, EVENTS, WEIGHTS = "checkpoint.pt", "events.out.tfevents.*", "*.safetensors"
 SHARE = 0.05  # of a process's time that may go into sending what the next sending would include too
@@ -48,7 +48,7 @@ class Mirror:
 
     def __init__(self, folder: Path, bucket: Bucket | None = None):
         self.folder, self.bucket = folder, bucket
-        self.run = ""  # for which this process writes, see mmnet.hold; "": it was not asked who works on the study
+        self.run = ""  # for which this process writes, see study.hold; "": it was not asked who works on the study
         self.trial: tuple[Path, int] | None = None  # that this process trains: its folder, and the number of the handing out
         self._here: dict[str, tuple[int, int]] = {}  # of each file that the store has too: its local time and size then
         self._there: dict[str, tuple[int, int]] = {}  # of each object fetched: its size and time then
@@ -138,7 +138,7 @@ class Mirror:
         if self.bucket is not None:
             self.bucket.write(text.encode(), f"{self._name(folder)}/{TAKEN}")
             return
-        from mmnet.records import whole_file  # here: whoever reads nothing but a lock does without
+        from study.records import whole_file  # here: whoever reads nothing but a lock does without
 
         try:
             folder.mkdir(parents=True, exist_ok=True)

@@ -6,6 +6,7 @@ Heavy libraries are imported inside functions, so that `--help` answers at once.
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -127,7 +128,7 @@ def base_config(arguments: argparse.Namespace, synthetic: bool) -> Config:
 def base_configs(arguments: argparse.Namespace, synthetic: bool) -> dict[str, Config]:
     """{"": `base_config`}, or where --config is a folder of several files {name of a member: its configuration}. Raises ConfigError."""
     from mmnet.config import load_config
-    from mmnet.members import require_same_folds
+    from study.members import require_same_folds
 
     files = _config_files(arguments.config) if arguments.config else []
     if len(files) < 2:
@@ -220,12 +221,14 @@ def prepare(config: Config, data: str, console: Console, kind: str | None, split
     if not config.model.frozen:
         from mmnet.backbones import build_backbone
 
-        build_backbone(config.model, config.input_size, config.seed)  # a wrong name or file is an error now, not in each trial
+        # a wrong name or file is an error now, not in each trial
+        for note in build_backbone(config.model, config.input_size, config.seed).notes if config.model.name == "mmnet" else ():
+            say(console, "note", f"      {note}")
     else:
         from mmnet.features import with_features
 
         with progress_bar(console, f"features of {config.model.backbone}") as progress:
-            dataset = with_features(dataset, config, kind, progress)
+            dataset = with_features(dataset, config, kind, progress, lambda note: say(console, "note", f"      {note}"))
     return Prepared(dataset, splits, config)
 
 
@@ -260,8 +263,7 @@ def say(console: Console, word: str, text: str, style: str = "yellow") -> None:
 
 
 def describe(prepared: Prepared, config: Config, console: Console) -> None:
-    """Data, folds and the leak audit, for people. Raises InputError where the data are of more classes than can be trained."""
-    from data.errors import InputError, shortlist
+    """Data, folds and the leak audit, for people."""
     from data.splits import patient_leaks
 
     dataset, splits = prepared.dataset, prepared.splits
@@ -298,11 +300,6 @@ def describe(prepared: Prepared, config: Config, console: Console) -> None:
         say(console, "leak", f"      {len(leaks)} patient(s) stand on both sides: {listed}", "bold red")
     else:
         console.print("leaks     none: no patient stands in two parts", highlight=False)
-    if len(table.classes) != 2:
-        raise InputError(
-            f"data {dataset.name}: {len(table.classes)} classes ({shortlist(list(table.classes), 10)}); so far two can be trained: choose two "
-            f"by --classes {','.join(table.classes[:2])}, or one against the rest by --positive {table.classes[0]}"
-        )
 
 
 def _values(column: Any) -> str:
@@ -317,6 +314,8 @@ def run_verb(main: Callable[[], int]) -> None:
     """Run a verb and exit: 0 done, 1 nothing usable came out, 2 bad input (one line on stderr), 130 interrupted."""
     from data.errors import DISK, InputError
 
+    # read when torch loads: threads that wait by spinning make it 11 to 40 times slower beside other jobs
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
         sys.exit(main())
     except InputError as error:

@@ -16,8 +16,8 @@ from data.splits import Splits
 from mmnet import crossval
 from mmnet.config import Config
 from mmnet.crossval import EpochReport, TrainingError
-from mmnet.mirror import Mirror
-from mmnet.records import TrialWriter, read_trials
+from study.mirror import Mirror
+from study.records import TrialWriter, read_trials
 
 
 @dataclass(frozen=True)

@@ -7,13 +7,13 @@ from contextlib import closing, suppress
 import pytest
 
 from data.errors import InputError, StorageError
-from mmnet import hold as module
-from mmnet.bucket import Bucket
-from mmnet.hold import STALE, Hold, is_gone
-from mmnet.mirror import Mirror, TakenOver
-from mmnet.records import TrialWriter
-from tests.mmnet.test_records import CONFIG, new_trial
+from study import hold as module
+from study.bucket import Bucket
+from study.hold import STALE, Hold, is_gone
+from study.mirror import Mirror, TakenOver
+from study.records import TrialWriter
 from tests.object_store import object_store  # noqa: F401
+from tests.study.test_records import CONFIG, new_trial
 from tuning.trial_place import TrialPlace
 
 HERE = platform.node()

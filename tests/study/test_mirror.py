@@ -4,9 +4,9 @@ import os
 
 import pytest
 
-from mmnet import mirror as mirror_module
-from mmnet.bucket import Bucket
-from mmnet.mirror import CHECKPOINTS, Mirror, open_output
+from study import mirror as mirror_module
+from study.bucket import Bucket
+from study.mirror import CHECKPOINTS, Mirror, open_output
 from tests.object_store import object_store  # noqa: F401
 
 

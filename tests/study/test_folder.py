@@ -7,8 +7,8 @@ import re
 import pytest
 
 from data.errors import InputError
-from mmnet.command_line import Prepared
-from mmnet.study_folder import StudyFolder, find_study, read_study, record_end
+from study.command_line import Prepared
+from study.folder import StudyFolder, find_study, read_study, record_end
 from tests.mmnet.tiny import deal, feature_dataset, tiny_config
 
 

@@ -5,7 +5,7 @@ import re
 import pytest
 
 from data.errors import InputError, StorageError
-from mmnet.bucket import Bucket
+from study.bucket import Bucket
 from tests.object_store import google_store, object_store  # noqa: F401
 
 

@@ -6,9 +6,9 @@ from argparse import Namespace
 import pytest
 
 from data.errors import InputError
-from mmnet.command_line import base_config, base_configs
 from mmnet.config import ConfigError, save_config
-from mmnet.members import differences
+from study.command_line import base_config, base_configs
+from study.members import differences
 from tests.mmnet.tiny import tiny_config
 
 BASE = tiny_config({"model.frozen": True, "optim.precision": "float32"})

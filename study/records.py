@@ -6,7 +6,7 @@
     trials/<id>/status.json      running, stopped (early), done, failed; reason; peak memory; the machine that it trained on last
     trials/<id>/checkpoint.pt    while it runs: what it needs to go on
     trials/<id>/weights/         best epoch's network of each fold, where it finished
-    trials/<id>/.taken           of a search: which process writes here, see mmnet.hold
+    trials/<id>/.taken           of a search: which process writes here, see study.hold
 
 Every file appears under its name whole or not at all. Torch is imported where networks are written or read: whoever only reads
 records, and a search before its workers run, does without.
@@ -36,7 +36,7 @@ from mmnet.config import Config
 
 if TYPE_CHECKING:
     from mmnet.crossval import CrossValidation, EpochReport
-    from mmnet.mirror import Mirror
+    from study.mirror import Mirror
 
 STATUSES = ("running", "stopped", "done", "failed")
 CHECKPOINT_SHARE = 0.05  # of a trial's time may go into checkpoints
@@ -205,7 +205,7 @@ class TrialWriter:
         state = None
         if path.exists():
             try:
-                state = torch.load(path, map_location=trial.device, weights_only=True)
+                state = torch.load(path, map_location="cpu", weights_only=True)  # what belongs on the device goes there when it is loaded
             except Exception as error:  # torch's and pickle's own kinds have no common class
                 if is_out_of_memory(error):
                     raise
@@ -269,7 +269,7 @@ class TrialWriter:
             self._mirror.push(self.folder)
 
     def write_predictions(self, trial: CrossValidation) -> None:
-        """predictions.npz: oof (E, V), importance at the best epoch (V, M), and the fields of `OutOfFold`."""
+        """predictions.npz: oof (E, V, K), importance at the best epoch (V, M), and the fields of `OutOfFold`."""
         if not trial.history:
             return
         self._check_run()
@@ -317,7 +317,7 @@ def write_weights(folder: Path, trial: CrossValidation) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for number, weights in enumerate(trial.best_weights, start=1):
         with whole_file(folder / f"fold_{number}.safetensors") as building:
-            save_file({key: value.contiguous() for key, value in weights.items()}, building)
+            save_file({key: value.cpu().contiguous() for key, value in weights.items()}, building)
     write_json(
         folder / "network.json",
         {"config": trial.config.to_dict(), "best_epoch": trial.history[-1].best_epoch, "folds": len(trial.best_weights)},
