@@ -38,10 +38,15 @@ class Batches:
         if moves:
             self.source = self.source.to(device)
         self.judged_at_once: int | None = None  # views, once more of them than that were too many for the device's memory
+        # features of a step on a CPU, as stored and as shown: new arrays of this size cost more than what is written to them
+        self._held = [torch.empty(0), torch.empty(0)]
         self._copies = torch.cuda.Stream(device) if device.type == "cuda" and self.source.device.type == "cpu" else None
 
     def evaluation(self, rows: np.ndarray) -> tuple[Tensor, Tensor]:
-        """rows (B, M) -> inputs (B, M, …) with zeros where missing, mask (B, M) that stays with the host."""
+        """rows (B, M) -> inputs (B, M, …) with zeros where missing, mask (B, M) that stays with the host.
+
+        On a CPU the next call, or the next one of `training`, overwrites frozen features that this one returned.
+        """
         there = rows != MISSING
         plan = augment.nothing(int(there.sum()))
         return self._inputs(rows, there, plan), torch.from_numpy(there)
@@ -93,8 +98,15 @@ class Batches:
 
     def _values(self, index: Tensor, plan: augment.Plan) -> Tensor:
         """Rows (K,) of the source -> (K, C, H, W) float32 on the device, images at the size that the backbone is shown."""
-        values = self._gather(index)
-        return values.to(torch.float32) if self.frozen else augment.shrink(plan(values), self.config.model.input_size)
+        if not self.frozen:
+            return augment.shrink(plan(self._gather(index)), self.config.model.input_size)
+        if self.device.type != "cpu":
+            return self._gather(index).to(torch.float32)
+        if len(self._held[0]) < len(index):
+            self._held = [torch.empty((len(index), *self.source.shape[1:]), dtype=kind) for kind in (self.source.dtype, torch.float32)]
+        stored, values = (held[: len(index)] for held in self._held)
+        torch.index_select(self.source, 0, index if self._place is None else self._place[index], out=stored)
+        return values.copy_(stored)
 
     def _gather(self, index: Tensor) -> Tensor:
         """Rows (K,) of the data set as they are, on the device."""

@@ -184,7 +184,7 @@ class OptimConfig:
     schedule: str = "plateau"  # plateau (halved after 3 epochs without gain), cosine, constant
     warmup: float = 0.0  # epochs of linearly growing lr, at most one: a first rung must not see a network that has not begun to learn
     clip: float = 1.0  # norm to which gradients are clipped
-    batch_size: int | None = None  # views; None: fine-tuning 16 on CUDA, 8 on MPS, 4 on CPU; frozen 32, pooled 32 to 256
+    batch_size: int | None = None  # views; None: fine-tuning 16 on CUDA, 8 on MPS, 4 on CPU; frozen 32 to 128
     epochs: int = 27  # at most
     patience: int | None = 7  # epochs without a better metric before a run ends; None: never
     precision: str = AUTO  # float32, bfloat16, float16, or auto: bfloat16 where a GPU computes it, float16 on other CUDA, else float32

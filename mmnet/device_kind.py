@@ -28,13 +28,12 @@ def precision_of(precision: str, kind: str) -> str:
 
 
 def default_batch_size(model: ModelConfig, kind: str, views: int) -> int:
-    """Views a step: as published for fine-tuning (16 CUDA, 8 MPS, 4 CPU), 32 for frozen maps.
+    """Views a step: as published for fine-tuning (16 CUDA, 8 MPS, 4 CPU).
 
-    Pooled features are so small that a step mostly reads and writes weights: as many as leave an epoch of `views` its 16 steps,
-    32 to 256.
+    A step of a head on frozen features mostly reads and writes weights: as many as leave an epoch of `views` its 16 steps, 32 to 128.
     """
     if model.frozen:
-        return min(max(32, views // 16), 256) if model.pooled else 32
+        return min(max(32, views // 16), 128)
     return {"cuda": 16, "mps": 8}.get(kind, 4)
 
 

@@ -29,7 +29,10 @@ class MagnificationEmbedding(nn.Module):
         self.attention = ChannelAttention(channels, dropout.attention) if config.channel_attention else None
         self.pool = build_pool(config.pool, channels, config.pool_scales)
         self.embed = (
-            nn.Sequential(nn.LayerNorm(channels), nn.Linear(channels, config.width), nn.GELU(), nn.Dropout(dropout.fusion))
+            # a scale and a shift of each channel would only be the linear layer's own again
+            nn.Sequential(
+                nn.LayerNorm(channels, elementwise_affine=False), nn.Linear(channels, config.width), nn.GELU(), nn.Dropout(dropout.fusion)
+            )
             if config.width
             else nn.Identity()
         )

@@ -24,11 +24,11 @@ from mmnet.losses import log_probabilities
 from mmnet.network import Output
 
 VIEWS_AT_ONCE = {True: 256, False: 64}  # by frozen
-CACHED_VALUES = 2**20  # of frozen features at once on a CPU, float32: more does not stay in its cache
+CACHED_VALUES = 2**23  # of frozen features at once on a CPU, float32: many more do not stay in its cache, and fewer leave it with the calls
 T = TypeVar("T")
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def predict(network: nn.Module, batches: Batches, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Rows (V, M) of the table -> ((V, K) probabilities, (V, M) importance), float32."""
     network.eval()

@@ -40,12 +40,12 @@ def test_auto_is_bfloat16_where_a_gpu_computes_it_itself_float16_on_other_cuda_a
 
 def test_batch_sizes_are_the_published_ones_and_larger_for_features():
     assert [default_batch_size(ModelConfig(), kind, 1000) for kind in ("cuda", "mps", "cpu")] == [16, 8, 4]
-    assert default_batch_size(ModelConfig(frozen=True), "cpu", 1000) == 32
 
 
-def test_an_epoch_of_pooled_features_has_sixteen_steps_as_long_as_they_are_of_a_sane_size():
-    pooled = ModelConfig(frozen=True, pooled=True)
-    assert [default_batch_size(pooled, "cpu", views) for views in (0, 488, 1850, 10_000)] == [32, 32, 115, 256]
+@pytest.mark.parametrize("pooled", [False, True])
+def test_an_epoch_of_features_has_sixteen_steps_as_long_as_they_are_of_a_sane_size(pooled):
+    model = ModelConfig(frozen=True, pooled=pooled)
+    assert [default_batch_size(model, "cpu", views) for views in (0, 488, 1850, 10_000)] == [32, 32, 115, 128]
 
 
 @pytest.mark.parametrize(
