@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from rich.console import Console
+from safetensors.torch import load_file, save_file
 from torch import nn
 
 from analysis import gradcam
@@ -310,12 +311,13 @@ def test_figures_of_an_earlier_call_do_not_stay(explained_study, tmp_path):
 
 
 @once
-def test_models_of_other_folds_are_an_input_error(explained_study, tmp_path):
+def test_models_of_another_training_are_an_input_error(explained_study, tmp_path):
     study, config, _ = explained_study
     copied = shutil.copytree(study, tmp_path / study.name)
-    first, second = (study / "models" / f"fold_{n}.safetensors" for n in (1, 2))
-    (copied / "models" / first.name).write_bytes(second.read_bytes())
-    (copied / "models" / second.name).write_bytes(first.read_bytes())
+    path = copied / "models" / "fold_1.safetensors"
+    weights = load_file(path)
+    bias = next(name for name in reversed(list(weights)) if "classifier" in name and name.endswith("bias"))
+    save_file(weights | {bias: weights[bias] + 1}, path)
     with pytest.raises(InputError, match="differ by 0.* in the mean from those on record of trial 0000"):
         write_gradcam(copied, DATASET, config, CPU)
 
