@@ -5,9 +5,7 @@ import pkgutil
 import sys
 from pathlib import Path
 
-NOT_MEASUREMENTS = (
-    "machine", "methods", "peer_dehb", "peer_syne_tune", "peers", "plain_ray", "product", "ray_nodes", "recorded", "simulation", "__main__",
-)  # fmt: skip
+NOT_MEASUREMENTS = ("machine", "outer_table", "plain_ray", "ray_nodes", "__main__")
 
 
 def main() -> int:

@@ -4,7 +4,7 @@
     python -m bench trust --curves FILE --part null
     python -m bench trust --curves FILE --part recorded
 
-`planted` and `null` draw new patients from a model that FILE (600 random configurations, as `bench record` writes it) was measured for: the
+`planted` and `null` draw new patients from a model that FILE (600 random configurations, as `bench/outer_table.py` reads it) was measured for: the
 logit of a view = mean of its class and configuration + patient + view, both multivariate normal over all configurations with
 the recorded covariance (leading factors and a diagonal rest). So configurations are as alike as they are, patients and views
 interact with them as they do, and the truth of each is known: AUC in closed form, log loss by Gauss-Hermite quadrature.
@@ -30,7 +30,7 @@ from analysis.bootstrap import draw_patients, intervals_of, jackknife_weights, s
 from analysis.patient_scores import patient_scores
 from analysis.tie_set import paired, tie_p_values
 from bench.machine import describe_machine
-from bench.recorded import patients_of
+from bench.outer_table import patients_of
 from mmnet.metrics import METRICS
 
 EPOCHS = (13, 26)  # of the recorded 27, counted from 0: what a simulated trial may choose its best epoch from
