@@ -122,8 +122,8 @@ class ModelConfig:
     input_size: int | None = None  # px that the backbone is shown, shrunk on the device; None: data.image_size, as stored
     pooled: bool = False  # frozen features are averaged over positions: faster and smaller, nothing left for model.pool to weigh
     shared: bool = True  # one backbone for all magnifications, or one each
-    channel_attention: bool = True
-    pool: str = "softmax"  # positions of a map become one vector by: gate (published), softmax, or mean
+    channel_attention: bool = False  # published: true; off, as it cost much and was not seen to help (bench/RESULTS.md), like pool
+    pool: str = "mean"  # positions of a map become one vector by: gate (published), softmax, or mean
     pool_scales: tuple[int, ...] = (1, 2, 4)  # sides, in cells, at which the gate sees a map
     hierarchy: str = "causal"  # attention between magnifications: causal (each to lower ones), bidirectional, none
     importance: bool = True  # learned weight of each magnification; off: equal weights

@@ -27,7 +27,7 @@ from tests.analysis.test_plots import assert_shows_something
 from tests.mmnet.tiny import tiny_config
 from tests.test_imports import ROOT
 
-BASE = tiny_config({"seed": 3})
+BASE = tiny_config({"seed": 3, "model.channel_attention": True, "model.pool": "softmax"})
 MECHANISMS = {mechanism.name: mechanism for mechanism in space(BASE).mechanisms}
 
 
@@ -418,7 +418,7 @@ def test_an_ablation_from_the_command_line_to_its_table_and_further_by_resume(da
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout
 
-    small = "--config synthetic --image-size 32 --folds 2 --epochs 1 --magnifications 200 --set model.width=8 --set model.heads=2".split()
+    small = "--config synthetic --image-size 32 --folds 2 --epochs 1 --magnifications 200 --set model.width=8 --set model.heads=2 --set model.channel_attention=true".split()
     told = run("--data", data, "--space", "ablation", "--trials", 3, "--concurrency", 1, *small)
     assert "rungs     none" in told and "ablation (SYNTHETIC DATA): on − off" in told
     study = tmp_path / "a"

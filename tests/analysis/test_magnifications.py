@@ -175,7 +175,7 @@ def test_the_only_informative_magnification_is_missed_most_and_does_best_alone(p
 
 
 def test_the_only_informative_magnification_has_the_largest_weight_where_none_has_seen_another(tmp_path, few_draws):
-    report = write_magnifications(*make_study(tmp_path / "study", planted_dataset(), {"model.hierarchy": "none"}), CPU)
+    report = write_magnifications(*make_study(tmp_path / "study", planted_dataset(), {"model.hierarchy": "none", "model.concatenation": False}), CPU)
     weights = report["importance"]["all"]["mean"]
     assert np.argmax(weights) == MAGNIFICATIONS.index(INFORMATIVE) and sum(weights) == pytest.approx(1, abs=1e-5)
 

@@ -13,7 +13,8 @@ ALL = np.ones(3, dtype=bool)
 
 
 def test_mechanisms_are_counted():
-    assert mechanisms_on(Config().to_dict()) == mechanisms_on(Config().with_values({"model.pool": "gate"}).to_dict()) == 6
+    whole = {"model.channel_attention": True, "model.pool": "gate"}
+    assert mechanisms_on(Config().to_dict()) == 4 and mechanisms_on(Config().with_values(whole).to_dict()) == 6
     off = {"model.channel_attention": False, "model.pool": "mean", "model.hierarchy": "none", "model.importance": False}
     assert mechanisms_on(Config().with_values(off).to_dict()) == 2
     assert mechanisms_on(Config().with_values(off | {"model.cross_attention": False, "model.concatenation": False}).to_dict()) == 0

@@ -52,7 +52,7 @@ OTHER = {  # a valid value of every field that is not its default
     "model.input_size": 96,
     "model.pooled": True,
     "model.shared": False,
-    "model.channel_attention": False,
+    "model.channel_attention": True,
     "model.pool": "gate",
     "model.pool_scales": (1, 3),
     "model.hierarchy": "none",

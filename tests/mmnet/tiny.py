@@ -26,8 +26,8 @@ TINY = {
 }
 # every mechanism of the head that a configuration can switch, with its other choices
 SWITCHES = {
-    "model.channel_attention": (False,),
-    "model.pool": ("gate", "mean"),
+    "model.channel_attention": (True,),
+    "model.pool": ("gate", "softmax"),
     "model.width": (None,),
     "model.hidden": (6,),
     "model.hierarchy": ("bidirectional", "none"),

@@ -8,7 +8,7 @@ from tests.search_spaces.sampling import random_study
 
 NAMES = [mechanism.name for mechanism in MECHANISMS]
 NEED_TWO = {"hierarchical attention", "magnification fusion", "importance weights", "masked magnifications"}
-OFF_BY_DEFAULT = {"mixup", "masked magnifications"}
+OFF_BY_DEFAULT = {"channel attention", "attention pooling", "mixup", "masked magnifications"}
 
 
 def planned(base, count):
