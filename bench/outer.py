@@ -65,6 +65,13 @@ def main() -> None:
     parser.add_argument("--outer", type=int, default=5, help="parts")
     parser.add_argument("--partitions", type=int, default=2)
     parser.add_argument("--share", default="1/1", help="k/n: every n-th configuration, beginning with the k-th")
+    parser.add_argument(
+        "--given",
+        metavar="KEY=VALUE,…",
+        action="append",
+        default=[],
+        help="a configuration by its departures from the base, instead of drawn ones; repeatable",
+    )
     parser.add_argument("--set", metavar="KEY=VALUE", action="append", default=[], help="of the base configuration")
     parser.add_argument("--out", required=True, type=Path, metavar="FOLDER")
     arguments = parser.parse_args()
@@ -82,7 +89,8 @@ def record(arguments: argparse.Namespace, console: Console) -> None:
             nested_splits(every[0].dataset.table, arguments.outer, folds=5, grouping="patient", seed=partition), start=1
         )
     }
-    about = {"bases": {one.name: one.base.to_dict() for one in every}, "data": every[0].dataset.fingerprint, "outer": arguments.outer}
+    about = {"given": arguments.given} if arguments.given else {}
+    about |= {"bases": {one.name: one.base.to_dict() for one in every}, "data": every[0].dataset.fingerprint, "outer": arguments.outer}
     about = json.loads(json.dumps(about))
     known = arguments.out / "about.json"
     if known.exists() and json.loads(known.read_text()) != about:
@@ -91,8 +99,8 @@ def record(arguments: argparse.Namespace, console: Console) -> None:
     with whole_file(known) as building:
         building.write_text(json.dumps(about))
     first, step = map(int, arguments.share.split("/"))
-    for number in range(first - 1, arguments.configurations + 1, step):
-        drawn, values = draw(every, number)
+    for number in range(first - 1, (len(arguments.given) or arguments.configurations) + 1, step):
+        drawn, values = given(every, arguments.given, number) if arguments.given else draw(every, number)
         begun, trained = time.perf_counter(), 0
         for (partition, outer), splits in parts.items():
             folder = arguments.out / f"p{partition}o{outer}"
@@ -134,6 +142,11 @@ def draw(every: list[Features], number: int) -> tuple[Features, dict[str, Any]]:
     for path, choices in CHEAPER.items():
         space = space.with_choices(path, choices)
     return drawn, space.sample(ask, drawn.base)
+
+
+def given(every: list[Features], texts: list[str], number: int) -> tuple[Features, dict[str, Any]]:
+    """As `draw`, of what was given."""
+    return every[0], dict(parse_assignment(part) for part in texts[number - 1].split(",")) if number else {}
 
 
 def one(drawn: Features, values: dict[str, Any], splits: Splits, path: Path) -> None:

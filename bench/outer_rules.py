@@ -166,15 +166,36 @@ def rules(table: OuterTable) -> dict[str, dict[str, Rule]]:
     }
 
 
+def each(number: int) -> Rule:
+    """One configuration by itself, at its best epoch."""
+    return lambda part, rows, rng: part.unseen[number, part.scores["log_loss"][number].argmin()]
+
+
+def print_each(table: OuterTable, judge: Judge) -> None:
+    """Every configuration beside the base, row 0."""
+    first = predictions(table, base, len(table.configs), 1)
+    for number, config in enumerate(table.configs):
+        said = predictions(table, each(number), len(table.configs), 1)
+        values = " ".join(f"{metric} {judge.values(said, 'images', metric):.3f}" for metric in Judge.METRICS)
+        apart = [judge.difference(said, first, "images", metric) for metric in ("log_loss", "auc")]
+        print(
+            f"{values} | − base: " + ", ".join(f"{d:+.3f} ({low:+.3f} {high:+.3f})" for d, low, high in apart) + f" | {config}", flush=True
+        )
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m bench outer_rules", description=__doc__.splitlines()[0])
     parser.add_argument("folder", type=Path)
     parser.add_argument("--configurations", type=int, default=30)
     parser.add_argument("--draws", type=int, default=50)
     parser.add_argument("--only", nargs="+", help="tables")
+    parser.add_argument("--each", action="store_true", help="every configuration by itself, beside the base")
     arguments = parser.parse_args()
     table = load(arguments.folder)
     judge = Judge(table)
+    if arguments.each:
+        print_each(table, judge)
+        return
     count = min(arguments.configurations, len(table.configs))
     print(
         f"{len(table.configs)} configurations, {len(table.parts)} outer parts in {len(table.partitions)} partitions, {len(judge.names)} patients; "
@@ -189,7 +210,10 @@ def main() -> None:
             said = predictions(table, rule, count, arguments.draws)
             cells = [" ".join(f"{judge.values(said, level, metric):.3f}" for metric in Judge.METRICS) for level in Judge.LEVELS]
             apart = [judge.difference(said, ten, "images", metric) for metric in ("log_loss", "auc")]
-            print(f"{name:44} " + " | ".join(cells) + "   " + ", ".join(f"{d:+.3f} ({low:+.3f} {high:+.3f})" for d, low, high in apart), flush=True)
+            print(
+                f"{name:44} " + " | ".join(cells) + "   " + ", ".join(f"{d:+.3f} ({low:+.3f} {high:+.3f})" for d, low, high in apart),
+                flush=True,
+            )
 
 
 if __name__ == "__main__":

@@ -89,7 +89,7 @@ def _write_trial(folder: Path, number: int, params: dict, columns: dict, truth: 
         known = {"epoch": epoch, "metrics": metrics, "fold_metrics": each, "train_loss": [0.5 / epoch] * FOLDS, "lr": 1e-3, "seconds": 1.0}
         lines.append(known | {"score": best[0], "best_epoch": best[1], "fold_epochs": epoch * FOLDS, "finished": epoch == epochs})
     (folder / "epochs.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    np.savez_compressed(folder / "predictions.npz", oof=np.stack(oof), best_epoch=best[1], **columns)
+    np.savez_compressed(folder / "predictions.npz", oof=np.stack([1 - np.stack(oof), np.stack(oof)], -1), best_epoch=best[1], **columns)
 
 
 def main() -> None:

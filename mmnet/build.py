@@ -91,10 +91,13 @@ def _checked(config: Config, network: Any) -> nn.Module:
 
 
 def outputs_of(network: nn.Module, inputs: Tensor, mask: Tensor) -> Output:
-    """What a network says; of one that has no weights of its magnifications they are equal."""
+    """What a network says; of one that has no weights of its magnifications they are equal. Raises ConfigError where it is no logits."""
     found = network(inputs, mask)
     if isinstance(found, Output):
         return found
+    if not isinstance(found, Tensor) or found.ndim != 2 or len(found) != len(inputs):
+        gave = f"a tensor {tuple(found.shape)}" if isinstance(found, Tensor) else type(found).__name__
+        raise ConfigError(f"model.name: its network gave {gave} for {len(inputs)} views; expected logits ({len(inputs)}, K) of K classes")
     present = mask.to(found.device, found.dtype)
     return Output(found, present / present.sum(1, keepdim=True))
 

@@ -24,7 +24,7 @@ from data.splits import Splits
 from data.views import ViewIndex, hide
 from mmnet.batches import Batches
 from mmnet.build import build_networks, outputs_of, parameter_groups
-from mmnet.config import Config
+from mmnet.config import Config, ConfigError
 from mmnet.device import autocast, best_device, free_unused, is_out_of_memory
 from mmnet.device_kind import default_batch_size, precision_of
 from mmnet.losses import focal_loss
@@ -248,6 +248,9 @@ class CrossValidation(Iterator[EpochReport]):
         alpha, gamma = (0.5, 0.0) if loss.name == "cross_entropy" else (loss.alpha, loss.gamma)
         with autocast(self.device, self.precision):
             logit = outputs_of(self.networks[fold], inputs, mask).logit
+        if logit.shape[1] != self.classes and (logit.shape[1], self.classes) != (1, 2):
+            expected = "1 or 2" if self.classes == 2 else str(self.classes)
+            raise ConfigError(f"model.name: its network gave {logit.shape[1]} logits of {self.classes} classes; expected {expected}")
         return focal_loss(logit.float(), target, alpha=alpha, gamma=gamma, label_smoothing=loss.label_smoothing)
 
     def state_dict(self) -> dict[str, Any]:

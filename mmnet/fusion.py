@@ -54,7 +54,7 @@ class HybridCrossMagFusion(nn.Module):
     def forward(self, tokens: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
         """tokens (B, M, D), mask (B, M) -> fused (B, D), weights (B, M) that sum to 1."""
         present = mask.to(tokens.dtype)
-        aligned = torch.stack([align(tokens[:, m]) for m, align in enumerate(self.align)], 1) * present[:, :, None]
+        aligned = torch.stack([align(token) for token, align in zip(tokens.unbind(1), self.align, strict=True)], 1) * present[:, :, None]
         weights = self.importance(aligned, mask) if self.importance else present / present.sum(1, keepdim=True)
         weighted = aligned * weights[:, :, None]
         branches = []

@@ -29,9 +29,9 @@ class HierarchicalMagnificationAttention(nn.Module):
     def forward(self, tokens: Tensor, mask: Tensor) -> Tensor:
         """tokens (B, M, D), mask (B, M) bool -> (B, M, D); nothing attends to what is masked."""
         tokens = tokens + self.embedding
-        done = [tokens[:, :1]]
-        for number, (attention, norm) in enumerate(zip(self.attention, self.norm, strict=True), start=1):
-            query = tokens[:, number : number + 1]
+        lowest, *higher = tokens.split(1, dim=1)
+        done = [lowest]
+        for number, (query, attention, norm) in enumerate(zip(higher, self.attention, self.norm, strict=True), start=1):
             done.append(norm(query + attend(attention, query, torch.cat(done, 1), mask[:, :number])))
         return torch.cat(done, 1)
 

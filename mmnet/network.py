@@ -79,7 +79,7 @@ class Head(nn.Module):
 
     def embed(self, maps: Tensor) -> Tensor:
         """(B, M, C, H, W) -> (B, M, D), each magnification by itself."""
-        return torch.stack([embedding(maps[:, m]) for m, embedding in enumerate(self.embeddings)], 1)
+        return torch.stack([embedding(of) for of, embedding in zip(maps.unbind(1), self.embeddings, strict=True)], 1)
 
 
 class MMNet(nn.Module):

@@ -67,7 +67,7 @@ def main() -> int:
             tests = noticed(mutation, copy)
             missed += not tests
             shown = ", ".join(test.removeprefix("tests/") for test in tests[:3]) + (f" and {len(tests) - 3} more" if len(tests) > 3 else "")
-            print(f"| {mutation.rule} | `{mutation.file}`: `{mutation.new.strip().splitlines()[0]}` | {shown or '**none**'} |", flush=True)
+            print(f"| {mutation.rule} | `{mutation.file}`: `{(mutation.new.strip() or 'removed').splitlines()[0]}` | {shown or '**none**'} |", flush=True)
     return int(missed > 0)
 
 

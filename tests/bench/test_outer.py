@@ -10,7 +10,7 @@ from rich.console import Console
 
 from bench import outer
 from bench.outer import Features, draw, record
-from bench.outer_rules import greedy, mean_of_best, predictions, random_mean, rules, simplest, stacking
+from bench.outer_rules import greedy, mean_of_best, predictions, print_each, random_mean, rules, simplest, stacking
 from bench.outer_table import Judge, OuterTable, Part, load, over, score, weighted_auc
 from bench.search import SAMPLERS, SCHEDULERS, Pool, Random, replay, simulate, unit_cube
 from data.errors import InputError
@@ -26,7 +26,7 @@ def recording(tmp_path, monkeypatch):
     """(arguments of a recording of the base and two configurations, two outer parts)."""
     dataset = feature_dataset(24).select_magnifications((200,))
     monkeypatch.setattr(outer, "features", lambda arguments, weights, size: Features(f"{weights}@{size}", BASE, dataset))
-    return Namespace(weights=["a", "b"], sizes=[32], outer=2, partitions=1, configurations=2, share="1/1", out=tmp_path / "table")
+    return Namespace(weights=["a", "b"], sizes=[32], outer=2, partitions=1, configurations=2, given=[], share="1/1", out=tmp_path / "table")
 
 
 def contents(folder):
@@ -244,3 +244,12 @@ def test_a_uniform_range_that_reaches_nearly_down_to_zero_stays_linear():
     uniform, log = np.linspace(0.002, 0.9, 21), np.geomspace(1e-5, 1e-2, 21)
     points, _ = unit_cube([{"dropout": float(a), "lr": float(b)} for a, b in zip(uniform, log, strict=True)])
     assert points[10] == pytest.approx([0.5, 0.5])
+
+
+def test_given_configurations_stand_beside_the_base(recording, capsys):
+    record(Namespace(**vars(recording) | {"given": ["loss.name=cross_entropy,optim.lr=0.001"]}), QUIET)
+    table = load(recording.out)
+    assert table.configs == [{"features": "a@32"}, {"features": "a@32", "loss.name": "cross_entropy", "optim.lr": 0.001}]
+    print_each(table, Judge(table, resamples=5))
+    first, second = capsys.readouterr().out.splitlines()
+    assert "+0.000 (+0.000 +0.000)" in first and "cross_entropy" in second

@@ -169,3 +169,26 @@ def test_what_it_says_has_equal_weights_of_what_is_there():
 def test_a_name_that_builds_nothing_is_one_error_that_says_what_was_expected(name, said):
     with pytest.raises(ConfigError, match=said):
         build_network(tiny_config({"model.name": name}), PIXELS)
+
+
+@pytest.mark.parametrize(
+    ("made", "said"),
+    [
+        (lambda views, grad: grad.expand(views), r"gave a tensor \(\d+,\) for \d+ views; expected logits \(\d+, K\)"),
+        (lambda views, grad: grad.expand(7 * views, 2), r"gave a tensor \(\d+, 2\) for \d+ views"),
+        (lambda views, grad: {"logit": grad}, "gave dict for"),
+        (lambda views, grad: grad.expand(views, 5), "gave 5 logits of 2 classes; expected 1 or 2"),
+    ],
+)
+def test_what_is_no_logits_of_the_classes_is_one_error(made, said, monkeypatch):
+    class Says(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.weight = nn.Parameter(torch.zeros(1))
+
+        def forward(self, images, mask):
+            return made(len(images), self.weight)
+
+    monkeypatch.setattr(build, "own_builder", lambda config: lambda *_: Says())
+    with pytest.raises(ConfigError, match=said):
+        train(tiny_config({"model.name": "somewhere:function"}), PIXELS)
