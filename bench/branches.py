@@ -80,6 +80,7 @@ def main() -> None:
             "model.backbone": "timm:tf_efficientnet_lite0",
             "model.weights": arguments.weights,
             "model.frozen": True,
+            "model.channel_attention": True,
             "model.pool": "gate",
             "model.width": None,
             "model.heads": 8,

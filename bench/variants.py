@@ -29,7 +29,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "mean, concatenation alone": MEAN | {"model.cross_attention": False},
     "mean, neither branch": MEAN | {"model.cross_attention": False, "model.concatenation": False},
     "gate + channel attention": {"model.pool": "gate", "model.channel_attention": True},
-    "published": {"model.pool": "gate", "model.width": None, "model.heads": 8, "model.hidden": 512},
+    "published": {"model.channel_attention": True, "model.pool": "gate", "model.width": None, "model.heads": 8, "model.hidden": 512},
 }
 SHOWN = ("log_loss", "auc", "refinement", "patient_auc")
 
